@@ -1,0 +1,129 @@
+/* trace.h - the contract for "trace": what a .terra file holds, as seen by programs that read or write one.
+ *
+ * The byte format is docs/trace-format.md. This header is the in-memory view: a reader that yields decoded op events
+ * in program order per thread, and a writer that takes them. The header comes first in the file, blocks are
+ * checksummed and independent, losses are records in the stream, and a clean end has a marker: a file cut anywhere is
+ * readable up to the cut.
+ */
+#ifndef TERRA_COLLECTOR_TRACE_H
+#define TERRA_COLLECTOR_TRACE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "probes/op.h"
+
+#define TERRA_MAX_DIM 8 /* more dims: ndim is right, sizes and strides hold the first 8 */
+
+struct terra_tensor {
+	uint64_t impl;      /* TensorImpl address at the time: identity only while the tensor lives */
+	uint64_t storage;   /* StorageImpl address, likewise; 0 when it could not be read */
+	uint64_t data;      /* data pointer (storage data + storage_offset); 0 when it could not be read */
+	uint64_t storage_data; /* base address of the storage; 0 when unknown */
+	uint64_t storage_bytes;
+	int64_t numel;
+	int64_t storage_offset; /* elements */
+	int64_t size[TERRA_MAX_DIM];
+	int64_t stride[TERRA_MAX_DIM];
+	uint8_t ndim;
+	int8_t dtype;       /* c10::ScalarType as the library numbers it; -1 unknown */
+	int8_t device_type; /* c10::DeviceType; -1 unknown */
+	int8_t device_index;
+	uint8_t requires_grad; /* 0, 1, or 0xff when it could not be read */
+	uint8_t defined;    /* 0: an undefined tensor */
+};
+
+/* One argument or result. `kind` says which member holds the value. */
+struct terra_value {
+	uint8_t kind;       /* enum terra_kind */
+	uint8_t present;    /* optionals: engaged; Generator: present; 1 for everything else that was read */
+	uint8_t scalar_tag; /* SCALAR: 'f' double, 'i' int64, 'b' bool, 'z' complex, 's' symbolic, '?' unreadable */
+	uint32_t count;     /* elements of a list; for a list longer than what was recorded, see `recorded` */
+	uint32_t recorded;
+	union {
+		int64_t i;             /* INT, SYMINT, BOOL, DTYPE, LAYOUT, DEVICE (type << 8 | index), MEMORY_FORMAT */
+		double d;              /* DOUBLE and SCALAR tagged 'f' */
+		double z[2];           /* SCALAR tagged 'z' */
+		struct terra_tensor *tensor;   /* TENSOR, OPT_TENSOR */
+		struct terra_tensor *tensors;  /* *_LIST of tensors */
+		int64_t *ints;                 /* INT_LIST, SYMINT_LIST, BOOL_ARRAY */
+		double *doubles;               /* DOUBLE_LIST */
+		struct terra_value *scalars;   /* SCALAR_LIST */
+		char *string;                  /* STRING; `count` bytes and a terminator */
+	} u;
+};
+
+enum terra_event_type {
+	TERRA_EVENT_OP_ENTER = 1,
+	TERRA_EVENT_OP_EXIT = 2,   /* results in `values`; `raised` when the op was left by an exception */
+	TERRA_EVENT_LOST = 3,      /* `lost` events are missing here on this thread (0: on an unknown thread) */
+	TERRA_EVENT_NOTE = 4,      /* text: a gap or a fact about the recording */
+	TERRA_EVENT_HOST_READ = 5, /* reserved */
+};
+
+struct terra_frame {
+	const char *file;
+	const char *function;
+	int32_t line;
+};
+
+/* Pointers are valid until the next call on the same reader. */
+struct terra_event {
+	uint8_t type;
+	uint8_t level;        /* enum terra_level */
+	uint8_t raised;
+	uint32_t thread;      /* tid */
+	uint64_t time_ns;     /* CLOCK_MONOTONIC */
+	uint64_t seq;         /* position in the file's event stream, from 0 */
+	uint64_t enter_seq;   /* OP_EXIT: seq of its OP_ENTER */
+	uint64_t parent_seq;  /* OP_ENTER: seq of the enclosing op's OP_ENTER, or UINT64_MAX */
+	const char *op;       /* "aten::mul" */
+	const char *overload; /* "Tensor" */
+	uint32_t op_index;    /* index into the trace's own op table */
+	uint64_t keyset;      /* redispatch only */
+	uint32_t n_values;
+	struct terra_value *values; /* arguments (without the keyset) or results */
+	uint32_t n_frames;
+	struct terra_frame *frames; /* innermost first; empty when stacks were not recorded */
+	uint64_t lost;
+	const char *text;
+};
+
+struct terra_trace_info {
+	uint32_t version;
+	const char *backend;   /* "bpf" or "preload" */
+	const char *command;   /* the traced command line */
+	const char *library;   /* path of the libtorch_cpu.so that was traced */
+	const char *build_id;  /* hex, of that library */
+	const char *cpu;       /* model name and the features that matter, "AVX2 FMA ..." */
+	uint32_t pid;
+	uint32_t threads;      /* OpenMP threads the program ran with, 0 unknown */
+	uint64_t start_ns;
+};
+
+struct terra_trace_reader;
+
+/* Opens a trace. Returns 0, or -errno with a message in err. A file without an end marker opens; see below. */
+int terra_trace_open(const char *path, struct terra_trace_reader **out, char *err, size_t err_size);
+const struct terra_trace_info *terra_trace_info(const struct terra_trace_reader *reader);
+/* 1: *event was filled; 0: end; -errno: damaged here (what was before stays valid), message by terra_trace_error. */
+int terra_trace_next(struct terra_trace_reader *reader, struct terra_event *event);
+const char *terra_trace_error(const struct terra_trace_reader *reader);
+/* After the end: whether the end marker was there, and how many events the file says were lost. */
+bool terra_trace_ended_cleanly(const struct terra_trace_reader *reader);
+uint64_t terra_trace_lost(const struct terra_trace_reader *reader);
+void terra_trace_close(struct terra_trace_reader *reader);
+
+struct terra_trace_writer;
+
+/* Creates the file with its header. The writer buffers; a block is complete on disk after each flush. */
+int terra_trace_create(const char *path, const struct terra_trace_info *info, struct terra_trace_writer **out, char *err,
+		       size_t err_size);
+/* Writes one event (copied). Frames and op names are interned by the writer. `seq` is assigned. Returns 0 or -errno. */
+int terra_trace_write(struct terra_trace_writer *writer, struct terra_event *event);
+int terra_trace_flush(struct terra_trace_writer *writer);
+/* Writes the end marker and closes. Returns 0 or -errno (a full disk is reported here at the latest). */
+int terra_trace_finish(struct terra_trace_writer *writer);
+
+#endif

@@ -1,0 +1,146 @@
+/* plan.h - the contract for "plan": what terra-opt writes and libterra_replay.so executes.
+ *
+ * A plan bundle is one file (docs/plan-format.md): a fixed header {magic, version, sizes, CRC-32C checksums}, a text section
+ * (the environment the plan is for, op lists, regions in the textual IR below) and a code section: an ELF shared
+ * object with the kernels. The plan decides what is fused and how: no kernel body lives in replay/.
+ *
+ * REGION: a straight line of elementwise ops over one DOMAIN (all results have the same shape and are dense in the
+ * same order, numel elements). Regions are shape-generic: the same region serves any sizes of the same broadcast form.
+ * Replay matches ops as the program issues them against a trie made of all regions, by the canonical line of each op:
+ *
+ *     <schema name>[.<overload>] <arg> <arg> ...      e.g.  aten::mul.Tensor i0 s
+ *                                                           aten::addcdiv_ i0 i1 v5 s
+ * with one token per schema argument, in schema order:
+ *     v<k>   the result of the region's k-th op (0-based). A tensor is recognised by its memory: same address, numel
+ *            and linear order as that result. An in-place op's result is the newest value in that memory: later uses
+ *            of the memory are v<that op>, never the older name.
+ *     i<j>   external tensor of the domain's full numel and linear order; numbered from 0 in order of first use,
+ *            counted over i and b together. The same memory met again is the same number.
+ *     b<j>   external tensor that broadcasts into the domain (or has any other strides): passed with strides.
+ *     s      a number that the kernel takes at run time: a Scalar, double or int64 argument, or a 0-dim or one-element
+ *            tensor (read when the op is issued). Numbered implicitly in order of appearance, by position in the region.
+ *     #<x>   a constant the kernel is specialised for (ints, bools, strings as %.17g / decimal / quoted text), and
+ *            the Scalar exponent of pow.
+ *     -      an absent optional.
+ * All tensors are float32 except where an op's rule says otherwise (see graphopt/README.md).
+ *
+ * KERNEL ABI: see terra_kernel_fn.
+ */
+#ifndef TERRA_GRAPHOPT_PLAN_H
+#define TERRA_GRAPHOPT_PLAN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define TERRA_PLAN_VERSION 1
+#define TERRA_PLAN_MAX_OPS 64     /* ops of one region */
+#define TERRA_PLAN_MAX_INPUTS 32  /* external tensors of one region */
+#define TERRA_PLAN_MAX_SCALARS 64 /* numbers of one region */
+#define TERRA_PLAN_MAX_ARGS 8     /* arguments of one op */
+#define TERRA_KERNEL_BLOCK 512    /* elements a kernel works on at a time; scratch holds one block per value */
+#define TERRA_KERNEL_MAX_DIM 6
+
+/* A tensor that broadcasts into the domain. The domain's dims are collapsed, outermost first; element strides. */
+struct terra_strided {
+	const float *data;
+	int32_t ndim;
+	int64_t size[TERRA_KERNEL_MAX_DIM]; /* of the domain, same for all inputs of one call */
+	int64_t stride[TERRA_KERNEL_MAX_DIM];
+};
+
+/* Functions of the framework itself that a kernel calls so that its bits are the framework's. Resolved by replay and by
+ * terra-opt from the libtorch in the process (dlsym), in the order of the plan's `import` lines. */
+typedef void (*terra_import_fn)(void);
+
+struct terra_kernel_args {
+	void *const *input;     /* per external tensor: data pointer of i<j>; NULL for b<j> */
+	const struct terra_strided *strided; /* per external tensor, used for b<j> */
+	void *const *result;    /* per op: where its result goes; for an in-place op the memory of its target.
+				   NULL: nobody will read it (dead), keep it in scratch only */
+	const double *scalar;   /* per `s`, in order of appearance */
+	const terra_import_fn *import;
+	float *scratch;         /* TERRA_PLAN_MAX_OPS + TERRA_PLAN_MAX_INPUTS blocks of TERRA_KERNEL_BLOCK floats, 64-byte
+				   aligned, private to the calling thread */
+};
+
+/* Computes elements [begin, end) of the domain, in linear order of the dense results. Calls on disjoint ranges may run
+ * on different threads; the result must not depend on how the domain is split. `begin` is a multiple of
+ * TERRA_KERNEL_BLOCK. Must not allocate, lock, throw, or touch anything but its arguments: it also runs in a fault
+ * handler. MXCSR is set by the caller to what it was when the ops were issued. Results that are in-place targets may
+ * be the same memory as inputs (exactly, never shifted). */
+typedef void (*terra_kernel_fn)(const struct terra_kernel_args *args, int64_t begin, int64_t end);
+
+/* Single-op replacement: a faster kernel for an op that is run at once (no deferral), e.g. aten::bernoulli_.float.
+ * The form is named in the plan (`replace aten::bernoulli_.float form=<form> kernel=<symbol>`); each form's C
+ * signature is declared in this header and implemented by replay as a caller and by graphopt as the generator. */
+
+/* form "mt19937_bernoulli": fills out[0..n) with 1.0f where draw < p, else 0.0f, from the mt19937 state words, exactly
+ * as the framework's serial kernel would, and advances the state. state: 624 words; *left, *next as at::mt19937. */
+typedef void (*terra_mt19937_bernoulli_fn)(float *out, int64_t n, double p, uint32_t *state, int32_t *left, uint32_t *next);
+
+struct terra_plan_op { /* one line of a region */
+	char *op;       /* "aten::mul.Tensor" */
+	uint8_t n_args;
+	char *arg[TERRA_PLAN_MAX_ARGS]; /* tokens as above */
+};
+
+struct terra_plan_region {
+	uint32_t id;
+	char *name;       /* for people: "gelu forward, modeling_gpt2.py:81" */
+	char *kernel;     /* symbol in the code section */
+	bool fallback;    /* a one-op region that exists so that a region cut short can be finished op by op: it is never
+			     a reason to defer and its ops do not count as fused */
+	double gain;      /* measured: time of the framework's ops / time of the kernel, at the traced sizes */
+	double eager_ns;  /* measured, per instance, at the traced sizes */
+	double fused_ns;
+	int64_t numel;    /* the traced domain (largest) */
+	uint32_t n_ops;
+	struct terra_plan_op *ops;
+	uint32_t n_inputs;
+	uint32_t n_scalars;
+	terra_kernel_fn fn; /* filled by terra_plan_link */
+};
+
+struct terra_plan_replace {
+	char *op;
+	char *form;
+	char *kernel;
+	double gain;
+	void *fn;           /* filled by terra_plan_link */
+};
+
+struct terra_plan {
+	char *build_id;     /* hex, libtorch_cpu.so the kernels were checked against */
+	char *cpu;          /* space-separated CPU features that the code needs, e.g. "avx2 fma"; and the framework's
+			       capability line */
+	char *cpu_vendor;   /* "AuthenticAMD", "GenuineIntel": vendor libraries dispatch on it, so bits depend on it */
+	uint32_t threads;   /* thread count that it was checked with; 0: bits do not depend on it */
+	char *source;       /* trace and command it came from */
+	uint32_t n_passive; /* ops that never read or write tensor data (views, metadata, allocation) */
+	char **passive;
+	uint32_t n_imports;
+	char **imports;     /* symbols, in libtorch_cpu.so */
+	uint32_t n_regions;
+	struct terra_plan_region *regions;
+	uint32_t n_replaces;
+	struct terra_plan_replace *replaces;
+	void *code;         /* the ELF image, not loaded */
+	size_t code_size;
+	terra_import_fn *import_table; /* filled by terra_plan_link */
+	void *handle;       /* dlopen handle of the code */
+};
+
+/* Reads and checks a plan file: magic, version, sizes, checksums, every line of the text section. Refuses a file that
+ * someone other than the owner and root could write, or that neither the caller nor root owns, unless `any_owner`.
+ * Returns 0 or -errno with a one-line message that says what to do. Never runs or maps code. */
+int terra_plan_read(const char *path, bool any_owner, struct terra_plan **out, char *err, size_t err_size);
+/* Writes atomically (temporary file, then rename), mode 0600. */
+int terra_plan_write(const struct terra_plan *plan, const char *path, char *err, size_t err_size);
+/* Loads the code section (memfd + dlopen) and resolves kernels and imports. `libtorch` is a dlopen handle. */
+int terra_plan_link(struct terra_plan *plan, void *libtorch, char *err, size_t err_size);
+/* Whether this machine and library are what the plan is for: NULL, or the reason why not (static storage). */
+const char *terra_plan_mismatch(const struct terra_plan *plan, const char *build_id_hex);
+void terra_plan_free(struct terra_plan *plan);
+
+#endif
