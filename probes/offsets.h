@@ -21,6 +21,15 @@ struct terra_field {
 	uint8_t known;
 };
 
+/* c10::Scalar. Found by reading tensors of known dtypes back with `aten::_local_scalar_dense`, which returns one.
+ * `size` 0: not known, so no Scalar can be read. A tag that was not seen is -1. */
+struct terra_scalar_layout {
+	uint16_t size;         /* bytes of a Scalar: the distance in arrays, and where optional<Scalar> keeps its flag */
+	uint16_t tag_offset;   /* 4 bytes */
+	uint16_t value_offset; /* double, int64_t, or two doubles */
+	int8_t tag_double, tag_int, tag_unsigned, tag_complex, tag_bool;
+};
+
 #define TERRA_MAX_TYPE_META 64
 #define TERRA_DTYPE_UNKNOWN (-1)
 
@@ -54,6 +63,8 @@ struct terra_offsets {
 	int8_t scalar_type[TERRA_MAX_TYPE_META];
 	/* Bytes per element of a ScalarType, 0 where not known. */
 	uint8_t element_size[TERRA_MAX_TYPE_META];
+
+	struct terra_scalar_layout scalar;
 };
 
 /* Offsets of the libtorch_cpu.so at `libtorch_path`. With `use_cache` a result stored under $XDG_CACHE_HOME/terra (or
