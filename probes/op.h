@@ -73,12 +73,19 @@ struct terra_arg {
 	uint8_t place;   /* enum terra_place */
 	uint8_t index;   /* register number within its class */
 	uint8_t index2;  /* second register number (TERRA_PLACE_GPR_SSE) */
-	uint8_t words;   /* 8-byte words taken: 1 or 2 by value, 1 for a pointer */
+	uint8_t words;   /* 8-byte words taken: 1 or 2 by value, 3 for an optional of a two-word type (always on the stack),
+			  * 1 for a pointer */
 	uint8_t count;   /* elements of a BOOL_ARRAY, else 0 */
 	uint8_t by_ref;  /* 1: the word is a pointer to the object, 0: the object itself */
-	uint8_t is_mutable; /* 1: non-const reference (in-place or out argument) */
+	uint8_t is_mutable; /* 1: the op writes to it: non-const reference, or marked so in the schema (Tensor(a!)[]) */
 	uint16_t offset; /* stack offset in bytes (TERRA_PLACE_STACK) */
 };
+
+/* Objects in memory or split over words: std::optional<T> is the payload, then one byte 1 (engaged) or 0; so
+ * optional<bool>, <ScalarType>, <Layout>, <MemoryFormat>: byte 0 value, byte 1 engaged; optional<Device>: type, index,
+ * engaged; optional<int64_t> and <double>: second word's low byte; optional<ArrayRef> and OptionalArrayRef: {pointer,
+ * length, engaged}. Bytes of a register above those an object uses are undefined.
+ */
 
 /* What the op returns. Return types are not in mangled names: see probes/returns.c for how it is derived. */
 enum terra_return {
@@ -89,14 +96,16 @@ enum terra_return {
 	TERRA_RET_TENSORS,     /* tuple of `n_returns` tensors through sret, last element stored first */
 	TERRA_RET_TENSOR_LIST, /* std::vector<at::Tensor> through sret */
 	TERRA_RET_VALUE,       /* something else by value in registers (int64, bool, double, ScalarType) */
-	TERRA_RET_OTHER_SRET,  /* something else through sret (Scalar, Storage, string) */
+	TERRA_RET_OTHER_SRET,  /* something else through sret (Scalar, Storage, string, a mixed tuple) */
+	TERRA_RET_TENSOR_REFS, /* out ops with several outputs: tuple of `n_returns` Tensor references through sret, last
+				* first; each word points to the caller's Tensor */
 };
 
 #define TERRA_MAX_ARGS 32
 
 struct terra_op {
-	const char *name;     /* "aten::mul" with its namespace where known, else "mul"; owned by the table */
-	const char *overload; /* "Tensor", "" for the default overload; owned by the table */
+	const char *name;     /* "aten::mul"; without a schema the class name "mul_Tensor"; owned by the table */
+	const char *overload; /* "Tensor", "" for the default overload and without a schema; owned by the table */
 	uint64_t address;     /* symbol value (virtual address in the ELF file) */
 	uint64_t file_offset; /* offset in the file, for uprobes */
 	uint64_t size;        /* symbol size in bytes */
@@ -108,6 +117,7 @@ struct terra_op {
 	uint8_t complete;     /* 1: every argument has a known place and kind */
 	struct terra_arg args[TERRA_MAX_ARGS];
 	const char *mangled;  /* full symbol name; owned by the table */
+	const char *schema;   /* "mul.Tensor(Tensor self, Tensor other) -> Tensor", NULL when none was found; likewise */
 };
 
 /* The table of one library. Sorted by name, then overload, then level. */
@@ -126,10 +136,15 @@ struct terra_op_table {
 int terra_op_table_load(const char *path, bool use_cache, struct terra_op_table **out, char *err, size_t err_size);
 void terra_op_table_free(struct terra_op_table *table);
 
-/* NULL when there is none. `overload` "" is the default overload. */
+/* NULL when there is none. `overload` "" is the default overload. A name without namespace means "aten::". */
 const struct terra_op *terra_op_table_find(const struct terra_op_table *table, const char *name, const char *overload,
 					   enum terra_level level);
 
+/* The schema's name of argument `index` ("self"), "" when not known. Writes at most `size` bytes to `buffer`, which it
+ * returns. The keyset of a redispatch is "keyset". */
+const char *terra_op_argument_name(const struct terra_op *op, unsigned index, char *buffer, size_t size);
+
+/* In the words of the schema language: "Tensor", "int[]?". */
 const char *terra_kind_name(enum terra_kind kind);
 
 #endif
