@@ -1,0 +1,330 @@
+/* Python stacks: location tables by hand, real stacks of a live interpreter in another process and in this one. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "collector/pystack.h"
+#include "collector/pystack_priv.h"
+
+#define PYSTACK_READ(context, destination, size, address) pystack_read((context), (address), (destination), (size))
+#include "collector/pystack_walk.h"
+
+/* The table of PEP 626: head byte 0x80 | kind << 3 | (code units - 1), then what the kind needs. */
+static const uint8_t table[] = {
+	0x80 | 10 << 3 | 1, 4, 9,       /* bytes 0-3: same line, columns only */
+	0x80 | 11 << 3 | 0, 4, 9,       /* 4-5: next line */
+	0x80 | 3 << 3 | 7, 0x12,        /* 6-21: short form, same line */
+	0x80 | 15 << 3 | 0,             /* 22-23: no line */
+	0x80 | 13 << 3 | 2, 0x50, 0x03, /* 24-29: signed delta (0x10 | 3 << 6) / 2 = +104 */
+	0x80 | 14 << 3 | 0, 0x05, 1, 2, 3, /* 30-31: long form, delta -2 */
+};
+
+static void test_line(void **state)
+{
+	assert_int_equal(pystack_line(table, sizeof(table), 10, 0), 10);
+	assert_int_equal(pystack_line(table, sizeof(table), 10, 3), 10);
+	assert_int_equal(pystack_line(table, sizeof(table), 10, 4), 11);
+	assert_int_equal(pystack_line(table, sizeof(table), 10, 21), 11);
+	assert_int_equal(pystack_line(table, sizeof(table), 10, 22), 0);
+	assert_int_equal(pystack_line(table, sizeof(table), 10, 24), 115);
+	assert_int_equal(pystack_line(table, sizeof(table), 10, 30), 113);
+	assert_int_equal(pystack_line(table, sizeof(table), 10, 32), 0);
+	assert_int_equal(pystack_line(table, 0, 10, 0), 0);
+}
+
+/* Cut anywhere, a table gives a line or none, and is not read behind its end (the sanitizer build watches). */
+static void test_line_cut(void **state)
+{
+	for (size_t size = 0; size < sizeof(table); size++) {
+		uint8_t *copy = malloc(size + !size);
+
+		memcpy(copy, table, size);
+		for (uint32_t offset = 0; offset < 40; offset += 2)
+			assert_true(pystack_line(copy, size, 10, offset) < 200);
+		free(copy);
+	}
+}
+
+/* A program that sits three calls deep, below a generator and a comprehension's C call, and says when it is there. */
+static const char program[] =
+	"import sys, threading\n"
+	"def in\xc3\xb1""er(n):\n"
+	"    sys.stdin.readline(\n"
+	"        print('ready', flush=True) or -1)\n"
+	"    return n\n"
+	"class Model:\n"
+	"    def forward(self, x):\n"
+	"        return [y for y in map(in\xc3\xb1""er, x)]\n"
+	"def steps():\n"
+	"    while True:\n"
+	"        yield Model().forward(range(1))\n"
+	"def main():\n"
+	"    next(\n"
+	"        steps())\n"
+	"exec(compile('\\n' * 99 + 'main()', 'caf\xc3\xa9/\xe2\x82\xac.py', 'exec'))\n";
+
+struct child {
+	pid_t pid;
+	FILE *in, *out;
+};
+
+static bool start_child(const char *python, struct child *child)
+{
+	int to[2], from[2];
+	char word[16] = "";
+
+	assert_int_equal(pipe2(to, O_CLOEXEC), 0);
+	assert_int_equal(pipe2(from, O_CLOEXEC), 0);
+	child->pid = fork();
+	if (!child->pid) {
+		dup2(to[0], 0);
+		dup2(from[1], 1);
+		execlp(python, python, "-X", "utf8", "-S", "-E", "-c", program, (char *)NULL);
+		_exit(127);
+	}
+	close(to[0]);
+	close(from[1]);
+	child->in = fdopen(to[1], "w");
+	child->out = fdopen(from[0], "r");
+	return fgets(word, sizeof(word), child->out) && !strcmp(word, "ready\n");
+}
+
+static void end_child(struct child *child)
+{
+	int status;
+
+	fclose(child->in);
+	fclose(child->out);
+	waitpid(child->pid, &status, 0);
+}
+
+static uint32_t walk(pid_t pid, const struct pystack_layout *layout, struct pystack_entry *entries)
+{
+	struct pystack_process process;
+	struct pystack_scratch scratch;
+	uint32_t n = 0;
+	uint64_t frame;
+
+	pystack_process_open(pid, &process);
+	frame = pystack_first_frame(layout, &process, pystack_find_thread(layout, &process, (uint64_t)pid));
+	while (frame && n < PYSTACK_MAX_FRAMES) {
+		int got = pystack_step(layout, &process, &scratch, &frame, &entries[n]);
+
+		assert_true(got >= 0);
+		n += (uint32_t)got;
+	}
+	pystack_process_close(&process);
+	return n;
+}
+
+static void expect_frame(struct pystack_names *names, const struct pystack_entry *entry, const char *file,
+			 const char *function, int line)
+{
+	struct terra_frame frame;
+
+	assert_int_equal(pystack_names_resolve(names, entry, &frame), 0);
+	assert_string_equal(frame.file, file);
+	assert_string_equal(frame.function, function);
+	assert_int_equal(frame.line, line);
+}
+
+/* Frame by frame what the source says. 3.12 and later inline comprehensions into their function. */
+static void check_child_stack(pid_t pid, const struct pystack_layout *layout)
+{
+	struct pystack_names *names = pystack_names_new(pid, layout);
+	struct pystack_entry entries[PYSTACK_MAX_FRAMES];
+	uint32_t n = walk(pid, layout, entries), i = 0;
+
+	assert_non_null(names);
+	assert_int_equal(n, layout->version >> 16 < 0x030c ? 7 : 6);
+	expect_frame(names, &entries[i++], "<string>", "in\xc3\xb1""er", 3);
+	if (layout->version >> 16 < 0x030c)
+		expect_frame(names, &entries[i++], "<string>", "Model.forward.<locals>.<listcomp>", 8);
+	expect_frame(names, &entries[i++], "<string>", "Model.forward", 8);
+	expect_frame(names, &entries[i++], "<string>", "steps", 11);
+	expect_frame(names, &entries[i++], "<string>", "main", 13);
+	expect_frame(names, &entries[i++], "caf\xc3\xa9/\xe2\x82\xac.py", "<module>", 100);
+	expect_frame(names, &entries[i], "<string>", "<module>", 15);
+	/* The same entries again come from the cache. */
+	expect_frame(names, &entries[0], "<string>", "in\xc3\xb1""er", 3);
+	assert_int_equal(pystack_names_missing(names), 0);
+	/* A code object whose memory holds another by now. */
+	entries[0].check++;
+	expect_frame(names, &entries[0], "?", "?", 0);
+	assert_int_equal(pystack_names_missing(names), 1);
+	pystack_names_free(names);
+}
+
+static void check_python(const char *python)
+{
+	struct pystack_layout layout;
+	struct child child;
+	char err[256] = "";
+	int error;
+
+	if (!start_child(python, &child)) {
+		end_child(&child);
+		print_message("no %s here\n", python);
+		skip();
+	}
+	error = pystack_layout_load(child.pid, &layout, err, sizeof(err));
+	if (error)
+		print_message("%s: %s\n", python, err);
+	assert_int_equal(error, 0);
+	print_message("%s is Python 3.%u.%u\n", python, layout.version >> 16 & 0xff, layout.version >> 8 & 0xff);
+	check_child_stack(child.pid, &layout);
+	end_child(&child);
+}
+
+static void test_python3(void **state)
+{
+	check_python("python3");
+}
+
+static void test_python311(void **state)
+{
+	check_python("python3.11");
+}
+
+static void test_python312(void **state)
+{
+	check_python("python3.12");
+}
+
+static void test_python313(void **state)
+{
+	check_python("python3.13");
+}
+
+static void test_python314(void **state)
+{
+	check_python("python3.14");
+}
+
+static void test_not_python(void **state)
+{
+	struct pystack_layout layout;
+	char err[256] = "";
+	int to[2];
+	pid_t pid;
+
+	assert_int_equal(pipe(to), 0);
+	pid = fork();
+	if (!pid) {
+		dup2(to[0], 0);
+		close(to[1]);
+		execlp("cat", "cat", (char *)NULL);
+		_exit(127);
+	}
+	assert_int_equal(pystack_layout_load(pid, &layout, err, sizeof(err)), -ENOENT);
+	assert_string_equal(err, "no Python interpreter with exported symbols is mapped");
+	close(to[0]);
+	close(to[1]);
+	waitpid(pid, NULL, 0);
+	assert_int_equal(pystack_layout_load(pid, &layout, err, sizeof(err)), -ENOENT);
+	assert_non_null(strstr(err, "cannot read /proc/"));
+}
+
+/* In process: libpython is loaded here and calls back into this test from Python code. */
+static struct pystack_layout own_layout;
+static struct pystack_entry own_entries[PYSTACK_MAX_FRAMES];
+static uint32_t own_n;
+static bool own_truncated;
+
+__attribute__((visibility("default"))) void record_own_stack(int max);
+
+void record_own_stack(int max)
+{
+	assert_int_equal(pystack_layout_load(0, &own_layout, NULL, 0), 0);
+	own_n = pystack_self(&own_layout, own_entries, (uint32_t)max, &own_truncated);
+}
+
+/* The interpreter leaves memory behind at its end, which is not ours to judge. */
+__attribute__((weak)) void __lsan_disable(void);
+__attribute__((weak)) void __lsan_enable(void);
+
+static void *load_libpython(void)
+{
+	FILE *stream = popen("python3 -c 'import sysconfig as s; print(s.get_config_var(\"LIBDIR\") + \"/\" + "
+			     "s.get_config_var(\"INSTSONAME\"))' 2>/dev/null", "r");
+	char path[4096] = "";
+
+	if (!stream || !fgets(path, sizeof(path), stream))
+		path[0] = 0;
+	if (stream)
+		pclose(stream);
+	path[strcspn(path, "\n")] = 0;
+	return path[0] ? dlopen(path, RTLD_NOW | RTLD_GLOBAL) : NULL;
+}
+
+static void run_own(int (*run)(const char *), int max)
+{
+	char source[512];
+
+	snprintf(source, sizeof(source),
+		 "import ctypes\n"
+		 "def deep(n):\n"
+		 "    if n: return deep(n - 1)\n"
+		 "    ctypes.CFUNCTYPE(None, ctypes.c_int)(%lld)(%d)\n"
+		 "deep(3)\n", (long long)(intptr_t)record_own_stack, max);
+	assert_int_equal(run(source), 0);
+}
+
+static void test_own(void **state)
+{
+	void *library;
+	struct pystack_names *names;
+	void (*initialize)(int);
+	int (*run)(const char *);
+
+	if (__lsan_disable)
+		__lsan_disable();
+	library = load_libpython();
+	if (!library) {
+		print_message("python3 has no shared library here\n");
+		skip();
+	}
+	*(void **)&initialize = dlsym(library, "Py_InitializeEx");
+	*(void **)&run = dlsym(library, "PyRun_SimpleString");
+	assert_non_null(initialize);
+	assert_non_null(run);
+	initialize(0);
+	run_own(run, PYSTACK_MAX_FRAMES);
+	assert_int_equal(own_n, 5);
+	assert_false(own_truncated);
+	names = pystack_names_new(0, &own_layout);
+	expect_frame(names, &own_entries[0], "<string>", "deep", 4);
+	expect_frame(names, &own_entries[3], "<string>", "deep", 3);
+	expect_frame(names, &own_entries[4], "<string>", "<module>", 5);
+	pystack_names_free(names);
+	run_own(run, 2);
+	assert_int_equal(own_n, 2);
+	assert_true(own_truncated);
+	/* The stack is gone now: nothing to check a layout against, and nothing to walk. */
+	assert_int_equal(pystack_self(&own_layout, own_entries, PYSTACK_MAX_FRAMES, &own_truncated), 0);
+	assert_int_equal(pystack_layout_load(0, &own_layout, NULL, 0), -EAGAIN);
+	if (__lsan_enable)
+		__lsan_enable();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_line),      cmocka_unit_test(test_line_cut),  cmocka_unit_test(test_not_python),
+		cmocka_unit_test(test_python3),   cmocka_unit_test(test_python311), cmocka_unit_test(test_python312),
+		cmocka_unit_test(test_python313), cmocka_unit_test(test_python314), cmocka_unit_test(test_own),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
