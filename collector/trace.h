@@ -50,7 +50,8 @@ struct terra_value {
 		int64_t *ints;                 /* INT_LIST, SYMINT_LIST, BOOL_ARRAY */
 		double *doubles;               /* DOUBLE_LIST */
 		struct terra_value *scalars;   /* SCALAR_LIST */
-		char *string;                  /* STRING; `count` bytes and a terminator */
+		char *string;                  /* STRING; `recorded` of `count` bytes and a terminator. Written
+						  with `recorded` 0, it is taken as complete */
 	} u;
 };
 
@@ -107,12 +108,16 @@ struct terra_trace_reader;
 /* Opens a trace. Returns 0, or -errno with a message in err. A file without an end marker opens; see below. */
 int terra_trace_open(const char *path, struct terra_trace_reader **out, char *err, size_t err_size);
 const struct terra_trace_info *terra_trace_info(const struct terra_trace_reader *reader);
-/* 1: *event was filled; 0: end; -errno: damaged here (what was before stays valid), message by terra_trace_error. */
+/* 1: *event was filled; 0: end; -errno: damaged here (what was before stays valid), message by terra_trace_error. Each
+ * damaged place is reported once; the next call goes on behind it, so that readers may take all that is intact. A file
+ * that stops early gives 0 after its last complete block: see terra_trace_ended_cleanly. */
 int terra_trace_next(struct terra_trace_reader *reader, struct terra_event *event);
 const char *terra_trace_error(const struct terra_trace_reader *reader);
 /* After the end: whether the end marker was there, and how many events the file says were lost. */
 bool terra_trace_ended_cleanly(const struct terra_trace_reader *reader);
 uint64_t terra_trace_lost(const struct terra_trace_reader *reader);
+/* Events that were in damaged or missing blocks, as far as the intact ones tell. Not part of terra_trace_lost. */
+uint64_t terra_trace_missing(const struct terra_trace_reader *reader);
 void terra_trace_close(struct terra_trace_reader *reader);
 
 struct terra_trace_writer;
@@ -120,7 +125,9 @@ struct terra_trace_writer;
 /* Creates the file with its header. The writer buffers; a block is complete on disk after each flush. */
 int terra_trace_create(const char *path, const struct terra_trace_info *info, struct terra_trace_writer **out, char *err,
 		       size_t err_size);
-/* Writes one event (copied). Frames and op names are interned by the writer. `seq` is assigned. Returns 0 or -errno. */
+/* Writes one event (copied). Frames and op names are interned by the writer; `seq` and `op_index` are assigned. Returns
+ * 0 or -errno. -EINVAL (an event that contradicts itself) and -E2BIG (docs/trace-format.md has the limits) refuse this
+ * event only; a failure to write is for good: what is on disk stays readable and every later call returns it again. */
 int terra_trace_write(struct terra_trace_writer *writer, struct terra_event *event);
 int terra_trace_flush(struct terra_trace_writer *writer);
 /* Writes the end marker and closes. Returns 0 or -errno (a full disk is reported here at the latest). */
