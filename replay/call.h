@@ -1,0 +1,15 @@
+/* call.h - from registers to arguments. */
+#ifndef TERRA_REPLAY_CALL_H
+#define TERRA_REPLAY_CALL_H
+
+#include "probes/op.h"
+#include "replay/replay.h"
+
+/* The DispatchKeySet of a redispatch, 0 when the op has none. */
+uint64_t call_keyset(const struct terra_op *op, const struct hook_regs *regs);
+/* Fills `call`. False: something about it is not understood, so it must run as it would without us. */
+bool call_read(const struct terra_op *op, const struct hook_regs *regs, struct call *call);
+/* Whether the op is known to touch no memory that is protected now. */
+bool call_is_apart(const struct terra_op *op, const struct hook_regs *regs);
+
+#endif

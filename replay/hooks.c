@@ -1,0 +1,177 @@
+/* hooks.c - puts our stubs in front of every redispatch entry point of the library, and decides what each call does.
+ *
+ * Redispatch is where an op goes on below autograd. Ops that have no redispatch (inference mode, ops without a derivative)
+ * are not hooked: what they touch is guarded by its pages.
+ */
+#include "replay/hooks.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <link.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "probes/got.h"
+#include "probes/op.h"
+#include "replay/call.h"
+#include "replay/replay.h"
+#include "replay/stubs.h"
+
+#define STUBS (REPLAY_PLAIN_STUBS + REPLAY_REGION_STUBS)
+
+_Static_assert(sizeof(struct hook_regs) == REPLAY_REGS_SIZE, "trampoline.S saves this struct");
+
+__attribute__((visibility("hidden"))) void *replay_originals[STUBS];
+__attribute__((visibility("hidden"))) extern char replay_plain_stubs[], replay_region_stubs[];
+volatile uint64_t replay_ops_seen;
+
+static struct terra_op_table *table;
+static const struct terra_op *op_of[STUBS];
+static bool passive[REPLAY_PLAIN_STUBS];
+static const struct terra_plan_replace *replace_of[REPLAY_REGION_STUBS];
+static uint32_t n_plain, n_region;
+static struct got_patch *patches;
+static size_t n_patches;
+
+/* ---- what a call does ---- */
+
+static bool may_wait(void)
+{
+	return replay_config.mode == MODE_REPLAY && replay_program_threads == 1 && !replay_disabled;
+}
+
+static void run_what_it_may_touch(const struct terra_op *op, const struct hook_regs *regs)
+{
+	if (replay_pending == 0 || call_is_apart(op, regs))
+		return;
+#ifndef TERRA_NO_GUARD_OPS
+	queue_flush(may_wait() ? FLUSH_OP : FLUSH_THREAD);
+#endif
+}
+
+static int region_op(uint32_t number, struct hook_regs *regs)
+{
+	const struct terra_op *op = op_of[number];
+	struct call call;
+
+	/* Above the backend (an in-place op is seen twice) it comes here again. */
+	if (call_keyset(op, regs) != framework.cpu_keyset)
+		return 0;
+	call.op = number;
+	if (may_wait() && call_read(op, regs, &call) && queue_offer(&call)) {
+		regs->ret = call.in_place ? call.self : (uint64_t)call.result;
+		return 1;
+	}
+	run_what_it_may_touch(op, regs);
+	if (replace_of[number - REPLAY_PLAIN_STUBS] != NULL && may_wait() &&
+	    replace_run(replace_of[number - REPLAY_PLAIN_STUBS], op, regs))
+		return 1;
+	return 0;
+}
+
+int hook_enter(uint32_t number, struct hook_regs *regs)
+{
+	if (number >= REPLAY_PLAIN_STUBS)
+		return region_op(number, regs);
+	if (!passive[number])
+		run_what_it_may_touch(op_of[number], regs);
+	return 0;
+}
+
+/* ---- installing ---- */
+
+static bool full_name_is(const struct terra_op *op, const char *name)
+{
+	size_t n = strlen(op->name);
+
+	if (strncmp(op->name, name, n) != 0)
+		return false;
+	return op->overload[0] == '\0' ? name[n] == '\0' : name[n] == '.' && strcmp(name + n + 1, op->overload) == 0;
+}
+
+static bool listed(const struct terra_op *op, char *const *names, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		if (full_name_is(op, names[i]))
+			return true;
+	return false;
+}
+
+static const struct terra_plan_replace *replacement(const struct terra_plan *plan, const struct terra_op *op)
+{
+	for (uint32_t i = 0; i < plan->n_replaces; i++)
+		if (full_name_is(op, plan->replaces[i].op))
+			return &plan->replaces[i];
+	return NULL;
+}
+
+static bool in_a_region(const struct terra_plan *plan, const struct terra_op *op)
+{
+	for (uint32_t r = 0; r < plan->n_regions; r++)
+		for (uint32_t k = 0; k < plan->regions[r].n_ops; k++)
+			if (full_name_is(op, plan->regions[r].ops[k].op))
+				return true;
+	return false;
+}
+
+int hooks_op_number(const char *name, void *unused)
+{
+	for (uint32_t i = 0; i < n_region; i++)
+		if (full_name_is(op_of[REPLAY_PLAIN_STUBS + i], name))
+			return (int)(REPLAY_PLAIN_STUBS + i);
+	return -1;
+}
+
+static void *stub_for(const struct terra_plan *plan, const struct terra_op *op, void *original)
+{
+	const struct terra_plan_replace *replace = replacement(plan, op);
+
+	if ((replace != NULL || in_a_region(plan, op)) && n_region < REPLAY_REGION_STUBS) {
+		uint32_t number = REPLAY_PLAIN_STUBS + n_region;
+
+		op_of[number] = op;
+		replay_originals[number] = original;
+		replace_of[n_region] = replace;
+		return replay_region_stubs + REPLAY_STUB_SIZE * n_region++;
+	}
+	if (n_plain == REPLAY_PLAIN_STUBS)
+		return NULL;
+	op_of[n_plain] = op;
+	replay_originals[n_plain] = original;
+	passive[n_plain] = listed(op, plan->passive, plan->n_passive);
+	return replay_plain_stubs + REPLAY_STUB_SIZE * n_plain++;
+}
+
+static int prepare(const struct terra_plan *plan)
+{
+	struct link_map *map;
+
+	if (dlinfo(framework.cpu, RTLD_DI_LINKMAP, &map) != 0)
+		return -ENOENT;
+	patches = calloc(table->n_ops, sizeof(*patches));
+	if (patches == NULL)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < table->n_ops; i++) {
+		const struct terra_op *op = &table->ops[i];
+		void *stub;
+
+		if (op->level != TERRA_LEVEL_REDISPATCH)
+			continue;
+		stub = stub_for(plan, op, (void *)(map->l_addr + op->address));
+		if (stub != NULL)
+			patches[n_patches++] = (struct got_patch){.symbol = op->mangled, .replacement = stub};
+	}
+	return 0;
+}
+
+int hooks_prepare(const struct terra_plan *plan, char *why, size_t size)
+{
+	int err = terra_op_table_load(framework.path, true, &table, why, size);
+
+	return err ? err : prepare(plan);
+}
+
+int hooks_install(void)
+{
+	return got_patch(patches, n_patches, NULL);
+}

@@ -1,0 +1,121 @@
+/* log.c - what replay did, told at exit when asked for (TERRA_LOG=summary, TERRA_LOG=json:FILE). */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "replay/arena.h"
+#include "replay/replay.h"
+
+struct replay_counts replay_counts;
+struct region_counts *replay_region_counts;
+
+static const char *const reason_names[FLUSH_REASONS] = {
+	[FLUSH_OP] = "op",           [FLUSH_COMPLETE] = "complete", [FLUSH_MEMORY] = "memory",
+	[FLUSH_ACCESS] = "access",   [FLUSH_SYSCALL] = "syscall",   [FLUSH_FORK] = "fork",
+	[FLUSH_THREAD] = "thread",   [FLUSH_SETTING] = "setting",   [FLUSH_EXIT] = "exit",
+};
+
+static const char *const mode_names[] = {"off", "alloc", "observe", "replay"};
+
+static uint64_t peak_bytes(void)
+{
+	struct rusage usage;
+
+	return getrusage(RUSAGE_SELF, &usage) == 0 ? (uint64_t)usage.ru_maxrss * 1024 : 0;
+}
+
+static void print_string(FILE *f, const char *s)
+{
+	fputc('"', f);
+	for (; *s != '\0'; s++) {
+		if (*s == '"' || *s == '\\')
+			fprintf(f, "\\%c", *s);
+		else if ((unsigned char)*s < 0x20)
+			fprintf(f, "\\u%04x", *s);
+		else
+			fputc(*s, f);
+	}
+	fputc('"', f);
+}
+
+static void json_regions(FILE *f, const struct terra_plan *plan)
+{
+	const char *comma = "";
+
+	fputs("\"regions\":[", f);
+	for (uint32_t r = 0; plan && r < plan->n_regions; r++) {
+		const struct terra_plan_region *region = &plan->regions[r];
+		const struct region_counts *n = &replay_region_counts[r];
+
+		if (region->fallback)
+			continue;
+		fprintf(f, "%s{\"id\":%u,\"name\":", comma, region->id);
+		print_string(f, region->name);
+		fprintf(f, ",\"ops\":%u,\"runs\":%llu,\"dead_results\":%llu,\"elements\":%llu}", region->n_ops,
+			(unsigned long long)n->runs, (unsigned long long)n->dead, (unsigned long long)n->elements);
+		comma = ",";
+	}
+	fputs("]", f);
+}
+
+static void json_log(const struct terra_plan *plan)
+{
+	FILE *f = fopen(replay_config.log_json, "we");
+	struct arena_stats arena;
+
+	if (f == NULL) {
+		replay_say("%s can't be written", replay_config.log_json);
+		return;
+	}
+	arena_stats(&arena);
+	fprintf(f, "{\"mode\":\"%s\",\"ops_seen\":%llu,\"ops_deferred\":%llu,\"ops_fused\":%llu,\"ops_singly\":%llu,"
+		   "\"ops_replaced\":%llu,",
+		mode_names[replay_config.mode], (unsigned long long)replay_ops_seen,
+		(unsigned long long)replay_counts.deferred, (unsigned long long)replay_counts.fused,
+		(unsigned long long)replay_counts.finished_singly, (unsigned long long)replay_counts.replaced);
+	json_regions(f, plan);
+	fputs(",\"flushes\":{", f);
+	for (int i = 0; i < FLUSH_REASONS; i++)
+		fprintf(f, "%s\"%s\":%llu", i ? "," : "", reason_names[i], (unsigned long long)replay_counts.flushes[i]);
+	fprintf(f, "},\"held_peak_bytes\":%llu,\"arena_peak_bytes\":%llu,\"peak_bytes\":%llu}\n",
+		(unsigned long long)replay_counts.held_peak, (unsigned long long)arena.peak_resident_bytes,
+		(unsigned long long)peak_bytes());
+	fclose(f);
+}
+
+static void summary_log(const struct terra_plan *plan)
+{
+	struct arena_stats arena;
+	uint64_t runs = 0;
+	uint32_t used = 0;
+	char flushes[256] = "";
+	size_t at = 0;
+
+	for (uint32_t r = 0; plan && r < plan->n_regions; r++) {
+		runs += replay_region_counts[r].runs;
+		used += replay_region_counts[r].runs != 0;
+	}
+	for (int i = 0; i < FLUSH_REASONS; i++)
+		if (replay_counts.flushes[i] != 0)
+			at += (size_t)snprintf(flushes + at, sizeof(flushes) - at, " %s %llu", reason_names[i],
+					       (unsigned long long)replay_counts.flushes[i]);
+	arena_stats(&arena);
+	replay_say("mode %s: %llu ops seen, %llu deferred, %llu fused in %llu runs of %u regions, %llu singly, %llu replaced",
+		   mode_names[replay_config.mode], (unsigned long long)replay_ops_seen,
+		   (unsigned long long)replay_counts.deferred, (unsigned long long)replay_counts.fused,
+		   (unsigned long long)runs, used, (unsigned long long)replay_counts.finished_singly,
+		   (unsigned long long)replay_counts.replaced);
+	replay_say("flushes:%s", at ? flushes : " none");
+	replay_say("memory: peak %.0f MB, arena %.0f MB at most, %.0f MB given back, waiting results %.1f MB at most",
+		   (double)peak_bytes() / 1e6, (double)arena.peak_resident_bytes / 1e6, (double)arena.trimmed_bytes / 1e6,
+		   (double)replay_counts.held_peak / 1e6);
+}
+
+void log_exit(const struct terra_plan *plan)
+{
+	if (replay_config.log_summary)
+		summary_log(plan);
+	if (replay_config.log_json != NULL)
+		json_log(plan);
+}

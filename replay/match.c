@@ -1,0 +1,392 @@
+/* match.c - which region of the plan goes on with the op that the program issues.
+ *
+ * All regions form one trie over their canonical op lines (plan.h). A match needs the same op, the same data flow (which
+ * memory is which value), the same constants and the same broadcast form; sizes, addresses and numbers are free. The
+ * position in the program does not matter: another path through it costs fusion, never an answer.
+ */
+#include "replay/queue.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CUTS_BEFORE_VERDICT 64
+
+static struct node root;
+
+/* ---- building ---- */
+
+static bool parse_token(const char *text, struct token *token)
+{
+	token->type = (uint8_t)text[0];
+	token->index = 0;
+	token->text = text;
+	if (strchr("vib", text[0]) != NULL)
+		token->index = (uint16_t)atoi(text + 1);
+	else if (text[0] == '#' && text[1] != '"')
+		token->number = strcmp(text + 1, "true") == 0 ? 1 : strtod(text + 1, NULL);
+	return strchr("vibs#-", text[0]) != NULL;
+}
+
+static bool same_constant(const struct token *a, const struct token *b)
+{
+	bool text = a->text != NULL && a->text[1] == '"';
+
+	if (text != (b->text != NULL && b->text[1] == '"'))
+		return false;
+	return text ? strcmp(a->text, b->text) == 0 : a->number == b->number;
+}
+
+static bool same_token(const struct token *a, const struct token *b)
+{
+	if (a->type != b->type)
+		return false;
+	if (a->type == '#')
+		return same_constant(a, b);
+	return a->type == 's' || a->type == '-' || a->index == b->index;
+}
+
+static bool same_edge(const struct edge *a, const struct edge *b)
+{
+	if (a->op != b->op || a->n_args != b->n_args)
+		return false;
+	for (uint32_t i = 0; i < a->n_args; i++)
+		if (!same_token(&a->arg[i], &b->arg[i]))
+			return false;
+	return true;
+}
+
+static struct edge *edge_add(struct node *node, const struct edge *edge)
+{
+	for (uint32_t i = 0; i < node->n_edges; i++)
+		if (same_edge(&node->edges[i], edge))
+			return &node->edges[i];
+	struct edge *edges = realloc(node->edges, (node->n_edges + 1) * sizeof(*edges));
+
+	if (edges == NULL)
+		return NULL;
+	node->edges = edges;
+	edges[node->n_edges] = *edge;
+	edges[node->n_edges].to = calloc(1, sizeof(struct node));
+	return edges[node->n_edges].to ? &edges[node->n_edges++] : NULL;
+}
+
+/* The line's form as a region of its own: values become inputs, numbered anew. */
+static void standalone(const struct terra_plan_op *op, char token[TERRA_PLAN_MAX_ARGS][32], uint8_t *input)
+{
+	const char *seen[TERRA_PLAN_MAX_ARGS];
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < op->n_args; i++) {
+		const char *arg = op->arg[i];
+		uint32_t j = 0;
+
+		if (strchr("vib", arg[0]) == NULL) {
+			snprintf(token[i], 32, "%s", arg);
+			continue;
+		}
+		while (j < n && strcmp(seen[j], arg) != 0)
+			j++;
+		if (j == n)
+			seen[n++] = arg;
+		input[i] = (uint8_t)j;
+		snprintf(token[i], 32, "%c%u", arg[0] == 'b' ? 'b' : 'i', j);
+	}
+}
+
+static struct terra_plan_region *find_single(struct terra_plan *plan, const struct terra_plan_op *op, uint8_t *input)
+{
+	char token[TERRA_PLAN_MAX_ARGS][32];
+
+	standalone(op, token, input);
+	for (uint32_t r = 0; r < plan->n_regions; r++) {
+		struct terra_plan_region *region = &plan->regions[r];
+		uint32_t i = 0;
+
+		if (!region->fallback || strcmp(region->ops[0].op, op->op) != 0 || region->ops[0].n_args != op->n_args)
+			continue;
+		while (i < op->n_args && strcmp(region->ops[0].arg[i], token[i]) == 0)
+			i++;
+		if (i == op->n_args)
+			return region;
+	}
+	return NULL;
+}
+
+/* 0, or why the region can't be used. */
+static const char *region_add(struct terra_plan *plan, struct terra_plan_region *region,
+			      int (*op_index)(const char *name, void *ctx), void *ctx)
+{
+	struct node *node = &root;
+
+	for (uint32_t k = 0; k < region->n_ops; k++) {
+		const struct terra_plan_op *op = &region->ops[k];
+		struct edge edge = {.n_args = op->n_args};
+		struct edge *added;
+		int index = op_index(op->op, ctx);
+
+		if (index < 0)
+			return "an op of it is not in this library";
+		edge.op = (uint32_t)index;
+		for (uint32_t i = 0; i < op->n_args; i++)
+			if (!parse_token(op->arg[i], &edge.arg[i]))
+				return "a token of it is not understood";
+		edge.single = find_single(plan, op, edge.single_input);
+		if (edge.single == NULL)
+			return "an op of it has no fallback kernel";
+		added = edge_add(node, &edge);
+		if (added == NULL)
+			return "no memory";
+		node = added->to;
+	}
+	node->region = region;
+	return NULL;
+}
+
+int match_build(struct terra_plan *plan, int (*op_index)(const char *name, void *ctx), void *ctx)
+{
+	int n = 0;
+
+	for (uint32_t r = 0; r < plan->n_regions; r++) {
+		const char *why;
+
+		if (plan->regions[r].fallback)
+			continue;
+		why = region_add(plan, &plan->regions[r], op_index, ctx);
+		if (why == NULL)
+			n++;
+		else
+			replay_say("region %u (%s) is not used: %s", plan->regions[r].id, plan->regions[r].name, why);
+	}
+	return n;
+}
+
+const struct node *match_root(void)
+{
+	return &root;
+}
+
+/* ---- statistics ---- */
+
+static struct edge *first_edge(const struct edge *first)
+{
+	return &root.edges[first - root.edges];
+}
+
+void match_note_run(const struct edge *first)
+{
+	first_edge(first)->runs++;
+}
+
+/* A beginning that is mostly cut short costs guards and gains nothing: it is not taken any more. */
+void match_note_cut(const struct edge *first)
+{
+	struct edge *edge = first_edge(first);
+
+	edge->cuts++;
+	if (edge->cuts >= CUTS_BEFORE_VERDICT && edge->cuts > edge->runs)
+		edge->dropped = true;
+}
+
+/* ---- matching ---- */
+
+static bool ranges_overlap(const void *a, size_t n, const void *b, size_t m)
+{
+	return (const char *)a < (const char *)b + m && (const char *)b < (const char *)a + n;
+}
+
+/* Strides of the tensor over the op's dims, outermost first, collapsed. False: too many dims remain. */
+static bool strided_of(const struct tensor_view *t, const struct call *call, struct terra_strided *out, int64_t *span)
+{
+	int64_t last = 0;
+
+	out->data = t->data;
+	out->ndim = 0;
+	for (int64_t d = 0; d < call->ndim; d++) {
+		int64_t own = d - (call->ndim - t->ndim);
+		int64_t stride = own < 0 || t->size[own] == 1 ? 0 : t->stride[own];
+		int n = out->ndim;
+
+		if (call->size[d] == 1)
+			continue;
+		last += stride * (call->size[d] - 1);
+		if (n > 0 && out->stride[n - 1] == stride * call->size[d]) {
+			out->size[n - 1] *= call->size[d];
+			out->stride[n - 1] = stride;
+			continue;
+		}
+		if (n == TERRA_KERNEL_MAX_DIM)
+			return false;
+		out->size[n] = call->size[d];
+		out->stride[n] = stride;
+		out->ndim = n + 1;
+	}
+	*span = last + 1;
+	return true;
+}
+
+static bool same_strided(const struct terra_strided *a, const struct terra_strided *b)
+{
+	return a->data == b->data && a->ndim == b->ndim && memcmp(a->size, b->size, sizeof(*a->size) * (size_t)a->ndim) == 0 &&
+	       memcmp(a->stride, b->stride, sizeof(*a->stride) * (size_t)a->ndim) == 0;
+}
+
+/* The name that a full tensor has in the instance: the newest value in its memory, an input, or the next input. */
+static void name_full(const struct instance *inst, const struct call *call, const struct call_arg *arg, uint32_t next,
+		      struct token *token)
+{
+	for (uint32_t k = inst ? inst->n_ops : 0; k-- > 0;)
+		if (inst->result[k] == arg->t.data) {
+			*token = (struct token){.type = 'v', .index = (uint16_t)k};
+			return;
+		}
+	for (uint32_t j = 0; inst && j < inst->n_inputs; j++)
+		if (inst->full[j] && inst->input[j] == arg->t.data) {
+			*token = (struct token){.type = 'i', .index = (uint16_t)j};
+			return;
+		}
+	*token = (struct token){.type = 'i', .index = (uint16_t)next};
+}
+
+static void name_strided(const struct instance *inst, const struct terra_strided *s, uint32_t next, struct token *token)
+{
+	for (uint32_t j = 0; inst && j < inst->n_inputs; j++)
+		if (!inst->full[j] && inst->input[j] != NULL && same_strided(&inst->strided[j], s)) {
+			*token = (struct token){.type = 'b', .index = (uint16_t)j};
+			return;
+		}
+	*token = (struct token){.type = 'b', .index = (uint16_t)next};
+}
+
+/* Names one tensor argument; new inputs are numbered from `next`. The same tensor twice in one op has one name. */
+static bool name_tensor(const struct instance *inst, const struct call *call, uint32_t i, uint32_t *next,
+			struct binding *binding)
+{
+	const struct call_arg *arg = &call->arg[i];
+	struct token *token = &binding->token[i];
+
+	for (uint32_t e = 0; e < i; e++)
+		if (call->arg[e].kind == ARG_TENSOR && call->arg[e].t.data == arg->t.data && call->arg[e].full && arg->full) {
+			*token = binding->token[e];
+			return true;
+		}
+	if (arg->full) {
+		binding->span[i] = call->numel;
+		name_full(inst, call, arg, *next, token);
+	} else {
+		if (!strided_of(&arg->t, call, &binding->strided[i], &binding->span[i]))
+			return false;
+		for (uint32_t e = 0; e < i; e++)
+			if (binding->token[e].type == 'b' && same_strided(&binding->strided[e], &binding->strided[i])) {
+				*token = binding->token[e];
+				return true;
+			}
+		name_strided(inst, &binding->strided[i], *next, token);
+	}
+	if (token->type != 'v' && token->index == *next)
+		(*next)++;
+	return true;
+}
+
+/* Memory of the argument that waits as a result of the instance under another shape: the instance can't go on with it. */
+static bool clashes_with_results(const struct instance *inst, const struct call_arg *arg, const struct token *token,
+				 int64_t span)
+{
+	size_t bytes = (size_t)span * sizeof(float);
+
+	for (uint32_t k = 0; k < inst->n_ops; k++) {
+		size_t size = (size_t)inst->numel * sizeof(float);
+
+		if (!ranges_overlap(arg->t.data, bytes, inst->result[k], size))
+			continue;
+		if (token->type != 'v' || inst->result[k] != arg->t.data)
+			return true;
+	}
+	return false;
+}
+
+/* An in-place op may write memory that the instance reads only as the same elements in the same order. */
+static bool target_clashes(const struct instance *inst, const struct call *call, const struct binding *binding)
+{
+	const struct call_arg *target = &call->arg[0];
+	size_t bytes = (size_t)call->numel * sizeof(float);
+
+	for (uint32_t i = 1; i < call->n_args; i++) {
+		const struct token *token = &binding->token[i];
+
+		if (call->arg[i].kind != ARG_TENSOR || token->type == 's')
+			continue;
+		if (call->arg[i].full && call->arg[i].t.data == target->t.data)
+			continue;
+		if (ranges_overlap(target->t.data, bytes, call->arg[i].t.data, (size_t)binding->span[i] * sizeof(float)))
+			return true;
+	}
+	for (uint32_t j = 0; inst && j < inst->n_inputs; j++) {
+		const void *data = inst->full[j] ? inst->input[j] : inst->strided[j].data;
+
+		if (inst->full[j] && data == target->t.data)
+			continue;
+		if (ranges_overlap(target->t.data, bytes, data, (size_t)inst->input_span[j] * sizeof(float)))
+			return true;
+	}
+	return false;
+}
+
+static bool bind(const struct instance *inst, const struct call *call, struct binding *binding)
+{
+	uint32_t next = inst ? inst->n_inputs : 0;
+
+	for (uint32_t i = 0; i < call->n_args; i++) {
+		binding->token[i] = (struct token){.type = '-'};
+		if (call->arg[i].kind == ARG_NUMBER || call->arg[i].scalar_ok)
+			binding->token[i] = (struct token){.type = 's', .number = call->arg[i].number};
+		else if (call->arg[i].kind == ARG_CONST)
+			binding->token[i] =
+				(struct token){.type = '#', .number = call->arg[i].number, .text = call->arg[i].text};
+		else if (call->arg[i].kind == ARG_TENSOR) {
+			if (!name_tensor(inst, call, i, &next, binding))
+				return false;
+			if (inst && clashes_with_results(inst, &call->arg[i], &binding->token[i], binding->span[i]))
+				return false;
+		}
+	}
+	if (next > TERRA_PLAN_MAX_INPUTS)
+		return false;
+	return !call->in_place || !target_clashes(inst, call, binding);
+}
+
+static bool edge_fits(const struct edge *edge, const struct call *call, const struct binding *binding)
+{
+	if (edge->op != call->op || edge->n_args != call->n_args || edge->dropped)
+		return false;
+	for (uint32_t i = 0; i < edge->n_args; i++) {
+		const struct token *want = &edge->arg[i], *have = &binding->token[i];
+
+		/* The exponent of pow: a number that the kernel is specialised for. */
+		if (want->type == '#' && have->type == 's') {
+			if (!same_constant(want, have))
+				return false;
+		} else if (!same_token(want, have)) {
+			return false;
+		}
+	}
+	return true;
+}
+
+const struct edge *match_edge(const struct instance *inst, const struct call *call, struct binding *binding)
+{
+	const struct node *node = inst ? inst->node : &root;
+	bool bound = false;
+
+	for (uint32_t e = 0; e < node->n_edges; e++) {
+		if (node->edges[e].op != call->op)
+			continue;
+		if (!bound && !bind(inst, call, binding))
+			return NULL;
+		bound = true;
+		if (edge_fits(&node->edges[e], call, binding))
+			return &node->edges[e];
+	}
+	return NULL;
+}

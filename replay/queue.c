@@ -1,0 +1,576 @@
+/* queue.c - work that waits: region instances in program order, and how they are run.
+ *
+ * An instance is one run through the trie (match.c). It grows op by op; when no region goes on with the next op it is
+ * closed: its longest accepted prefix runs as that region's kernel, ops behind it one by one by the plan's fallback
+ * kernels. Everything needed to run is plain memory, so a flush never enters the framework: it may happen in a fault
+ * handler.
+ *
+ * Instances that touch none of each other's results form a wave and are run together on all threads.
+ */
+#include "replay/queue.h"
+
+#include <immintrin.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "replay/arena.h"
+#include "replay/guard.h"
+
+#define QUEUE_MAX 96         /* instances */
+#define QUEUE_MIN_NUMEL 64   /* smaller domains are not worth a page */
+#define BLOCK_SLOTS 4096     /* power of two */
+#define FEED_MAX 1024        /* bytes of a tensor outside the arena that are copied as a feed */
+#define FEED_SPACE (64 * 1024)
+#define PARALLEL_MIN 32768   /* elements of a wave below which threads do not pay */
+#define SCRATCH_FLOATS ((TERRA_PLAN_MAX_OPS + TERRA_PLAN_MAX_INPUTS) * TERRA_KERNEL_BLOCK)
+#define SCRATCH_THREADS 64
+
+struct block { /* an arena block that waiting work reads or writes */
+	void *base;
+	uint32_t reader, writer; /* instance number + 1 that last did, 0: none */
+};
+
+volatile uint32_t replay_pending;
+
+static struct {
+	struct terra_plan *plan;
+	struct instance *instances;
+	uint32_t n;
+	bool open;             /* the last instance may still grow */
+	uint32_t wave_first;   /* first instance of the last wave */
+	size_t work_bytes, held_bytes;
+	struct block *blocks;
+	uint16_t used[BLOCK_SLOTS];
+	uint32_t n_used;
+	char *feeds;
+	size_t feeds_used;
+	float *scratch;
+	_Atomic pid_t lock;    /* tid of the holder, 0: free */
+	volatile uint64_t epoch; /* flushes so far */
+} queue;
+
+static pid_t self_tid(void)
+{
+	static _Thread_local pid_t tid;
+
+	if (tid == 0)
+		tid = gettid(); /* not syscall(): that is one of our own wrappers */
+	return tid;
+}
+
+static void *map_private(size_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+int queue_init(struct terra_plan *plan)
+{
+	queue.plan = plan;
+	queue.instances = map_private(QUEUE_MAX * sizeof(*queue.instances));
+	queue.blocks = map_private(BLOCK_SLOTS * sizeof(*queue.blocks));
+	queue.feeds = map_private(FEED_SPACE);
+	queue.scratch = map_private(sizeof(float) * SCRATCH_FLOATS * SCRATCH_THREADS);
+	return queue.instances && queue.blocks && queue.feeds && queue.scratch ? 0 : -1;
+}
+
+/* True when the lock was taken; false when this thread already holds it (a fault inside a hook). */
+static bool queue_lock(void)
+{
+	pid_t me = self_tid();
+	pid_t holder = 0;
+
+	while (!atomic_compare_exchange_weak_explicit(&queue.lock, &holder, me, memory_order_acquire, memory_order_relaxed)) {
+		if (holder == me)
+			return false;
+		holder = 0;
+		_mm_pause();
+	}
+	return true;
+}
+
+static void queue_unlock(bool taken)
+{
+	if (taken)
+		atomic_store_explicit(&queue.lock, 0, memory_order_release);
+}
+
+/* ---- blocks ---- */
+
+static struct block *block_slot(void *base)
+{
+	uint32_t slot = (uint32_t)(((uintptr_t)base >> 6) * 0x9E3779B97F4A7C15ull >> 52) & (BLOCK_SLOTS - 1);
+
+	while (queue.blocks[slot].base != NULL && queue.blocks[slot].base != base)
+		slot = (slot + 1) & (BLOCK_SLOTS - 1);
+	return &queue.blocks[slot];
+}
+
+/* Notes that instance `number` uses the block; true when that orders it behind an instance of the present wave. */
+static bool block_use(void *base, uint32_t number, bool writes)
+{
+	struct block *b = block_slot(base);
+	uint32_t me = number + 1, first = queue.wave_first + 1;
+	bool ordered;
+
+	if (b->base == NULL) {
+		b->base = base;
+		b->reader = b->writer = 0;
+		queue.used[queue.n_used++] = (uint16_t)(b - queue.blocks);
+		arena_hold(base);
+	}
+	ordered = (b->writer >= first && b->writer != me) || (writes && b->reader >= first && b->reader != me);
+	if (writes)
+		b->writer = me;
+	else
+		b->reader = me;
+	return ordered;
+}
+
+static void blocks_release(void)
+{
+	for (uint32_t i = 0; i < queue.n_used; i++) {
+		struct block *b = &queue.blocks[queue.used[i]];
+
+		arena_release(b->base);
+		b->base = NULL;
+	}
+	queue.n_used = 0;
+}
+
+static void *block_base(const void *p, size_t bytes)
+{
+	void *base;
+
+	return arena_contains(p, bytes, &base, NULL) ? base : NULL;
+}
+
+/* ---- taking an op ---- */
+
+/* The tensor's bytes as a feed, for memory that others could write unnoticed. NULL: too large. */
+static const float *feed_copy(const struct tensor_view *t, int64_t span)
+{
+	size_t bytes = (size_t)span * sizeof(float);
+	const float *copy;
+
+	if (bytes > FEED_MAX || queue.feeds_used + bytes > FEED_SPACE)
+		return NULL;
+	copy = memcpy(queue.feeds + queue.feeds_used, t->data, bytes);
+	queue.feeds_used += (bytes + 63) & ~(size_t)63;
+	return copy;
+}
+
+static size_t op_bytes(const struct call *call)
+{
+	return (size_t)call->numel * sizeof(float);
+}
+
+/* Whether every tensor that the op brings in is memory whose reads and writes may be late. */
+static bool inputs_are_ours(const struct call *call, const struct binding *binding)
+{
+	for (uint32_t i = 0; i < call->n_args; i++) {
+		const struct tensor_view *t = &call->arg[i].t;
+
+		if (binding->token[i].type == 'i' && !arena_contains(t->data, op_bytes(call), NULL, NULL))
+			return false;
+		if (binding->token[i].type == 'b' && !arena_contains(t->data, binding->span[i] * sizeof(float), NULL, NULL) &&
+		    binding->span[i] * sizeof(float) > FEED_MAX)
+			return false;
+	}
+	return !call->in_place || arena_contains(call->arg[0].t.data, op_bytes(call), NULL, NULL);
+}
+
+static bool input_add(struct instance *inst, const struct call *call, const struct binding *binding, uint32_t i,
+		      uint32_t number)
+{
+	const struct tensor_view *t = &call->arg[i].t;
+	uint32_t j = inst->n_inputs++;
+	void *base;
+
+	inst->input_span[j] = binding->token[i].type == 'i' ? call->numel : binding->span[i];
+	inst->full[j] = binding->token[i].type == 'i';
+	inst->input[j] = t->data;
+	if (!inst->full[j])
+		inst->strided[j] = binding->strided[i];
+	base = block_base(t->data, (size_t)inst->input_span[j] * sizeof(float));
+	if (base == NULL) {
+		/* inputs_are_ours said that it is small enough; a full feed space was flushed before. */
+		inst->strided[j].data = feed_copy(t, inst->input_span[j]);
+		inst->input[j] = NULL;
+		return false;
+	}
+	guard_close(t->data, (size_t)inst->input_span[j] * sizeof(float), false);
+	queue.work_bytes += (size_t)inst->input_span[j] * sizeof(float);
+	return block_use(base, number, false);
+}
+
+static struct instance *instance_begin(const struct call *call)
+{
+	struct instance *inst = &queue.instances[queue.n];
+
+	inst->node = match_root();
+	inst->n_ops = inst->n_inputs = inst->n_scalars = 0;
+	inst->accepted = NULL;
+	inst->accepted_ops = 0;
+	inst->numel = call->numel;
+	inst->mxcsr = _mm_getcsr() & ~_MM_EXCEPT_MASK;
+	inst->wave_start = queue.n == 0;
+	queue.n++;
+	queue.open = true;
+	return inst;
+}
+
+static void instance_close(void)
+{
+	queue.open = false;
+}
+
+/* Appends the op; its result is at `data`. */
+static void instance_grow(struct instance *inst, const struct call *call, const struct edge *edge,
+			  const struct binding *binding, float *data)
+{
+	uint32_t number = (uint32_t)(inst - queue.instances), k = inst->n_ops;
+	bool ordered = false;
+
+	inst->scalar_at[k] = inst->n_scalars;
+	for (uint32_t i = 0; i < call->n_args; i++) {
+		uint8_t type = binding->token[i].type;
+
+		if (type == 's')
+			inst->scalar[inst->n_scalars++] = call->arg[i].number;
+		else if ((type == 'i' || type == 'b') && binding->token[i].index == inst->n_inputs)
+			ordered |= input_add(inst, call, binding, i, number);
+	}
+	ordered |= block_use(block_base(data, op_bytes(call)), number, true);
+	guard_close(data, op_bytes(call), true);
+	if (ordered && !inst->wave_start) {
+		inst->wave_start = true;
+		queue.wave_first = number;
+	}
+	queue.work_bytes += op_bytes(call);
+	if (!call->in_place)
+		queue.held_bytes += op_bytes(call);
+	inst->result[k] = data;
+	inst->edge[k] = edge;
+	inst->node = edge->to;
+	inst->n_ops = (uint8_t)(k + 1);
+	if (edge->to->region != NULL) {
+		inst->accepted = edge->to->region;
+		inst->accepted_ops = inst->n_ops;
+	}
+}
+
+/* Makes the result that the program gets. Data pointer, or NULL when it is not arena memory. */
+static float *result_make(struct call *call)
+{
+	struct tensor_view t;
+
+	if (call->in_place)
+		return call->arg[0].t.data;
+	framework_empty(call->result, call->size, call->ndim);
+	if (!framework_view(call->result, &t) || !arena_contains(t.data, op_bytes(call), NULL, NULL))
+		return NULL;
+	return t.data;
+}
+
+static bool room_for_one_more(const struct call *call)
+{
+	return guard_has_room(op_bytes(call) * (TERRA_PLAN_MAX_ARGS + 1)) && queue.n < QUEUE_MAX && queue.n_used + TERRA_PLAN_MAX_ARGS + 1 < BLOCK_SLOTS / 2 &&
+	       queue.feeds_used + TERRA_PLAN_MAX_ARGS * FEED_MAX < FEED_SPACE;
+}
+
+/* The edge that the op takes: of the open instance, else of a new one. */
+static const struct edge *edge_for(struct call *call, struct binding *binding, bool *grows)
+{
+	struct instance *last = queue.open ? &queue.instances[queue.n - 1] : NULL;
+	const struct edge *edge = NULL;
+
+	*grows = false;
+	if (last != NULL && last->numel == call->numel && last->mxcsr == (_mm_getcsr() & ~_MM_EXCEPT_MASK)) {
+		edge = match_edge(last, call, binding);
+		*grows = edge != NULL;
+	}
+	if (edge == NULL) {
+		if (last != NULL)
+			instance_close();
+		edge = match_edge(NULL, call, binding);
+	}
+	return edge;
+}
+
+static void flush_locked(enum flush_reason reason, bool parallel);
+static void queue_reset(void);
+
+bool queue_offer(struct call *call)
+{
+	const struct edge *edge;
+	struct binding binding;
+	struct instance *inst = NULL;
+	uint64_t epoch;
+	bool taken, grows;
+	float *data;
+
+	if (call->numel < QUEUE_MIN_NUMEL)
+		return false;
+	if (!room_for_one_more(call))
+		queue_flush(FLUSH_COMPLETE);
+again:
+	epoch = queue.epoch;
+	edge = edge_for(call, &binding, &grows);
+	if (edge == NULL || !inputs_are_ours(call, &binding))
+		return false;
+	data = result_make(call); /* may throw: nothing of ours has changed yet */
+	if (data == NULL) {
+		framework_drop(call->result);
+		return false;
+	}
+	taken = queue_lock();
+	if (queue.epoch == epoch) {
+		inst = grows ? &queue.instances[queue.n - 1] : instance_begin(call);
+		instance_grow(inst, call, edge, &binding, data);
+	}
+	if (queue.epoch != epoch) {
+		/* A signal handler of the program touched what waits, and that flushed: what we matched, and what we
+		 * had begun to add, is gone. */
+		queue_reset();
+		queue_unlock(taken);
+		if (!call->in_place)
+			framework_drop(call->result);
+		goto again;
+	}
+	replay_pending++;
+	replay_counts.deferred++;
+	if (inst->node->n_edges == 0)
+		instance_close();
+	if (queue.held_bytes > replay_counts.held_peak)
+		replay_counts.held_peak = queue.held_bytes;
+	if (!queue.open && queue.work_bytes >= replay_config.work_cap)
+		flush_locked(FLUSH_COMPLETE, true);
+	else if (queue.held_bytes >= replay_config.held_cap)
+		flush_locked(FLUSH_MEMORY, true);
+	queue_unlock(taken);
+	return true;
+}
+
+/* ---- running ---- */
+
+struct job { /* what of an instance runs as one kernel call */
+	terra_kernel_fn fn;
+	struct terra_kernel_args args;
+	int64_t numel;
+	uint32_t mxcsr;
+};
+
+static bool reads_value(const struct edge *edge, uint32_t value)
+{
+	for (uint32_t i = 0; i < edge->n_args; i++)
+		if (edge->arg[i].type == 'v' && edge->arg[i].index == value)
+			return true;
+	return false;
+}
+
+/* Whether result k must reach memory: somebody still holds its block and nothing in the region overwrites it, or an op
+ * behind the region's end reads it. */
+static bool result_is_needed(const struct instance *inst, uint32_t k, uint32_t n_fused)
+{
+	for (uint32_t m = n_fused; m < inst->n_ops; m++)
+		if (reads_value(inst->edge[m], k))
+			return true;
+	for (uint32_t m = k + 1; m < n_fused; m++)
+		if (inst->result[m] == inst->result[k])
+			return false;
+	return !arena_is_dead(block_base(inst->result[k], (size_t)inst->numel * sizeof(float)));
+}
+
+static struct job job_for_region(struct instance *inst)
+{
+	struct job job = {.fn = inst->accepted->fn, .numel = inst->numel, .mxcsr = inst->mxcsr};
+
+	for (uint32_t k = 0; k < inst->accepted_ops; k++) {
+		bool needed = result_is_needed(inst, k, inst->accepted_ops);
+
+		inst->store[k] = needed ? inst->result[k] : NULL;
+		if (!needed)
+			replay_region_counts[inst->accepted - queue.plan->regions].dead++;
+	}
+	job.args.input = inst->input;
+	job.args.strided = inst->strided;
+	job.args.result = inst->store;
+	job.args.scalar = inst->scalar;
+	job.args.import = queue.plan->import_table;
+	return job;
+}
+
+/* One op alone, from memory to memory: the form of it that the plan's fallback kernel was made for. */
+static struct job job_for_single(struct instance *inst, uint32_t k, void **input, struct terra_strided *strided)
+{
+	const struct edge *edge = inst->edge[k];
+	struct job job = {.fn = edge->single->fn, .numel = inst->numel, .mxcsr = inst->mxcsr};
+
+	for (uint32_t i = 0; i < edge->n_args; i++) {
+		uint32_t j = edge->single_input[i];
+
+		if (edge->arg[i].type == 'v')
+			input[j] = inst->result[edge->arg[i].index];
+		else if (edge->arg[i].type == 'i')
+			input[j] = inst->input[edge->arg[i].index];
+		else if (edge->arg[i].type == 'b')
+			strided[j] = inst->strided[edge->arg[i].index];
+	}
+	job.args.input = input;
+	job.args.strided = strided;
+	job.args.result = &inst->result[k];
+	job.args.scalar = &inst->scalar[inst->scalar_at[k]];
+	job.args.import = queue.plan->import_table;
+	return job;
+}
+
+struct wave {
+	struct job *jobs;
+	uint32_t n;
+};
+
+static void job_run(const struct job *job, float *scratch, int64_t begin, int64_t end)
+{
+	struct terra_kernel_args args = job->args;
+	uint32_t mxcsr = _mm_getcsr();
+
+	args.scratch = scratch;
+	_mm_setcsr(job->mxcsr);
+	job->fn(&args, begin, end);
+	_mm_setcsr(mxcsr);
+}
+
+/* Blocks [begin, end) of the wave, counted through its jobs. */
+static void wave_run(int64_t begin, int64_t end, void *ctx)
+{
+	const struct wave *wave = ctx;
+	float *scratch = queue.scratch + (size_t)framework_thread_number() * SCRATCH_FLOATS;
+	int64_t first = 0;
+
+	for (uint32_t i = 0; i < wave->n && first < end; i++) {
+		const struct job *job = &wave->jobs[i];
+		int64_t blocks = (job->numel + TERRA_KERNEL_BLOCK - 1) / TERRA_KERNEL_BLOCK;
+		int64_t from = begin > first ? begin - first : 0, to = end - first < blocks ? end - first : blocks;
+
+		if (from < to) {
+			int64_t last = to * TERRA_KERNEL_BLOCK;
+
+			job_run(job, scratch, from * TERRA_KERNEL_BLOCK, last < job->numel ? last : job->numel);
+		}
+		first += blocks;
+	}
+}
+
+static void wave_execute(struct wave *wave, bool parallel)
+{
+	int64_t elements = 0, blocks = 0;
+
+	for (uint32_t i = 0; i < wave->n; i++) {
+		elements += wave->jobs[i].numel;
+		blocks += (wave->jobs[i].numel + TERRA_KERNEL_BLOCK - 1) / TERRA_KERNEL_BLOCK;
+	}
+	if (parallel && elements >= PARALLEL_MIN)
+		framework_parallel(blocks, wave_run, wave);
+	else if (blocks > 0)
+		wave_run(0, blocks, wave);
+	wave->n = 0;
+}
+
+static void singles_execute(struct instance *inst, bool parallel)
+{
+	void *input[TERRA_PLAN_MAX_ARGS];
+	struct terra_strided strided[TERRA_PLAN_MAX_ARGS];
+
+	for (uint32_t k = inst->accepted_ops; k < inst->n_ops; k++) {
+		struct job job = job_for_single(inst, k, input, strided);
+		struct wave wave = {&job, 1};
+
+		wave_execute(&wave, parallel);
+		replay_counts.finished_singly++;
+	}
+}
+
+static void instance_count(const struct instance *inst)
+{
+	struct region_counts *counts;
+
+	if (inst->n_ops == 0)
+		return;
+	if (inst->accepted != NULL) {
+		counts = &replay_region_counts[inst->accepted - queue.plan->regions];
+		counts->runs++;
+		counts->elements += (uint64_t)inst->numel;
+		replay_counts.fused += inst->accepted_ops;
+	}
+	if (inst->accepted_ops < inst->n_ops)
+		match_note_cut(inst->edge[0]);
+	else
+		match_note_run(inst->edge[0]);
+}
+
+static void run_all(bool parallel)
+{
+	struct job jobs[QUEUE_MAX];
+	struct wave wave = {jobs, 0};
+
+	for (uint32_t i = 0; i < queue.n; i++) {
+		struct instance *inst = &queue.instances[i];
+
+		if (inst->wave_start)
+			wave_execute(&wave, parallel);
+		if (inst->accepted != NULL)
+			jobs[wave.n++] = job_for_region(inst);
+		if (inst->accepted_ops < inst->n_ops) {
+			wave_execute(&wave, parallel);
+			singles_execute(inst, parallel);
+		}
+		instance_count(inst);
+	}
+	wave_execute(&wave, parallel);
+}
+
+static void queue_reset(void)
+{
+	guard_open();
+	blocks_release();
+	instance_close();
+	queue.n = 0;
+	queue.wave_first = 0;
+	queue.work_bytes = queue.held_bytes = queue.feeds_used = 0;
+	replay_pending = 0;
+}
+
+static void flush_locked(enum flush_reason reason, bool parallel)
+{
+	if (queue.n == 0)
+		return;
+	replay_counts.flushes[reason]++;
+	guard_open();
+	run_all(parallel);
+	queue.epoch++;
+	queue_reset();
+}
+
+void queue_flush(enum flush_reason reason)
+{
+	bool taken;
+
+	if (replay_pending == 0)
+		return;
+	taken = queue_lock();
+	flush_locked(reason, true);
+	queue_unlock(taken);
+}
+
+void queue_flush_here(enum flush_reason reason)
+{
+	bool taken = queue_lock();
+
+	flush_locked(reason, false);
+	queue_unlock(taken);
+}

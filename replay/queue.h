@@ -1,0 +1,63 @@
+/* queue.h - private to queue.c and match.c: the trie, an instance on its way through it, and how an op binds to an edge. */
+#ifndef TERRA_REPLAY_QUEUE_H
+#define TERRA_REPLAY_QUEUE_H
+
+#include "replay/replay.h"
+
+struct token {
+	uint8_t type;   /* 'v', 'i', 'b', 's', '#' or '-' as in plan.h */
+	uint16_t index; /* of v, i and b */
+	double number;    /* of '#', and what 's' holds now */
+	const char *text; /* of '#': quoted text, else unused */
+};
+
+struct edge { /* an op that some region has at this place */
+	uint32_t op;
+	uint8_t n_args;
+	struct token arg[TERRA_PLAN_MAX_ARGS];
+	struct node *to;
+	struct terra_plan_region *single;           /* fallback kernel for this op alone */
+	uint8_t single_input[TERRA_PLAN_MAX_ARGS];  /* input number in the fallback's form */
+	uint32_t runs, cuts;                        /* edges of the root: instances that began here */
+	bool dropped;
+};
+
+struct node {
+	struct edge *edges;
+	uint32_t n_edges;
+	struct terra_plan_region *region; /* ends here, or NULL */
+};
+
+struct instance {
+	const struct node *node;
+	const struct terra_plan_region *accepted; /* longest region that ended on the way, or NULL */
+	uint8_t accepted_ops;
+	uint8_t n_ops, n_inputs, n_scalars;
+	bool wave_start;  /* ordered behind an earlier instance: runs after everything before it */
+	uint32_t mxcsr;   /* when its ops were issued */
+	int64_t numel;
+	const struct edge *edge[TERRA_PLAN_MAX_OPS];
+	uint8_t scalar_at[TERRA_PLAN_MAX_OPS]; /* scalars before op k */
+	void *result[TERRA_PLAN_MAX_OPS];
+	void *store[TERRA_PLAN_MAX_OPS];       /* result, NULL where nobody will read it */
+	void *input[TERRA_PLAN_MAX_INPUTS];
+	bool full[TERRA_PLAN_MAX_INPUTS];
+	int64_t input_span[TERRA_PLAN_MAX_INPUTS]; /* elements from the first to the last one used, plus one */
+	struct terra_strided strided[TERRA_PLAN_MAX_INPUTS];
+	double scalar[TERRA_PLAN_MAX_SCALARS];
+};
+
+struct binding { /* what each argument of the op is, seen from the instance */
+	struct token token[TERRA_PLAN_MAX_ARGS];
+	struct terra_strided strided[TERRA_PLAN_MAX_ARGS];
+	int64_t span[TERRA_PLAN_MAX_ARGS];
+};
+
+const struct node *match_root(void);
+/* The edge that the op takes from where the instance stands (NULL: from the root), with its binding; NULL: none. */
+const struct edge *match_edge(const struct instance *inst, const struct call *call, struct binding *binding);
+/* Statistics of a first edge: instances that a region used up, or that were cut short. Drops what loses. */
+void match_note_run(const struct edge *first);
+void match_note_cut(const struct edge *first);
+
+#endif
