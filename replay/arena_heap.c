@@ -1,0 +1,310 @@
+/* arena_heap.c - free spans: who gets which, how they join again, how the arena grows and gives back.
+ *
+ * A span just freed is kept whole for a while (`recent`): the next request of its size gets it while its bytes are
+ * still in the CPU's cache, and a program that repeats itself gets the same places again. Beyond these, the free span
+ * that fits best; when none does, the recent ones are joined with their neighbours; only then fresh memory.
+ *
+ * Requests of whole huge pages start at a huge page, so that they take exactly as many as they need.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "replay/arena_internal.h"
+
+#define N_RECENT 32
+#define SCAN_MAX 64 /* spans looked at in a bin of many sizes */
+
+/* A bin per page count below a chunk, then eight per power of two. */
+#define BIN_LARGE CHUNK_PAGES
+#define N_BINS (BIN_LARGE + 8 * 24)
+
+static struct {
+	struct span *first[N_BINS], *last[N_BINS]; /* last freed first */
+	uint64_t used[(N_BINS + 63) / 64];
+	struct span *recent[N_RECENT]; /* oldest first */
+	uint32_t recent_pages[N_RECENT];
+	unsigned n_recent;
+} heap;
+
+static unsigned bin_of(uint32_t n)
+{
+	unsigned log = 31 - __builtin_clz(n);
+
+	return n < CHUNK_PAGES ? n : BIN_LARGE + (log - 9) * 8 + (n >> (log - 3) & 7);
+}
+
+static unsigned next_used_bin(unsigned bin)
+{
+	while (bin < N_BINS) {
+		uint64_t word = heap.used[bin / 64] & ~0ull << (bin % 64);
+
+		if (word)
+			return (bin & ~63u) + __builtin_ctzll(word);
+		bin = (bin & ~63u) + 64;
+	}
+	return N_BINS;
+}
+
+static void bin_add(struct span *span)
+{
+	unsigned bin = bin_of(span->n);
+
+	span->bin = bin;
+	span->prev = NULL;
+	span->next = heap.first[bin];
+	if (span->next)
+		span->next->prev = span;
+	else
+		heap.last[bin] = span;
+	heap.first[bin] = span;
+	heap.used[bin / 64] |= 1ull << (bin % 64);
+}
+
+static void bin_remove(struct span *span)
+{
+	unsigned bin = span->bin;
+
+	if (span->next)
+		span->next->prev = span->prev;
+	else
+		heap.last[bin] = span->prev;
+	if (span->prev)
+		span->prev->next = span->next;
+	else
+		heap.first[bin] = span->next;
+	if (!heap.first[bin])
+		heap.used[bin / 64] &= ~(1ull << (bin % 64));
+}
+
+static void free_span_add(struct span *span)
+{
+	span_publish(span, SPAN_FREE);
+	bin_add(span);
+}
+
+/* Joins a span with its free neighbours and puts it in its bin. */
+static void coalesce(struct span *span)
+{
+	struct span *left = span_left(span), *right = span_right(span);
+
+	if (right && right->kind == SPAN_FREE) {
+		bin_remove(right);
+		poke(span->n, span->n + right->n);
+		span_drop(right);
+	}
+	if (left && left->kind == SPAN_FREE) {
+		bin_remove(left);
+		poke(left->n, left->n + span->n);
+		span_drop(span);
+		span = left;
+	}
+	free_span_add(span);
+}
+
+static struct span *recent_remove(unsigned i)
+{
+	struct span *span = heap.recent[i];
+	unsigned after = --heap.n_recent - i;
+
+	memmove(heap.recent + i, heap.recent + i + 1, after * sizeof(*heap.recent));
+	memmove(heap.recent_pages + i, heap.recent_pages + i + 1, after * sizeof(*heap.recent_pages));
+	return span;
+}
+
+static struct span *recent_take(uint32_t n)
+{
+	for (unsigned i = heap.n_recent; i-- > 0;) {
+		if (heap.recent_pages[i] == n)
+			return recent_remove(i);
+	}
+	return NULL;
+}
+
+static bool recent_flush(void)
+{
+	bool any = heap.n_recent > 0;
+
+	while (heap.n_recent)
+		coalesce(heap.recent[--heap.n_recent]);
+	return any;
+}
+
+void heap_give(struct span *span)
+{
+	if (heap.n_recent == N_RECENT)
+		coalesce(recent_remove(0));
+	poke(span->kind, SPAN_RECENT);
+	heap.recent[heap.n_recent] = span;
+	heap.recent_pages[heap.n_recent++] = span->n;
+}
+
+/* Pages to leave free in front, so that a request of whole huge pages starts at one. */
+static uint32_t padding(uint32_t page, uint32_t n)
+{
+	return n % CHUNK_PAGES ? 0 : -page % CHUNK_PAGES;
+}
+
+static struct span *best_in_bin(unsigned bin, uint32_t n)
+{
+	struct span *best = NULL;
+	unsigned scanned = 0;
+
+	for (struct span *span = heap.first[bin]; span && scanned < SCAN_MAX; span = span->next, scanned++) {
+		uint32_t need = n + padding(span->page, n);
+
+		if (span->n < need || (best && best->n <= span->n))
+			continue;
+		best = span;
+		if (span->n == n || bin < BIN_LARGE)
+			break;
+	}
+	return best;
+}
+
+static struct span *best_fit(uint32_t n)
+{
+	for (unsigned bin = next_used_bin(bin_of(n)); bin < N_BINS; bin = next_used_bin(bin + 1)) {
+		struct span *span = best_in_bin(bin, n);
+
+		if (span)
+			return span;
+	}
+	return NULL;
+}
+
+/* Cuts n pages out of a free span; what is left in front and behind stays free. Needs two descriptors. */
+static struct span *carve(struct span *span, uint32_t n)
+{
+	uint32_t pad = padding(span->page, n), rest = span->n - pad - n;
+
+	bin_remove(span);
+	if (pad) {
+		struct span *front = span;
+
+		span = span_new(front->page + pad, n);
+		poke(front->n, pad);
+		free_span_add(front);
+	}
+	poke(span->n, n);
+	if (rest)
+		free_span_add(span_new(span->page + n, rest));
+	return span;
+}
+
+/* The free span that ends where the chunk begins: fresh memory behind it can be smaller by its size. */
+static uint32_t free_pages_before(uint32_t chunk)
+{
+	uint32_t page = chunk * CHUNK_PAGES;
+	struct span *left = chunk && space_is_backed(chunk - 1) ? span_of_page(page - 1) : NULL;
+
+	return left && left->kind == SPAN_FREE ? left->n : 0;
+}
+
+/* Backs what a request of n pages lacks at the first place where it can. */
+static int back_for(uint32_t n)
+{
+	uint32_t whole = (n + CHUNK_PAGES - 1) / CHUNK_PAGES, lacking;
+	int64_t chunk;
+	int err;
+
+	do {
+		uint32_t before;
+
+		chunk = space_find_cold(whole);
+		if (chunk < 0)
+			return -ENOMEM;
+		before = n % CHUNK_PAGES ? free_pages_before(chunk) : 0;
+		lacking = before < n ? (n - before + CHUNK_PAGES - 1) / CHUNK_PAGES : 1;
+		err = space_back(chunk, lacking);
+	} while (err == -EEXIST);
+	if (!err)
+		coalesce(span_new(chunk * CHUNK_PAGES, lacking * CHUNK_PAGES));
+	return err;
+}
+
+static struct span *grow_and_fit(uint32_t n)
+{
+	uint64_t fresh = (n + CHUNK_PAGES - 1) / CHUNK_PAGES * CHUNK_BYTES;
+	struct span *span;
+
+	policy_make_room(fresh, n * PAGE_BYTES);
+	span = best_fit(n); /* making room joined the recent spans */
+	if (span)
+		return span;
+	if (back_for(n) && (!heap_trim(UINT64_MAX) || !span_reserve(3) || back_for(n)))
+		return NULL;
+	return best_fit(n);
+}
+
+struct span *heap_take(uint32_t n, enum span_kind kind)
+{
+	struct span *span = recent_take(n);
+
+	if (span) {
+		poke(span->kind, kind);
+		return span;
+	}
+	if (!span_reserve(3)) /* one for fresh memory, two for carving */
+		return NULL;
+	span = best_fit(n);
+	if (!span && recent_flush())
+		span = best_fit(n);
+	if (!span)
+		span = grow_and_fit(n);
+	if (!span || !span_reserve(2))
+		return NULL;
+	span = carve(span, n);
+	span_publish(span, kind);
+	return span;
+}
+
+/* Unbacks up to n of the whole chunks in a free span, the hindmost. Returns how many. */
+static uint32_t trim_span(struct span *span, uint32_t n)
+{
+	uint32_t page = span->page, end = page + span->n;
+	uint32_t first = (page + CHUNK_PAGES - 1) / CHUNK_PAGES, last = end / CHUNK_PAGES, tail = end % CHUNK_PAGES;
+
+	if (first >= last || !span_reserve(4)) /* 3 are promised to heap_take, which may be the caller */
+		return 0;
+	if (last - first > n)
+		first = last - n;
+	if (!space_unback(first, last - first))
+		return 0;
+	bin_remove(span);
+	if (first * CHUNK_PAGES > page) {
+		poke(span->n, first * CHUNK_PAGES - page);
+		free_span_add(span);
+	} else {
+		span_drop(span);
+	}
+	if (tail)
+		free_span_add(span_new(last * CHUNK_PAGES, tail));
+	return last - first;
+}
+
+static uint64_t trim_bins(uint64_t chunks)
+{
+	uint64_t done = 0;
+
+	for (unsigned bin = N_BINS; bin-- > BIN_LARGE && done < chunks;) {
+		struct span *prev;
+
+		for (struct span *span = heap.last[bin]; span && done < chunks; span = prev) {
+			uint64_t want = chunks - done;
+
+			prev = span->prev;
+			done += trim_span(span, want < UINT32_MAX ? want : UINT32_MAX);
+		}
+	}
+	return done;
+}
+
+uint64_t heap_trim(uint64_t bytes)
+{
+	uint64_t chunks = bytes / CHUNK_BYTES + !!(bytes % CHUNK_BYTES);
+	uint64_t done = trim_bins(chunks);
+
+	if (done < chunks && recent_flush())
+		done += trim_bins(chunks - done);
+	return done * CHUNK_BYTES;
+}

@@ -1,0 +1,228 @@
+/* arena_space.c - the address range: which of its 2 MB chunks are backed, and memory for side tables.
+ *
+ * The range is chosen, not reserved: a reservation counts against RLIMIT_AS, which a program may set at any time, and
+ * would make the program's own mappings fail. So chunks are mapped when they are first used, at fixed addresses in a
+ * part of the address space where nothing is put unless asked for, and unmapped when they are given back. Should
+ * somebody else take a piece of it, the kernel says so and that piece is left out.
+ */
+#include <errno.h>
+#include <sys/mman.h>
+#include <sys/sysinfo.h>
+
+#include "replay/arena_internal.h"
+
+#define RANGE_MIN (1ull << 30)
+#define RANGE_MAX (1ull << 40)
+#define TABLE_STEP (256ull << 10)
+
+/* Far from where the kernel places mappings by itself; the second is where ThreadSanitizer allows them. 0: any. */
+static const uintptr_t range_hints[] = {0x200000000000, 0x7b0000000000, 0};
+
+static struct {
+	uintptr_t base;
+	uint64_t bytes;
+	uint32_t n_chunks;
+	uint32_t first_cold; /* no chunk below it is cold */
+	struct chunk **chunks;
+	uint64_t *cold; /* bit set: can be backed */
+	char *table, *table_end;
+} space;
+
+static void *map_anywhere(size_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+void *space_table(size_t size)
+{
+	size = (size + 63) & ~63ull;
+	if ((size_t)(space.table_end - space.table) < size) {
+		size_t step = size > TABLE_STEP ? size : TABLE_STEP;
+		char *p = map_anywhere(step);
+
+		if (!p)
+			return NULL;
+		space.table = p;
+		space.table_end = p + step;
+	}
+	space.table += size;
+	return space.table - size;
+}
+
+/* An unused part of the address space at the hint, found by mapping and unmapping it. */
+static uintptr_t find_range(uintptr_t hint, uint64_t bytes)
+{
+	int fixed = hint ? MAP_FIXED_NOREPLACE : 0;
+	uint64_t probe = hint ? bytes : bytes + CHUNK_BYTES;
+	void *p = mmap((void *)hint, probe, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | fixed, -1, 0);
+
+	if (p == MAP_FAILED) /* RLIMIT_AS forbids the probe, not the range */
+		return hint && errno == ENOMEM ? hint : 0;
+	munmap(p, probe);
+	if (hint && (uintptr_t)p != hint)
+		return 0;
+	return ((uintptr_t)p + CHUNK_BYTES - 1) & ~(CHUNK_BYTES - 1);
+}
+
+static uint64_t range_wanted(void)
+{
+	struct sysinfo info;
+	uint64_t bytes = 16ull << 30;
+
+	if (sysinfo(&info))
+		return bytes;
+	while (bytes < RANGE_MAX && bytes < 2 * (uint64_t)info.totalram * info.mem_unit)
+		bytes *= 2;
+	return bytes;
+}
+
+static int choose_range(void)
+{
+	for (uint64_t bytes = range_wanted(); bytes >= RANGE_MIN; bytes /= 2) {
+		for (size_t i = 0; i < sizeof(range_hints) / sizeof(*range_hints); i++) {
+			space.base = find_range(range_hints[i], bytes);
+			space.bytes = bytes;
+			if (space.base)
+				return 0;
+		}
+	}
+	return -ENOMEM;
+}
+
+int space_init(void)
+{
+	int err = choose_range();
+	uint32_t n = space.bytes >> CHUNK_SHIFT;
+
+	if (err)
+		return err;
+	space.chunks = map_anywhere(n * sizeof(*space.chunks));
+	space.cold = map_anywhere(n / 8);
+	if (!space.chunks || !space.cold)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < n / 64; i++)
+		space.cold[i] = ~0ull;
+	space.n_chunks = n;
+	return 0;
+}
+
+bool space_owns(const void *p)
+{
+	return (uintptr_t)p - space.base < (uint64_t)space.n_chunks << CHUNK_SHIFT;
+}
+
+uint32_t space_page(const void *p)
+{
+	return ((uintptr_t)p - space.base) >> PAGE_SHIFT;
+}
+
+void *space_address(uint32_t page)
+{
+	return (void *)(space.base + ((uint64_t)page << PAGE_SHIFT));
+}
+
+struct chunk *space_chunk(uint32_t chunk)
+{
+	return chunk < space.n_chunks ? __atomic_load_n(&space.chunks[chunk], __ATOMIC_ACQUIRE) : NULL;
+}
+
+static bool is_cold(uint32_t chunk)
+{
+	return space.cold[chunk / 64] >> (chunk % 64) & 1;
+}
+
+static void set_cold(uint32_t chunk, uint32_t n, bool cold)
+{
+	for (uint32_t i = chunk; i < chunk + n; i++) {
+		if (cold)
+			space.cold[i / 64] |= 1ull << (i % 64);
+		else
+			space.cold[i / 64] &= ~(1ull << (i % 64));
+	}
+}
+
+bool space_is_backed(uint32_t chunk)
+{
+	return chunk < space.n_chunks && !is_cold(chunk) && space.chunks[chunk];
+}
+
+/* The next chunk from `chunk` on whose cold bit is `cold`. */
+static uint32_t next_with(uint32_t chunk, bool cold)
+{
+	while (chunk < space.n_chunks) {
+		uint64_t word = cold ? space.cold[chunk / 64] : ~space.cold[chunk / 64];
+
+		word &= ~0ull << (chunk % 64);
+		if (word)
+			return (chunk & ~63u) + __builtin_ctzll(word);
+		chunk = (chunk & ~63u) + 64;
+	}
+	return space.n_chunks;
+}
+
+int64_t space_find_cold(uint32_t n)
+{
+	uint32_t start = space.first_cold = next_with(space.first_cold, true);
+
+	while (start < space.n_chunks) {
+		uint32_t end = next_with(start, false);
+
+		if (end - start >= n)
+			return start;
+		start = next_with(end, true);
+	}
+	return -1;
+}
+
+static bool make_chunk_tables(uint32_t chunk, uint32_t n)
+{
+	for (uint32_t i = chunk; i < chunk + n; i++) {
+		struct chunk *table = space.chunks[i] ? space.chunks[i] : space_table(sizeof(*table));
+
+		if (!table)
+			return false;
+		__atomic_store_n(&space.chunks[i], table, __ATOMIC_RELEASE);
+	}
+	return true;
+}
+
+int space_back(uint32_t chunk, uint32_t n)
+{
+	void *at = space_address(chunk * CHUNK_PAGES);
+	uint64_t bytes = (uint64_t)n << CHUNK_SHIFT;
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
+	void *p;
+
+	if (!make_chunk_tables(chunk, n))
+		return -ENOMEM;
+	p = mmap(at, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+	if (p == MAP_FAILED && errno != EEXIST)
+		return -ENOMEM;
+	set_cold(chunk, n, false);
+	if (p != at) { /* taken, or a kernel before 4.17 that placed it elsewhere */
+		if (p != MAP_FAILED)
+			munmap(p, bytes);
+		for (uint32_t i = chunk; i < chunk + n; i++)
+			__atomic_store_n(&space.chunks[i], NULL, __ATOMIC_RELEASE);
+		return -EEXIST;
+	}
+	madvise(at, bytes, MADV_HUGEPAGE); /* refused where huge pages are off: 4 KB pages serve as well */
+	policy_note_backed(bytes);
+	return 0;
+}
+
+bool space_unback(uint32_t chunk, uint32_t n)
+{
+	uint64_t bytes = (uint64_t)n << CHUNK_SHIFT;
+
+	/* Fails where it would split a mapping and the process has as many mappings as it may. */
+	if (munmap(space_address(chunk * CHUNK_PAGES), bytes))
+		return false;
+	set_cold(chunk, n, true);
+	if (chunk < space.first_cold)
+		space.first_cold = chunk;
+	policy_note_unbacked(bytes);
+	return true;
+}
