@@ -16,7 +16,8 @@
  *            of the memory are v<that op>, never the older name.
  *     i<j>   external tensor of the domain's full numel and linear order; numbered from 0 in order of first use,
  *            counted over i and b together. The same memory met again is the same number.
- *     b<j>   external tensor that broadcasts into the domain (or has any other strides): passed with strides.
+ *     b<j>   external tensor that broadcasts into the domain (or has any other strides): passed with strides. The same
+ *            memory in two forms (full and strided, or two strides) is two inputs: a number is i or b throughout.
  *     s      a number that the kernel takes at run time: a Scalar, double or int64 argument, or a 0-dim or one-element
  *            tensor (read when the op is issued). Numbered implicitly in order of appearance, by position in the region.
  *     #<x>   a constant the kernel is specialised for (ints, bools, strings as %.17g / decimal / quoted text), and
@@ -112,8 +113,9 @@ struct terra_plan_replace {
 
 struct terra_plan {
 	char *build_id;     /* hex, libtorch_cpu.so the kernels were checked against */
-	char *cpu;          /* space-separated CPU features that the code needs, e.g. "avx2 fma"; and the framework's
-			       capability line */
+	char *cpu;          /* space-separated CPU features that the code needs, spelled as in /proc/cpuinfo ("avx2 fma"),
+			       and the framework's choice of kernels as one word, "capability=AVX2": terra_plan_mismatch
+			       checks the features, terra_plan_link the capability */
 	char *cpu_vendor;   /* "AuthenticAMD", "GenuineIntel": vendor libraries dispatch on it, so bits depend on it */
 	uint32_t threads;   /* thread count that it was checked with; 0: bits do not depend on it */
 	char *source;       /* trace and command it came from */
