@@ -834,12 +834,33 @@ static long terra_put_tuple_element(uint64_t index, void *ctx)
 
 	terra_make_room(d);
 	terra_open_value(d, TERRA_KIND_TENSOR, 0, 0);
-	if (TERRA_READ(&impl, 8, d->regs->rax + 8 * (d->count - 1 - index)))
+	if (TERRA_READ(&impl, 8, d->regs->rax + 8 * (d->count - 1 - index)) ||
+	    (d->layout->ret == TERRA_RET_TENSOR_REFS && TERRA_READ(&impl, 8, impl)))
 		terra_unreadable(d);
 	else
 		terra_put_tensor(d, impl);
 	terra_close_value(d);
 	return 0;
+}
+
+/* Results that are no tensors, as far as the schema says what they are. */
+static inline __attribute__((always_inline)) void terra_put_value(struct terra_decoder *d)
+{
+	struct terra_object object = { 0, { d->regs->rax, 0, 0 } };
+	uint8_t kind = d->layout->ret_kind;
+
+	terra_open_value(d, kind, 0, 0);
+	if (kind == TERRA_KIND_SCALAR)
+		terra_put_scalar(d, d->regs->rax);
+	else if (kind == TERRA_KIND_SYMINT && TERRA_READ(object.w, 8, d->regs->rax))
+		terra_unreadable(d);
+	else if (kind == TERRA_KIND_DOUBLE && !d->regs->has_xmm)
+		terra_unreadable(d);
+	else if (kind == TERRA_KIND_DOUBLE)
+		terra_put_word(d, d->regs->xmm[0]);
+	else
+		terra_put_simple(d, kind, &object);
+	terra_close_value(d);
 }
 
 static inline __attribute__((always_inline)) void terra_put_result(struct terra_decoder *d)
@@ -851,9 +872,8 @@ static inline __attribute__((always_inline)) void terra_put_result(struct terra_
 		terra_close_value(d);
 		break;
 	case TERRA_RET_VALUE:
-		terra_open_value(d, TERRA_KIND_OPAQUE, 0, 0);
-		terra_put_word(d, d->regs->rax);
-		terra_close_value(d);
+	case TERRA_RET_OTHER_SRET:
+		terra_put_value(d);
 		break;
 	}
 }
@@ -862,7 +882,7 @@ static inline __attribute__((always_inline)) void terra_put_result(struct terra_
 static inline __attribute__((always_inline)) void terra_decode_exit(struct terra_decoder *d, uint64_t time_ns)
 {
 	uint8_t ret = d->layout->ret;
-	uint64_t n = ret == TERRA_RET_TENSORS ? d->layout->n_returns : 0;
+	uint64_t n = ret == TERRA_RET_TENSORS || ret == TERRA_RET_TENSOR_REFS ? d->layout->n_returns : 0;
 
 	terra_begin(d, TERRA_RECORD_EXIT, time_ns);
 	if (ret == TERRA_RET_TENSOR || ret == TERRA_RET_TENSOR_REF)

@@ -12,6 +12,7 @@
 
 #ifndef __bpf__
 #include <stdint.h>
+#include <string.h>
 #endif
 
 #include "probes/op.h"
@@ -121,16 +122,38 @@ struct terra_op_layout {
 	uint8_t ret;
 	uint8_t n_returns;
 	uint8_t n_args;
-	uint8_t has_exit; /* 0: leaves by tail jumps alone, so no EXIT record ever comes */
-	uint8_t unused[3];
+	uint8_t has_exit; /* 1: every normal way out makes an EXIT record, so an op without one was left by an exception;
+			   * 0: it may leave by a tail jump that nobody sees */
+	uint8_t ret_kind; /* enum terra_kind of TERRA_RET_VALUE and TERRA_RET_OTHER_SRET where it can be read, else 0 */
+	uint8_t unused[2];
 	struct terra_arg args[TERRA_MAX_ARGS];
 };
 
 #ifndef __bpf__
+/* From "name(arguments) -> type". */
+static inline uint8_t terra_return_kind(const struct terra_op *op)
+{
+	static const struct {
+		const char *type;
+		uint8_t ret, kind;
+	} types[] = {
+		{ "Scalar", TERRA_RET_OTHER_SRET, TERRA_KIND_SCALAR }, { "SymInt", TERRA_RET_OTHER_SRET, TERRA_KIND_SYMINT },
+		{ "int", TERRA_RET_VALUE, TERRA_KIND_INT },	       { "bool", TERRA_RET_VALUE, TERRA_KIND_BOOL },
+		{ "float", TERRA_RET_VALUE, TERRA_KIND_DOUBLE },       { "ScalarType", TERRA_RET_VALUE, TERRA_KIND_DTYPE },
+	};
+	const char *arrow = op->schema ? strstr(op->schema, ") -> ") : NULL;
+
+	for (unsigned int i = 0; arrow && i < sizeof(types) / sizeof(types[0]); i++)
+		if (types[i].ret == op->ret && strcmp(arrow + 5, types[i].type) == 0)
+			return types[i].kind;
+	return TERRA_KIND_OPAQUE;
+}
+
 static inline struct terra_op_layout terra_op_layout(const struct terra_op *op, int has_exit)
 {
 	struct terra_op_layout layout = { .level = op->level, .ret = op->ret, .n_returns = op->n_returns,
-					  .n_args = op->n_args, .has_exit = has_exit != 0 };
+					  .n_args = op->n_args, .has_exit = has_exit != 0,
+					  .ret_kind = terra_return_kind(op) };
 
 	for (unsigned int i = 0; i < op->n_args && i < TERRA_MAX_ARGS; i++)
 		layout.args[i] = op->args[i];

@@ -555,6 +555,8 @@ static void results(void **state)
 	struct fake_tensor impls[3];
 	struct fake_tensor *reversed[3] = { &impls[2], &impls[1], &impls[0] };
 	struct fake_tensor *tensors[3] = { &impls[0], &impls[1], &impls[2] };
+	struct fake_tensor **references[3] = { &tensors[2], &tensors[1], &tensors[0] };
+	struct fake_scalar scalar = { { 31 }, 5, { 0 } };
 	struct {
 		void *begin, *end;
 	} vector = { tensors, tensors + 3 };
@@ -578,10 +580,29 @@ static void results(void **state)
 	regs.rax = (uintptr_t)&vector;
 	decode(&layout, &regs, &fake_offsets, TERRA_RECORD_EXIT);
 	assert_int_equal(count_list_elements(impls, &pieces), 3);
+	layout.ret = TERRA_RET_TENSOR_REFS;
+	regs.rax = (uintptr_t)references;
+	decode(&layout, &regs, &fake_offsets, TERRA_RECORD_EXIT);
+	value = first_value();
+	for (int i = 0; i < 3; i++, value = next_value(value))
+		check_tensor((struct terra_packed_tensor *)(value + 1), &impls[i]);
 	layout.ret = TERRA_RET_VALUE;
+	layout.ret_kind = TERRA_KIND_INT;
 	regs.rax = 99;
 	decode(&layout, &regs, &fake_offsets, TERRA_RECORD_EXIT);
 	assert_int_equal(payload(first_value()), 99);
+	layout.ret_kind = TERRA_KIND_DOUBLE;
+	decode(&layout, &regs, &fake_offsets, TERRA_RECORD_EXIT);
+	assert_int_equal(first_value()->flags, TERRA_PACKED_UNREADABLE);
+	layout.ret_kind = TERRA_KIND_OPAQUE;
+	decode(&layout, &regs, &fake_offsets, TERRA_RECORD_EXIT);
+	assert_int_equal(first_value()->flags, TERRA_PACKED_UNREADABLE);
+	layout.ret = TERRA_RET_OTHER_SRET;
+	layout.ret_kind = TERRA_KIND_SCALAR;
+	regs.rax = (uintptr_t)&scalar;
+	decode(&layout, &regs, &fake_offsets, TERRA_RECORD_EXIT);
+	assert_int_equal(((struct terra_packed_scalar *)(first_value() + 1))->tag, 'i');
+	assert_int_equal(((struct terra_packed_scalar *)(first_value() + 1))->value[0], 31);
 	layout.ret = TERRA_RET_VOID;
 	decode(&layout, &regs, &fake_offsets, TERRA_RECORD_EXIT);
 	assert_int_equal(taken.size, sizeof(struct terra_record));
