@@ -2,8 +2,8 @@
  *
  * Used offline only (terra-opt and tests): kernels are compared with what the framework itself computes. Ops are called
  * through the same entry points that a program calls (at::_ops::X::call), with arguments placed as the op table says.
- * Only calls that can't throw on valid input are made; this code is compiled with -fexceptions all the same, so that an
- * exception ends the process with the framework's message instead of undefined behaviour.
+ * Only calls that can't throw on valid input are made; there is unwind information for these frames all the same, so an
+ * exception ends the process with the framework's message.
  *
  * One framework per process; not thread-safe.
  */

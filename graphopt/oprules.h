@@ -27,9 +27,15 @@ struct oprule {
 	 * its #. NULL when args has no `c`. */
 	const char *constants;
 	/* Exactly one of the two: */
-	const char *expr;   /* the value as a C expression: $<n> is schema argument n; see codegen.c for its functions */
-	const char *import; /* symbol of a framework function that is applied to each block of argument 0 */
+	const char *expr;   /* the value as a C expression: $<n> is schema argument n; see kernel_source.c for its functions */
+	const char *import; /* symbol of a framework function that is applied to each block of argument 0; its C type is
+			       that of MKL's vector functions: void (int n, const float *a, float *r, int64_t mode) */
 	bool in_place;      /* the result takes the place of argument 0, which is then a tensor of the domain: v or i */
+	/* A run-time number for which the framework's own bits depend on the element's position, so that no kernel can
+	 * have them: whoever reads the number runs the op at once when argument `exception_arg` is `exception`. */
+	bool has_exception;
+	unsigned char exception_arg;
+	double exception;
 };
 
 /* The first rule of this name, or NULL: then the op can't be fused. Ops that have constants have one rule for each set
@@ -37,6 +43,8 @@ struct oprule {
 const struct oprule *oprule_find(const char *op);
 /* The rule for a whole plan line: name, number of arguments, tokens against `args`, constants. NULL if there is none. */
 const struct oprule *oprule_match(const struct terra_plan_op *op);
+/* The same for one given rule. */
+bool oprule_fits(const struct oprule *rule, const struct terra_plan_op *op);
 /* Why an op that looks elementwise is left out (one line), or NULL when there is nothing to say about it. */
 const char *oprule_excluded(const char *op);
 

@@ -1,0 +1,55 @@
+/* codegen_internal.h - what the files of the code generator share. */
+#ifndef TERRA_GRAPHOPT_CODEGEN_INTERNAL_H
+#define TERRA_GRAPHOPT_CODEGEN_INTERNAL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "graphopt/codegen.h"
+
+/* The framework functions that the regions of one plan call, in the order of the plan's imports. */
+struct codegen_imports {
+	uint32_t n;
+	char **names; /* malloc'ed, as the strings */
+};
+
+/* A region, its tokens resolved: what emission needs. */
+enum codegen_token { CODEGEN_VALUE, CODEGEN_INPUT, CODEGEN_STRIDED, CODEGEN_SCALAR, CODEGEN_CONSTANT, CODEGEN_ABSENT };
+struct codegen_arg {
+	enum codegen_token token;
+	uint32_t index; /* of the value, the input (i and b counted together), or the number */
+};
+struct codegen_op {
+	const struct oprule *rule;
+	uint32_t import; /* index into codegen_imports, when rule->import */
+	uint32_t run;    /* ops of one run are computed in one loop; an op that is an import is a run of its own */
+	bool stored;     /* read from memory: by an import or by a later run */
+	struct codegen_arg arg[TERRA_PLAN_MAX_ARGS];
+};
+struct codegen_region {
+	const struct terra_plan_region *plan;
+	uint32_t n_inputs;
+	uint32_t n_scalars;
+	bool strided[TERRA_PLAN_MAX_INPUTS];
+	struct codegen_op op[TERRA_PLAN_MAX_OPS];
+};
+
+/* codegen_region.c. `options` may be NULL; `imports` grows by what the region calls. */
+int codegen_resolve(const struct terra_plan_region *region, const struct codegen_options *options,
+		    struct codegen_imports *imports, struct codegen_region *out, char *err, size_t err_size);
+void codegen_imports_free(struct codegen_imports *imports);
+
+/* codegen_emit.c. Errors show in the stream. */
+void codegen_emit_prelude(FILE *out);
+void codegen_emit_region(const struct codegen_region *region, const char *symbol, FILE *out);
+
+/* codegen_compile.c. *code is malloc'ed. */
+int codegen_compile(const char *source, size_t size, const struct codegen_options *options, void **code,
+		    size_t *code_size, char *err, size_t err_size);
+
+/* Formats the message and returns `code`. */
+int codegen_error(char *err, size_t err_size, int code, const char *format, ...) __attribute__((format(printf, 4, 5)));
+
+#endif

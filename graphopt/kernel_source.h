@@ -1,0 +1,15 @@
+/* kernel_source.h - the hand-written part of generated kernels, as C text.
+ *
+ * kernel_prelude comes before all regions: the structs of the kernel ABI, vector arithmetic, loads and stores, and the
+ * helper that expands broadcast inputs. kernel_mt19937_bernoulli is the replacement of that form (plan.h).
+ */
+#ifndef TERRA_GRAPHOPT_KERNEL_SOURCE_H
+#define TERRA_GRAPHOPT_KERNEL_SOURCE_H
+
+extern const char kernel_prelude[];
+extern const char kernel_mt19937_bernoulli[];
+
+#define KERNEL_VECTOR 8          /* floats in a vec of the prelude */
+#define KERNEL_CPU "avx2 fma"    /* features that the prelude needs */
+
+#endif
