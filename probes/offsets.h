@@ -45,7 +45,11 @@ struct terra_offsets {
 	struct terra_field data_type;      /* caffe2::TypeMeta: index into scalar_type[] */
 	struct terra_field device_type;    /* int8_t, c10::DeviceType */
 	struct terra_field device_index;   /* int8_t, -1 for the current device (and the CPU) */
-	struct terra_field key_set;        /* 8 bytes of c10::DispatchKeySet; 0: the undefined tensor */
+	struct terra_field key_set;        /* 8 bytes of c10::DispatchKeySet */
+
+	/* The undefined tensor is one static object whose data_type is an index of its own: this one. Its key set is not
+	 * zero in every version, so do not test that. 0xffff: not known. */
+	uint16_t undefined_type;
 
 	/* More dimensions than this: the word at `sizes` is a pointer to int64_t[2 * ndim], sizes first, then strides.
 	 * 0: not known, so only read tensors of at most 1 dimension. */
