@@ -189,14 +189,29 @@ static bool includes_system(const char *config)
 	return yes;
 }
 
+/* The folder that holds `program`, absolute. The program itself may be a link out of it, and stays one. */
+static bool folder_of(const char *program, char *folder)
+{
+	char given[PATH_MAX];
+
+	if (!join(given, sizeof(given), "%s%s", program, ""))
+		return false;
+	if (!up(given))
+		strcpy(given, given[0] == '/' ? "/" : ".");
+	return realpath(given, folder) != NULL;
+}
+
 /* The folder with pyvenv.cfg: that of the interpreter, or the one above. */
 static bool find_venv(const char *python, char *prefix, char *config)
 {
-	if (!join(prefix, PATH_MAX, "%s%s", python, ""))
+	if (!folder_of(python, prefix))
 		return false;
-	for (int level = 0; level < 2 && up(prefix); level++)
+	for (int level = 0; level < 2; level++) {
 		if (join(config, PATH_MAX, "%s/pyvenv.cfg%s", prefix, "") && readable(config))
 			return true;
+		if (!up(prefix))
+			return false;
+	}
 	return false;
 }
 
