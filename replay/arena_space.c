@@ -51,18 +51,17 @@ void *space_table(size_t size)
 	return space.table - size;
 }
 
-/* An unused part of the address space at the hint, found by mapping and unmapping it. */
+/* An unused part of the address space, at the hint if there is one, found by mapping and unmapping it. */
 static uintptr_t find_range(uintptr_t hint, uint64_t bytes)
 {
-	int fixed = hint ? MAP_FIXED_NOREPLACE : 0;
 	uint64_t probe = hint ? bytes : bytes + CHUNK_BYTES;
-	void *p = mmap((void *)hint, probe, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | fixed, -1, 0);
+	void *p = mmap((void *)hint, probe, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (p == MAP_FAILED) /* RLIMIT_AS forbids the probe, not the range */
-		return hint && errno == ENOMEM ? hint : 0;
+		return errno == ENOMEM ? hint : 0;
 	munmap(p, probe);
-	if (hint && (uintptr_t)p != hint)
-		return 0;
+	if (hint)
+		return (uintptr_t)p == hint ? hint : 0;
 	return ((uintptr_t)p + CHUNK_BYTES - 1) & ~(CHUNK_BYTES - 1);
 }
 
