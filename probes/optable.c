@@ -3,7 +3,7 @@
  * A table is one block: the ops, then their strings. That block with string pointers turned into offsets is also what
  * the cache file holds.
  */
-#include "probes/op.h"
+#include "probes/optable.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -370,9 +370,33 @@ static int fill(const struct terra_elf *elf, bool use_cache, struct terra_op_tab
 	return build(elf, cached ? &key : NULL, table);
 }
 
+/* A table of an open file; `path` is what it will say it came from. */
+static int make_table(const struct terra_elf *elf, const char *path, bool use_cache, struct terra_op_table **out)
+{
+	struct terra_op_table *table = calloc(1, sizeof(*table));
+	int err = -ENOMEM;
+
+	if (table)
+		table->library = strdup(path);
+	if (table && table->library)
+		err = fill(elf, use_cache, table);
+	if (err)
+		terra_op_table_free(table);
+	else
+		*out = table;
+	return err;
+}
+
+int terra_op_table_from_memory(const void *data, size_t size, struct terra_op_table **out)
+{
+	struct terra_elf elf;
+	int err = terra_elf_from_memory(data, size, &elf);
+
+	return err ? err : make_table(&elf, "", false, out);
+}
+
 int terra_op_table_load(const char *path, bool use_cache, struct terra_op_table **out, char *err, size_t err_size)
 {
-	struct terra_op_table *table;
 	struct terra_elf elf;
 	int code = terra_elf_open(path, &elf);
 
@@ -380,12 +404,7 @@ int terra_op_table_load(const char *path, bool use_cache, struct terra_op_table 
 		return report(err, err_size, code, "%s is not an x86-64 ELF library; give the path of libtorch_cpu.so", path);
 	if (code)
 		return report(err, err_size, code, "cannot read %s: %s", path, strerror(-code));
-	table = calloc(1, sizeof(*table));
-	code = -ENOMEM;
-	if (table)
-		table->library = strdup(path);
-	if (table && table->library)
-		code = fill(&elf, use_cache, table);
+	code = make_table(&elf, path, use_cache, out);
 	terra_elf_close(&elf);
 	if (code == -ENOENT)
 		report(err, err_size, code,
@@ -393,10 +412,6 @@ int terra_op_table_load(const char *path, bool use_cache, struct terra_op_table 
 		       path);
 	else if (code)
 		report(err, err_size, code, "cannot build the op table of %s: %s", path, strerror(-code));
-	if (code)
-		terra_op_table_free(table);
-	else
-		*out = table;
 	return code;
 }
 
