@@ -5,35 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-bool trace_buffer_reserve(struct trace_buffer *buffer, size_t extra)
-{
-	size_t capacity = buffer->capacity ? buffer->capacity : 4096;
-	uint8_t *data;
-
-	if (buffer->failed)
-		return false;
-	if (buffer->size + extra <= buffer->capacity)
-		return true;
-	while (capacity < buffer->size + extra)
-		capacity *= 2;
-	data = realloc(buffer->data, capacity);
-	if (!data) {
-		buffer->failed = true;
-		return false;
-	}
-	buffer->data = data;
-	buffer->capacity = capacity;
-	return true;
-}
-
-static void put_bytes(struct trace_buffer *buffer, const void *data, size_t size)
-{
-	if (size == 0 || !trace_buffer_reserve(buffer, size))
-		return;
-	memcpy(buffer->data + buffer->size, data, size);
-	buffer->size += size;
-}
-
 static void put_u8(struct trace_buffer *buffer, uint8_t v)
 {
 	if (trace_buffer_reserve(buffer, 1))
@@ -61,86 +32,7 @@ static void put_double(struct trace_buffer *buffer, double v)
 
 	memcpy(&bits, &v, sizeof(bits));
 	trace_put64(bytes, bits);
-	put_bytes(buffer, bytes, sizeof(bytes));
-}
-
-/* Interning. */
-
-static uint64_t hash_bytes(const uint8_t *p, size_t size)
-{
-	uint64_t hash = 0xcbf29ce484222325u;
-
-	for (size_t i = 0; i < size; i++)
-		hash = (hash ^ p[i]) * 0x100000001b3u;
-	return hash ^ hash >> 29;
-}
-
-static bool intern_grow_slots(struct trace_intern *intern)
-{
-	uint32_t n_slots = intern->n_slots ? intern->n_slots * 2 : 256;
-	uint32_t *slots = calloc(n_slots, sizeof(*slots));
-
-	if (!slots)
-		return false;
-	for (uint32_t i = 0; i < intern->n_entries; i++) {
-		uint32_t slot = (uint32_t)intern->entries[i].hash & (n_slots - 1);
-
-		while (slots[slot])
-			slot = (slot + 1) & (n_slots - 1);
-		slots[slot] = i + 1;
-	}
-	free(intern->slots);
-	intern->slots = slots;
-	intern->n_slots = n_slots;
-	return true;
-}
-
-static bool intern_grow_entries(struct trace_intern *intern)
-{
-	uint32_t capacity = intern->entries_capacity ? intern->entries_capacity * 2 : 128;
-	struct trace_intern_entry *entries = realloc(intern->entries, capacity * sizeof(*entries));
-
-	if (!entries)
-		return false;
-	intern->entries = entries;
-	intern->entries_capacity = capacity;
-	return true;
-}
-
-/* The entry of a key, new or old; NULL when memory ran out. Its index in `entries` is its number in the file. */
-static struct trace_intern_entry *intern_get(struct trace_intern *intern, const void *key, size_t size)
-{
-	uint64_t hash = hash_bytes(key, size);
-	struct trace_intern_entry *entry;
-	uint32_t slot;
-
-	if (intern->n_entries * 2 >= intern->n_slots && !intern_grow_slots(intern))
-		return NULL;
-	slot = (uint32_t)hash & (intern->n_slots - 1);
-	for (; intern->slots[slot]; slot = (slot + 1) & (intern->n_slots - 1)) {
-		entry = &intern->entries[intern->slots[slot] - 1];
-		if (entry->hash == hash && entry->key_size == size &&
-		    (size == 0 || memcmp(intern->keys.data + entry->key, key, size) == 0))
-			return entry;
-	}
-	if (intern->n_entries == intern->entries_capacity && !intern_grow_entries(intern))
-		return NULL;
-	if (!trace_buffer_reserve(&intern->keys, size + 1)) {
-		intern->keys.failed = false;
-		return NULL;
-	}
-	entry = &intern->entries[intern->n_entries];
-	*entry = (struct trace_intern_entry){.hash = hash, .key = intern->keys.size, .key_size = (uint32_t)size};
-	put_bytes(&intern->keys, key, size);
-	intern->slots[slot] = ++intern->n_entries;
-	return entry;
-}
-
-static void intern_free(struct trace_intern *intern)
-{
-	free(intern->entries);
-	free(intern->slots);
-	free(intern->keys.data);
+	trace_buffer_put(buffer, bytes, sizeof(bytes));
 }
 
 /* Appends a whole record to the block; on -ENOMEM and -E2BIG nothing is appended. */
@@ -154,7 +46,7 @@ static int put_record(struct trace_encoder *encoder, uint8_t type, const void *b
 		return -ENOMEM;
 	put_u8(raw, type);
 	put_varint(raw, size);
-	put_bytes(raw, body, size);
+	trace_buffer_put(raw, body, size);
 	return 0;
 }
 
@@ -182,7 +74,7 @@ static int string_id(struct trace_encoder *encoder, const char *string, uint32_t
 	size = strlen(string);
 	if (size > TRACE_STRING_MAX)
 		return -E2BIG;
-	entry = intern_get(&encoder->strings, string, size);
+	entry = trace_intern_get(&encoder->strings, string, size);
 	if (!entry)
 		return -ENOMEM;
 	if (entry->epoch != encoder->epoch) {
@@ -212,9 +104,9 @@ static int op_id(struct trace_encoder *encoder, struct terra_event *event, uint3
 	if (err)
 		return err;
 	key->size = 0;
-	put_bytes(key, event->op, strlen(event->op) + 1);
-	put_bytes(key, overload, strlen(overload) + 1);
-	entry = key->failed ? NULL : intern_get(&encoder->ops, key->data, key->size);
+	trace_buffer_put(key, event->op, strlen(event->op) + 1);
+	trace_buffer_put(key, overload, strlen(overload) + 1);
+	entry = key->failed ? NULL : trace_intern_get(&encoder->ops, key->data, key->size);
 	if (!entry)
 		return -ENOMEM;
 	event->op_index = (uint32_t)(entry - encoder->ops.entries);
@@ -244,7 +136,7 @@ static int stack_key(struct trace_encoder *encoder, const struct terra_event *ev
 
 		for (int n = 0; n < 2; n++) {
 			put_u8(key, names[n] != NULL);
-			put_bytes(key, names[n] ? names[n] : "", names[n] ? strlen(names[n]) + 1 : 0);
+			trace_buffer_put(key, names[n] ? names[n] : "", names[n] ? strlen(names[n]) + 1 : 0);
 		}
 		put_signed(key, frame->line);
 	}
@@ -286,7 +178,7 @@ static int stack_id(struct trace_encoder *encoder, const struct terra_event *eve
 	err = stack_key(encoder, event);
 	if (err)
 		return err;
-	entry = intern_get(&encoder->stacks, encoder->key.data, encoder->key.size);
+	entry = trace_intern_get(&encoder->stacks, encoder->key.data, encoder->key.size);
 	if (!entry)
 		return -ENOMEM;
 	index = (uint32_t)(entry - encoder->stacks.entries);
@@ -359,7 +251,7 @@ static int put_string(struct trace_buffer *body, const struct terra_value *value
 		return -E2BIG;
 	put_varint(body, value->count);
 	put_varint(body, size);
-	put_bytes(body, value->u.string, size);
+	trace_buffer_put(body, value->u.string, size);
 	put_u8(body, 0);
 	return 0;
 }
@@ -480,7 +372,7 @@ static int put_note(struct trace_buffer *body, const struct terra_event *event)
 {
 	if (!event->text)
 		return -EINVAL;
-	put_bytes(body, event->text, strlen(event->text) + 1);
+	trace_buffer_put(body, event->text, strlen(event->text) + 1);
 	return 0;
 }
 
@@ -543,9 +435,9 @@ void trace_encoder_init(struct trace_encoder *encoder)
 
 void trace_encoder_free(struct trace_encoder *encoder)
 {
-	intern_free(&encoder->strings);
-	intern_free(&encoder->ops);
-	intern_free(&encoder->stacks);
+	trace_intern_free(&encoder->strings);
+	trace_intern_free(&encoder->ops);
+	trace_intern_free(&encoder->stacks);
 	free(encoder->raw.data);
 	free(encoder->body.data);
 	free(encoder->key.data);

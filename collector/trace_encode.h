@@ -3,34 +3,7 @@
 #define TERRA_COLLECTOR_TRACE_ENCODE_H
 
 #include "collector/trace_format.h"
-
-/* Bytes that grow. `failed` is sticky: callers append freely and look once. */
-struct trace_buffer {
-	uint8_t *data;
-	size_t size;
-	size_t capacity;
-	bool failed;
-};
-
-/* Maps byte strings to ids that are given in order of appearance. A block may only use what it defines itself, so an
- * entry also knows in which block it was last defined and under which number there. */
-struct trace_intern {
-	struct trace_intern_entry *entries;
-	uint32_t n_entries;
-	uint32_t entries_capacity;
-	uint32_t *slots; /* entry + 1; 0 is free */
-	uint32_t n_slots;
-	struct trace_buffer keys;
-	uint32_t n_local; /* defined in this block so far */
-};
-
-struct trace_intern_entry {
-	uint64_t hash;
-	size_t key;
-	uint32_t key_size;
-	uint32_t epoch; /* block in which `local` holds, from 1 */
-	uint32_t local;
-};
+#include "collector/trace_intern.h"
 
 /* State of the block that is being filled. */
 struct trace_encoder {
@@ -55,7 +28,5 @@ void trace_encoder_begin(struct trace_encoder *encoder, uint64_t first_seq);
  * contradicts itself, -E2BIG: beyond the format's limits, -ENOMEM) the block holds no new event but may hold unused
  * definitions or, after -ENOMEM, half a record: cut `raw` back to its size before and write the block out. */
 int trace_encode(struct trace_encoder *encoder, struct terra_event *event, uint64_t seq);
-
-bool trace_buffer_reserve(struct trace_buffer *buffer, size_t extra);
 
 #endif
