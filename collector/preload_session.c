@@ -1,0 +1,115 @@
+/* The environment that makes a program record itself. */
+#include "collector/preload_session.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "probes/op.h"
+
+#define N_VARIABLES 5
+
+static const char *const names[N_VARIABLES] = {
+	"LD_PRELOAD=", "TERRA_RECORD_FILE=", "TERRA_RECORD_LEVELS=", "TERRA_RECORD_STACKS=", "TERRA_RECORD_ITERATIONS=",
+};
+
+static bool is_ours(const char *variable)
+{
+	for (int i = 0; i < N_VARIABLES; i++)
+		if (!strncmp(variable, names[i], strlen(names[i])))
+			return true;
+	return false;
+}
+
+static const char *value_of(char *const *environment, const char *name)
+{
+	for (; *environment; environment++)
+		if (!strncmp(*environment, name, strlen(name)))
+			return *environment + strlen(name);
+	return "";
+}
+
+__attribute__((format(printf, 2, 3))) static bool put(char ***at, const char *format, ...)
+{
+	va_list arguments;
+	int n;
+
+	va_start(arguments, format);
+	n = vasprintf(*at, format, arguments);
+	va_end(arguments);
+	if (n < 0) {
+		**at = NULL;
+		return false;
+	}
+	++*at;
+	return true;
+}
+
+static const char *levels_text(uint32_t levels)
+{
+	if (levels == 1u << TERRA_LEVEL_CALL)
+		return "call";
+	return levels == 1u << TERRA_LEVEL_REDISPATCH ? "redispatch" : "call,redispatch";
+}
+
+static bool put_ours(char ***at, char *const *environment, const struct terra_preload_options *options)
+{
+	const char *preload = value_of(environment, "LD_PRELOAD=");
+
+	return put(at, "LD_PRELOAD=%s%s%s", options->recorder, *preload ? ":" : "", preload) &&
+	       put(at, "TERRA_RECORD_FILE=%s", options->output) &&
+	       put(at, "TERRA_RECORD_LEVELS=%s", levels_text(options->levels)) &&
+	       put(at, "TERRA_RECORD_STACKS=%d", options->stacks) &&
+	       (!options->iterations ||
+		put(at, "TERRA_RECORD_ITERATIONS=%llu", (unsigned long long)options->iterations));
+}
+
+char **terra_preload_environment(char *const *environment, const struct terra_preload_options *options)
+{
+	size_t n = 0;
+	char **copy, **at;
+	bool ok = true;
+
+	while (environment[n])
+		n++;
+	copy = calloc(n + N_VARIABLES + 1, sizeof(*copy));
+	if (!copy)
+		return NULL;
+	at = copy;
+	for (size_t i = 0; ok && i < n; i++)
+		if (!is_ours(environment[i]))
+			ok = put(&at, "%s", environment[i]);
+	if (ok && put_ours(&at, environment, options))
+		return copy;
+	terra_preload_environment_free(copy);
+	return NULL;
+}
+
+void terra_preload_environment_free(char **environment)
+{
+	for (char **at = environment; at && *at; at++)
+		free(*at);
+	free(environment);
+}
+
+int terra_preload_find(char *path, size_t size)
+{
+	char self[4096], *slash;
+	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+
+	if (n < 0)
+		return -errno;
+	self[n] = 0;
+	for (int i = 0; i < 2; i++) {
+		slash = strrchr(self, '/');
+		if (!slash)
+			return -ENOENT;
+		*slash = 0;
+	}
+	if ((size_t)snprintf(path, size, "%s/lib/libterra_record.so", self) >= size)
+		return -ENAMETOOLONG;
+	return access(path, R_OK) ? -errno : 0;
+}

@@ -1,0 +1,25 @@
+/* preload_session.h - how the preload backend is asked to record: through the environment of the program. */
+#ifndef TERRA_COLLECTOR_PRELOAD_SESSION_H
+#define TERRA_COLLECTOR_PRELOAD_SESSION_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct terra_preload_options {
+	const char *recorder;  /* libterra_record.so */
+	const char *output;    /* absolute path of the trace file */
+	uint32_t levels;       /* bit per enum terra_level */
+	bool stacks;
+	uint64_t iterations;   /* 0: to the end */
+};
+
+/* A copy of `environment` with the recorder in front of what LD_PRELOAD holds. malloc'ed as one array whose strings are
+ * freed by terra_preload_environment_free. NULL when out of memory. */
+char **terra_preload_environment(char *const *environment, const struct terra_preload_options *options);
+void terra_preload_environment_free(char **environment);
+
+/* The recorder that was installed or built with the running program: ../lib beside its folder. 0 or -errno. */
+int terra_preload_find(char *path, size_t size);
+
+#endif
