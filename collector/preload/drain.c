@@ -1,0 +1,218 @@
+/* drain.c - takes the records out of all rings in the order of time and writes them as events. */
+#include "collector/preload/preload.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "collector/consume.h"
+#include "collector/machine.h"
+#include "collector/iterations.h"
+
+#define FLUSH_INTERVAL_NS 250000000ull
+
+static struct {
+	pthread_mutex_t lock;
+	struct terra_trace_writer *writer;
+	struct terra_consumer *consumer;
+	struct pystack_names *names;
+	struct terra_iteration_finder *finder; /* NULL: record to the end */
+	uint64_t iterations;
+	uint64_t last_flush_ns;
+} drain = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+/* Shapes are left out: they may change from one iteration to the next. */
+static bool is_enough(const struct terra_event *event)
+{
+	if (!drain.finder || event->type != TERRA_EVENT_OP_ENTER || event->thread != record_state.owner)
+		return false;
+	return terra_iteration_finder_feed(drain.finder, terra_op_identity(event, false)) >= (int64_t)drain.iterations;
+}
+
+/* -ECANCELED ends the recording in good order. */
+static int take_event(void *ctx, struct terra_event *event)
+{
+	int err = terra_trace_write(drain.writer, event);
+
+	return !err && is_enough(event) ? -ECANCELED : err;
+}
+
+static int resolve_frame(void *ctx, const struct pystack_entry *entry, struct terra_frame *frame)
+{
+	if (!drain.names)
+		drain.names = pystack_names_new(0, &record_state.layout);
+	return drain.names ? pystack_names_resolve(drain.names, entry, frame) : -ENOMEM;
+}
+
+static void hex(const uint8_t *bytes, size_t n, char *out)
+{
+	for (size_t i = 0; i < n; i++)
+		sprintf(out + 2 * i, "%02x", bytes[i]);
+	out[2 * n] = 0;
+}
+
+static int create_trace(const char *path, char *err, size_t err_size)
+{
+	char command[4096], cpu[512], build_id[2 * sizeof(record_state.table->build_id) + 1];
+	struct terra_trace_info info = { .backend = "preload", .command = command, .cpu = cpu, .build_id = build_id,
+					 .library = record_state.table->library, .pid = (uint32_t)getpid(),
+					 .threads = record_openmp_threads(), .start_ns = record_now() };
+
+	terra_machine_command(0, command, sizeof(command));
+	terra_machine_cpu(cpu, sizeof(cpu));
+	hex(record_state.table->build_id, record_state.table->build_id_size, build_id);
+	return terra_trace_create(path, &info, &drain.writer, err, err_size);
+}
+
+int record_drain_open(const char *path, uint64_t iterations, char *err, size_t err_size)
+{
+	struct terra_consumer_options options = { .table = record_state.table, .layouts = record_state.layouts,
+						  .offsets = &record_state.offsets, .sink = take_event,
+						  .resolve = record_state.stacks ? resolve_frame : NULL };
+	int code = create_trace(path, err, err_size);
+
+	if (code)
+		return code;
+	drain.consumer = terra_consumer_new(&options);
+	drain.iterations = iterations;
+	drain.finder = iterations ? terra_iteration_finder_new(TERRA_ITERATION_MIN_OPS) : NULL;
+	if (drain.consumer && (drain.finder || !iterations))
+		return 0;
+	snprintf(err, err_size, "out of memory");
+	return -ENOMEM;
+}
+
+/* The ring with the oldest record that was made before `bound`; *next is the time of the second oldest. */
+static struct record_ring *oldest_ring(uint64_t bound, uint64_t *next)
+{
+	struct record_ring *best = NULL;
+	uint64_t best_time = bound;
+
+	*next = bound;
+	for (struct record_ring *ring = record_rings(); ring; ring = ring->next) {
+		const struct terra_record *record = record_ring_peek(ring);
+
+		if (!record || record->time_ns > bound)
+			continue;
+		if (!best || record->time_ns < best_time) {
+			*next = best ? best_time : bound;
+			best_time = record->time_ns;
+			best = ring;
+		} else if (record->time_ns < *next) {
+			*next = record->time_ns;
+		}
+	}
+	return best;
+}
+
+static int drain_ring(struct record_ring *ring, uint64_t until)
+{
+	const struct terra_record *record;
+	int err = 0;
+
+	while (!err && (record = record_ring_peek(ring)) && record->time_ns <= until) {
+		err = terra_consumer_record(drain.consumer, record);
+		record_ring_pop(ring, record);
+	}
+	return err;
+}
+
+/* The clock is read before the rings: a record that happened before one that is taken now is then visible too. */
+static int drain_all(uint64_t now)
+{
+	struct record_ring *ring;
+	uint64_t next;
+	int err = 0;
+
+	while (!err && (ring = oldest_ring(now, &next)))
+		err = drain_ring(ring, next);
+	record_rings_sweep();
+	return err;
+}
+
+static void note_gaps(void)
+{
+	const struct terra_consumer_stats *stats = terra_consumer_stats(drain.consumer);
+	uint64_t missing = drain.names ? pystack_names_missing(drain.names) : 0;
+	char text[256];
+	struct terra_event note = { .type = TERRA_EVENT_NOTE, .text = text, .time_ns = record_now(),
+				    .thread = record_state.owner, .parent_seq = UINT64_MAX };
+
+	snprintf(text, sizeof(text), "%llu exits without an enter, %llu damaged records, %llu frames of freed code",
+		 (unsigned long long)stats->unmatched, (unsigned long long)stats->damaged, (unsigned long long)missing);
+	if (stats->unmatched || stats->damaged || missing)
+		terra_trace_write(drain.writer, &note);
+}
+
+static void end_file(void)
+{
+	int err;
+
+	note_gaps();
+	err = terra_trace_finish(drain.writer);
+	drain.writer = NULL;
+	if (err)
+		fprintf(stderr, "terra: the trace is not complete: %s\n", strerror(-err));
+}
+
+static void drain_locked(uint64_t now, bool flush)
+{
+	int err = drain_all(now);
+
+	if (!err && (flush || now - drain.last_flush_ns > FLUSH_INTERVAL_NS)) {
+		drain.last_flush_ns = now;
+		err = terra_trace_flush(drain.writer);
+	}
+	if (!err)
+		return;
+	record_stop();
+	if (err != -ECANCELED)
+		fprintf(stderr, "terra: recording ended early: %s\n", strerror(-err));
+	end_file();
+}
+
+static bool may_write(void)
+{
+	return drain.writer && record_state.owner == (uint32_t)getpid();
+}
+
+void record_drain(bool wait)
+{
+	if (wait)
+		pthread_mutex_lock(&drain.lock);
+	else if (pthread_mutex_trylock(&drain.lock) != 0)
+		return;
+	if (may_write())
+		drain_locked(record_now(), false);
+	pthread_mutex_unlock(&drain.lock);
+}
+
+void record_drain_close(void)
+{
+	pthread_mutex_lock(&drain.lock);
+	if (may_write())
+		drain_locked(record_now(), true);
+	if (may_write())
+		end_file();
+	pthread_mutex_unlock(&drain.lock);
+}
+
+void record_drain_note(const char *text)
+{
+	pthread_mutex_lock(&drain.lock);
+	if (may_write())
+		terra_consumer_note(drain.consumer, text, record_now());
+	pthread_mutex_unlock(&drain.lock);
+}
+
+void record_drain_lock(void)
+{
+	pthread_mutex_lock(&drain.lock);
+}
+
+void record_drain_unlock(void)
+{
+	pthread_mutex_unlock(&drain.lock);
+}

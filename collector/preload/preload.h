@@ -1,0 +1,99 @@
+/* preload.h - private to libterra_record.so, the recorder for places where BPF is not allowed.
+ *
+ * It is preloaded into the program, waits until libtorch is there (entry.c), redirects every dispatcher entry point to a
+ * stub (stubs.c) and records enters and exits (trampoline.S, record.c) into per-thread rings (ring.c), which the emitting
+ * threads themselves drain into the trace file (drain.c): the program gets no extra thread. setup.c has the environment
+ * variables and the order of things.
+ */
+#ifndef TERRA_COLLECTOR_PRELOAD_H
+#define TERRA_COLLECTOR_PRELOAD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "collector/pystack.h"
+#include "probes/offsets.h"
+#include "probes/op.h"
+#include "probes/record.h"
+
+/* What a redirected entry point is. Filled before the first slot is written, constant from then on. */
+struct record_target {
+	void *original;
+	uint32_t stack_bytes; /* arguments on the stack, a multiple of 16 */
+	uint8_t enabled;      /* its level is recorded */
+	uint8_t jump;         /* arguments not fully known: only the enter is recorded, the original is jumped to */
+};
+
+struct record_state {
+	bool active;        /* recording; read by every stub */
+	bool stacks;
+	bool have_layout;   /* pystack was found */
+	bool levels[2];
+	uint32_t owner;     /* pid that records: a forked child has another */
+	struct terra_op_table *table;
+	struct terra_op_layout *layouts;
+	struct record_target *targets;
+	struct terra_offsets offsets;
+	struct pystack_layout layout;
+};
+
+extern struct record_state record_state;
+
+/* stubs.c: code for `n` stubs; stub i is at base + i * RECORD_STUB_SIZE. NULL when no executable memory can be had. */
+#define RECORD_STUB_SIZE 16
+uint8_t *record_make_stubs(uint32_t n);
+extern char record_trampoline[];
+
+/* setup.c. `record_libtorch_seen` is called by entry.c; `record_look_for_libraries` patches what was loaded since. */
+void record_libtorch_seen(void);
+void record_look_for_libraries(void);
+/* Takes the hooks out of the program; what is recorded so far is written. Any thread. */
+void record_stop(void);
+/* Writes what is recorded and ends the file. Once, by the recording process. */
+void record_finish(void);
+
+/* ring.c: single producer (its thread), single consumer (who holds the drain lock). */
+struct record_ring {
+	struct record_ring *next; /* of all rings */
+	uint32_t tid;
+	uint32_t dead;            /* its thread has ended */
+	uint64_t seq;
+	uint64_t outer_sp;        /* stack pointer of the outermost op that runs, 0: none */
+	uint64_t last_drain_ns;
+	uint64_t head __attribute__((aligned(64))); /* bytes written, by the producer */
+	uint64_t tail __attribute__((aligned(64))); /* bytes taken, by the consumer */
+	uint64_t chunk[TERRA_CHUNK_BUFFER / 8];     /* where a record is made */
+	uint8_t data[] __attribute__((aligned(64)));
+};
+
+/* The calling thread's ring; NULL when out of memory. */
+struct record_ring *record_ring(void);
+/* All rings, for the drainer; new ones come at the front. */
+struct record_ring *record_rings(void);
+/* False when there is no room now. */
+bool record_ring_put(struct record_ring *ring, const struct terra_record *record);
+/* The oldest record; NULL when empty. record_ring_pop takes it out. */
+const struct terra_record *record_ring_peek(struct record_ring *ring);
+void record_ring_pop(struct record_ring *ring, const struct terra_record *record);
+bool record_ring_half_full(const struct record_ring *ring);
+/* Frees the rings of ended threads. Under the drain lock. */
+void record_rings_sweep(void);
+
+/* drain.c: from the rings to the trace file. */
+/* `iterations`, when not 0: recording ends after so many. */
+int record_drain_open(const char *path, uint64_t iterations, char *err, size_t err_size);
+/* Everything recorded before now, of all threads, in the order of time. `wait`: even when another thread is at it. */
+void record_drain(bool wait);
+void record_drain_close(void);
+/* A remark in the trace. */
+void record_drain_note(const char *text);
+/* Around fork: nobody is in the middle of draining. */
+void record_drain_lock(void);
+void record_drain_unlock(void);
+
+uint64_t record_now(void);
+/* Threads that OpenMP would use now, 0 when the program has none. */
+uint32_t record_openmp_threads(void);
+
+#endif

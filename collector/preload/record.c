@@ -1,0 +1,149 @@
+/* record.c - the C half of the trampoline: one ENTER record before an op, one EXIT record behind it. */
+#include "collector/preload/preload.h"
+
+#include <errno.h>
+#include <time.h>
+
+/* As trampoline.S lays it out. */
+struct record_registers {
+	uint64_t xmm[8][2];
+	uint64_t gpr[6];
+	uint64_t rax;
+	uint64_t r10;
+	uint64_t rdx;
+	uint64_t sp;
+	uint64_t index;
+	uint64_t unused;
+};
+_Static_assert(sizeof(struct record_registers) == 224, "trampoline.S has the offsets");
+_Static_assert(offsetof(struct record_registers, index) == 208, "trampoline.S has the offsets");
+
+/* Returned in rax and rdx. */
+struct record_way {
+	void *original;
+	int64_t stack_bytes; /* negative: jump, no exit */
+};
+
+struct terra_decoder;
+static void emit_chunk(struct terra_decoder *d, struct terra_record *record);
+static void put_stack(struct terra_decoder *d);
+#define TERRA_EMIT(d, record, size) emit_chunk(d, record)
+#define TERRA_STACK(d) put_stack(d)
+#include "probes/decode.h"
+
+#define DRAIN_INTERVAL_NS 100000000ull /* what a kill may cost at most, as long as ops run */
+
+struct record_way record_enter(struct record_registers *registers);
+void record_exit(struct record_registers *registers);
+
+struct record_state record_state;
+
+/* Set while this thread is inside the recorder: whatever it calls there is not the program's. */
+static __thread bool inside __attribute__((tls_model("initial-exec")));
+
+uint64_t record_now(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* A full ring is emptied by its own thread, so nothing is ever lost; should that fail (the trace file can no longer be
+ * written), the chunk is dropped and its seq tells. */
+static void emit_chunk(struct terra_decoder *d, struct terra_record *record)
+{
+	struct record_ring *ring = d->sink;
+
+	record->seq = ring->seq++;
+	if (record_ring_put(ring, record))
+		return;
+	record_drain(true);
+	record_ring_put(ring, record);
+}
+
+/* The stack of the outermost op holds for those inside. */
+static void put_stack(struct terra_decoder *d)
+{
+	struct record_ring *ring = d->sink;
+	struct pystack_entry entries[PYSTACK_MAX_FRAMES];
+	bool truncated;
+	uint32_t n;
+
+	if (ring->outer_sp && d->regs->sp < ring->outer_sp)
+		return;
+	ring->outer_sp = d->regs->sp;
+	if (!record_state.stacks || !record_state.have_layout)
+		return;
+	n = pystack_self(&record_state.layout, entries, PYSTACK_MAX_FRAMES, &truncated);
+	if (n)
+		terra_put_frames(d, (uintptr_t)entries, n * 2);
+}
+
+static void set_regs(struct terra_regs *regs, const struct record_registers *registers)
+{
+	*regs = (struct terra_regs){ .sp = registers->sp, .rax = registers->rax, .has_xmm = 1 };
+	for (int i = 0; i < 6; i++)
+		regs->gpr[i] = registers->gpr[i];
+	for (int i = 0; i < 8; i++)
+		regs->xmm[i] = registers->xmm[i][0];
+}
+
+static void make_record(struct record_ring *ring, const struct record_registers *registers, uint8_t type)
+{
+	uint32_t op = (uint32_t)registers->index;
+	uint64_t now = record_now();
+	struct terra_regs regs;
+	struct terra_decoder d = { .layout = &record_state.layouts[op], .offsets = &record_state.offsets,
+				   .regs = &regs, .chunk = (uint8_t *)ring->chunk, .sink = ring, .op = op,
+				   .tid = ring->tid, .producer = ring->tid };
+
+	set_regs(&regs, registers);
+	if (type == TERRA_RECORD_ENTER)
+		terra_decode_enter(&d, now);
+	else
+		terra_decode_exit(&d, now);
+	if (record_ring_half_full(ring) || now - ring->last_drain_ns > DRAIN_INTERVAL_NS) {
+		ring->last_drain_ns = now;
+		record_drain(false);
+	}
+}
+
+struct record_way record_enter(struct record_registers *registers)
+{
+	const struct record_target *target = &record_state.targets[registers->index];
+	struct record_way way = { target->original, -1 };
+	int saved_errno = errno;
+	struct record_ring *ring;
+
+	if (!__atomic_load_n(&record_state.active, __ATOMIC_ACQUIRE) || !target->enabled || inside)
+		return way;
+	inside = true;
+	record_look_for_libraries();
+	ring = record_ring();
+	if (ring)
+		make_record(ring, registers, TERRA_RECORD_ENTER);
+	if (ring && !target->jump)
+		way.stack_bytes = target->stack_bytes;
+	inside = false;
+	errno = saved_errno;
+	return way;
+}
+
+void record_exit(struct record_registers *registers)
+{
+	int saved_errno = errno;
+	struct record_ring *ring;
+
+	if (!__atomic_load_n(&record_state.active, __ATOMIC_ACQUIRE) || inside)
+		return;
+	inside = true;
+	ring = record_ring();
+	if (ring) {
+		if (ring->outer_sp <= registers->sp)
+			ring->outer_sp = 0;
+		make_record(ring, registers, TERRA_RECORD_EXIT);
+	}
+	inside = false;
+	errno = saved_errno;
+}

@@ -1,0 +1,276 @@
+/* setup.c - when recording begins and ends, and what it is asked for.
+ *
+ * TERRA_RECORD_FILE        the trace to write; without it the library does nothing. A file that exists is not
+ *                          overwritten: further processes of the program write FILE.<pid>.
+ * TERRA_RECORD_LEVELS      "call", "redispatch" or both with a comma (both by default)
+ * TERRA_RECORD_STACKS      0: no Python call stacks
+ * TERRA_RECORD_ITERATIONS  stop after so many iterations
+ */
+#include "collector/preload/preload.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <link.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "probes/got.h"
+
+static struct {
+	char file[4096];
+	uint64_t iterations;
+	bool wanted;
+} options;
+
+static struct {
+	struct got_patch *patches;
+	uint32_t n;
+	struct got_watch watch;
+	bool busy; /* a thread is looking for new libraries */
+	bool seen; /* libtorch */
+	int python_attempts;
+} setup;
+
+static bool has_word(const char *list, const char *word)
+{
+	const char *at = strstr(list, word);
+	size_t n = strlen(word);
+
+	return at && (at == list || at[-1] == ',') && (at[n] == 0 || at[n] == ',');
+}
+
+static void read_options(void)
+{
+	const char *file = getenv("TERRA_RECORD_FILE"), *levels = getenv("TERRA_RECORD_LEVELS");
+	const char *stacks = getenv("TERRA_RECORD_STACKS"), *iterations = getenv("TERRA_RECORD_ITERATIONS");
+
+	if (!file || !file[0] || strlen(file) >= sizeof(options.file) - 16 || getauxval(AT_SECURE))
+		return;
+	strcpy(options.file, file);
+	record_state.levels[TERRA_LEVEL_CALL] = !levels || has_word(levels, "call");
+	record_state.levels[TERRA_LEVEL_REDISPATCH] = !levels || has_word(levels, "redispatch");
+	record_state.stacks = !stacks || strcmp(stacks, "0") != 0;
+	options.iterations = iterations ? strtoull(iterations, NULL, 10) : 0;
+	options.wanted = true;
+}
+
+static int find_libtorch(struct dl_phdr_info *info, size_t size, void *path)
+{
+	const char *slash = strrchr(info->dlpi_name, '/');
+
+	if (!slash || strcmp(slash, "/libtorch_cpu.so") != 0 || strlen(info->dlpi_name) >= 4096)
+		return 0;
+	strcpy(path, info->dlpi_name);
+	return 1;
+}
+
+uint32_t record_openmp_threads(void)
+{
+	void *openmp = dlopen("libgomp.so.1", RTLD_NOLOAD | RTLD_LAZY);
+	int (*max_threads)(void) = openmp ? (int (*)(void))dlsym(openmp, "omp_get_max_threads") : NULL;
+	int n = max_threads ? max_threads() : 0;
+
+	if (openmp)
+		dlclose(openmp);
+	return n > 0 ? (uint32_t)n : 0;
+}
+
+/* Bytes of arguments on the stack; the end of the last one. */
+static uint32_t stack_bytes(const struct terra_op *op)
+{
+	uint32_t end = 0;
+
+	for (unsigned int i = 0; i < op->n_args; i++)
+		if (op->args[i].place == TERRA_PLACE_STACK && op->args[i].offset + 8u * op->args[i].words > end)
+			end = op->args[i].offset + 8u * op->args[i].words;
+	return (end + 15) & ~15u;
+}
+
+static void describe_op(uint32_t i, void *library, uint8_t *stubs)
+{
+	const struct terra_op *op = &record_state.table->ops[i];
+	struct record_target *target = &record_state.targets[i];
+
+	*target = (struct record_target){ .original = dlsym(library, op->mangled), .stack_bytes = stack_bytes(op),
+					  .enabled = record_state.levels[op->level], .jump = !op->complete };
+	record_state.layouts[i] = terra_op_layout(op, op->complete);
+	setup.patches[i] = (struct got_patch){ .symbol = op->mangled, .original = target->original };
+	if (target->original && target->enabled)
+		setup.patches[i].replacement = stubs + (size_t)i * RECORD_STUB_SIZE;
+}
+
+static int describe_ops(const char *path, char *err, size_t err_size)
+{
+	void *library = dlopen(path, RTLD_NOLOAD | RTLD_LAZY);
+	uint32_t n = record_state.table->n_ops;
+	uint8_t *stubs = record_make_stubs(n);
+
+	record_state.targets = calloc(n, sizeof(*record_state.targets));
+	record_state.layouts = calloc(n, sizeof(*record_state.layouts));
+	setup.patches = calloc(n, sizeof(*setup.patches));
+	if (!library || !stubs || !record_state.targets || !record_state.layouts || !setup.patches) {
+		snprintf(err, err_size, "%s", !stubs ? "no executable memory can be had" : "out of memory");
+		return -ENOMEM;
+	}
+	for (uint32_t i = 0; i < n; i++)
+		describe_op(i, library, stubs);
+	setup.n = n;
+	return 0;
+}
+
+/* FILE, or FILE.<pid> when there is one already; *file is created empty so that no other process takes it. */
+static int claim_file(char *err, size_t err_size)
+{
+	size_t n = strlen(options.file);
+	int fd = open(options.file, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+
+	if (fd < 0 && errno == EEXIST) {
+		snprintf(options.file + n, sizeof(options.file) - n, ".%d", (int)getpid());
+		fd = open(options.file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+	}
+	if (fd < 0) {
+		snprintf(err, err_size, "cannot write %s: %s", options.file, strerror(errno));
+		return -errno;
+	}
+	close(fd);
+	return 0;
+}
+
+static void before_fork(void)
+{
+	record_drain_lock();
+}
+
+static void after_fork_parent(void)
+{
+	record_drain_unlock();
+}
+
+/* The child passes everything through: the file is its parent's. */
+static void after_fork_child(void)
+{
+	__atomic_store_n(&record_state.active, false, __ATOMIC_RELEASE);
+	record_drain_unlock();
+}
+
+static void note_openings(void)
+{
+	char text[256];
+	uint32_t without_slot = 0, jumps = 0;
+
+	for (uint32_t i = 0; i < setup.n; i++) {
+		without_slot += setup.patches[i].replacement && !setup.patches[i].n_slots;
+		jumps += record_state.targets[i].jump;
+	}
+	snprintf(text, sizeof(text), "%u of %u entry points have no call slot and are not seen; of %u only the enter is",
+		 without_slot, setup.n, jumps);
+	if (without_slot || jumps)
+		record_drain_note(text);
+}
+
+static int begin(char *err, size_t err_size)
+{
+	char path[4096];
+	int code;
+
+	if (!dl_iterate_phdr(find_libtorch, path)) {
+		snprintf(err, err_size, "c10 is loaded, but libtorch_cpu.so is not");
+		return -ENOENT;
+	}
+	code = terra_op_table_load(path, true, &record_state.table, err, err_size);
+	if (!code)
+		code = terra_offsets_load(path, true, &record_state.offsets, err, err_size);
+	if (!code)
+		code = describe_ops(path, err, err_size);
+	if (!code)
+		code = claim_file(err, err_size);
+	if (!code)
+		code = record_drain_open(options.file, options.iterations, err, err_size);
+	if (code)
+		return code;
+	record_state.owner = (uint32_t)getpid();
+	pthread_atfork(before_fork, after_fork_parent, after_fork_child);
+	code = got_patch_new_libraries(setup.patches, setup.n, NULL, &setup.watch);
+	if (code < 0)
+		snprintf(err, err_size, "cannot redirect calls: %s", strerror(-code));
+	return code < 0 ? code : 0;
+}
+
+void record_libtorch_seen(void)
+{
+	char err[512] = "";
+	int saved_errno = errno;
+
+	if (!options.wanted || __atomic_exchange_n(&setup.seen, true, __ATOMIC_ACQ_REL))
+		return;
+	if (begin(err, sizeof(err)) == 0) {
+		note_openings();
+		__atomic_store_n(&record_state.active, true, __ATOMIC_RELEASE);
+	} else {
+		fprintf(stderr, "terra: not recording: %s\n", err);
+	}
+	errno = saved_errno;
+}
+
+/* The interpreter can only be checked once it runs code; a program without one is not asked for ever. */
+static void look_for_python(void)
+{
+	if (!record_state.stacks || record_state.have_layout || setup.python_attempts >= 64)
+		return;
+	setup.python_attempts++;
+	if (pystack_layout_load(0, &record_state.layout, NULL, 0) == 0)
+		__atomic_store_n(&record_state.have_layout, true, __ATOMIC_RELEASE);
+}
+
+void record_look_for_libraries(void)
+{
+	if (__atomic_exchange_n(&setup.busy, true, __ATOMIC_ACQUIRE))
+		return;
+	got_patch_new_libraries(setup.patches, setup.n, NULL, &setup.watch);
+	look_for_python();
+	__atomic_store_n(&setup.busy, false, __ATOMIC_RELEASE);
+}
+
+void record_stop(void)
+{
+	if (__atomic_exchange_n(&record_state.active, false, __ATOMIC_ACQ_REL))
+		got_unpatch(setup.patches, setup.n);
+}
+
+__attribute__((constructor)) static void record_init(void)
+{
+	read_options();
+}
+
+__attribute__((destructor)) static void record_end(void)
+{
+	__atomic_store_n(&record_state.active, false, __ATOMIC_RELEASE);
+	record_drain_close();
+}
+
+/* Programs that leave without their exit handlers still leave a whole trace. A vfork child shares our memory but has
+ * another pid: record_drain_close sees that. */
+static void leave(int status) __attribute__((noreturn));
+static void leave(int status)
+{
+	if (record_state.owner == (uint32_t)getpid())
+		record_end();
+	for (;;)
+		syscall(SYS_exit_group, status);
+}
+
+__attribute__((visibility("default"))) void _exit(int status)
+{
+	leave(status);
+}
+
+__attribute__((visibility("default"))) void _Exit(int status)
+{
+	leave(status);
+}

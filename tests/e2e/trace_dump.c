@@ -1,0 +1,247 @@
+/* trace_dump.c - a trace as JSON lines, one per event, for the end-to-end tests: trace_dump FILE.
+ * The first line describes the trace, the last one says whether it ended cleanly. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "collector/trace.h"
+
+static void put_string(const char *s)
+{
+	putchar('"');
+	for (; s && *s; s++) {
+		if (*s == '"' || *s == '\\' || (unsigned char)*s < 32)
+			printf("\\u%04x", (unsigned char)*s);
+		else
+			putchar(*s);
+	}
+	putchar('"');
+}
+
+static void put_double(double d)
+{
+	if (isfinite(d))
+		printf("%.17g", d);
+	else
+		put_string(isnan(d) ? "nan" : d > 0 ? "inf" : "-inf");
+}
+
+static void put_dims(const char *name, const int64_t *dims, int n)
+{
+	printf(",\"%s\":[", name);
+	for (int i = 0; i < n; i++)
+		printf("%s%lld", i ? "," : "", (long long)dims[i]);
+	putchar(']');
+}
+
+static void put_tensor(const struct terra_tensor *t)
+{
+	int dims = t->ndim < TERRA_MAX_DIM ? t->ndim : TERRA_MAX_DIM;
+
+	if (!t->defined) {
+		printf("{\"tensor\":false}");
+		return;
+	}
+	printf("{\"tensor\":true,\"ndim\":%d,\"dtype\":%d,\"device\":[%d,%d],\"requires_grad\":%d", t->ndim, t->dtype,
+	       t->device_type, t->device_index, t->requires_grad);
+	printf(",\"numel\":%lld,\"offset\":%lld,\"data\":%llu,\"impl\":%llu,\"storage\":%llu,\"storage_bytes\":%llu",
+	       (long long)t->numel, (long long)t->storage_offset, (unsigned long long)t->data,
+	       (unsigned long long)t->impl, (unsigned long long)t->storage, (unsigned long long)t->storage_bytes);
+	put_dims("sizes", t->size, dims);
+	put_dims("strides", t->stride, dims);
+	putchar('}');
+}
+
+static void put_scalar(const struct terra_value *v)
+{
+	switch (v->scalar_tag) {
+	case 'f':
+		put_double(v->u.d);
+		break;
+	case 'z':
+		printf("{\"complex\":[");
+		put_double(v->u.z[0]);
+		putchar(',');
+		put_double(v->u.z[1]);
+		printf("]}");
+		break;
+	case 'i':
+		printf("%lld", (long long)v->u.i);
+		break;
+	case 'b':
+		printf("%s", v->u.i ? "true" : "false");
+		break;
+	default:
+		printf("{\"scalar\":\"%c\"}", v->scalar_tag);
+	}
+}
+
+static void put_element(const struct terra_value *v, uint32_t i)
+{
+	switch (v->kind) {
+	case TERRA_KIND_TENSOR_LIST:
+	case TERRA_KIND_ITENSOR_LIST:
+	case TERRA_KIND_OPT_TENSOR_LIST:
+		put_tensor(&v->u.tensors[i]);
+		break;
+	case TERRA_KIND_DOUBLE_LIST:
+	case TERRA_KIND_OPT_DOUBLE_LIST:
+		put_double(v->u.doubles[i]);
+		break;
+	case TERRA_KIND_SCALAR_LIST:
+		put_scalar(&v->u.scalars[i]);
+		break;
+	default:
+		printf("%lld", (long long)v->u.ints[i]);
+	}
+}
+
+static void put_list(const struct terra_value *v)
+{
+	putchar('[');
+	for (uint32_t i = 0; i < v->recorded; i++) {
+		if (i)
+			putchar(',');
+		put_element(v, i);
+	}
+	putchar(']');
+}
+
+static void put_payload(const struct terra_value *v)
+{
+	switch (v->kind) {
+	case TERRA_KIND_TENSOR:
+	case TERRA_KIND_OPT_TENSOR:
+		put_tensor(v->u.tensor);
+		break;
+	case TERRA_KIND_SCALAR:
+	case TERRA_KIND_OPT_SCALAR:
+		put_scalar(v);
+		break;
+	case TERRA_KIND_DOUBLE:
+	case TERRA_KIND_OPT_DOUBLE:
+		put_double(v->u.d);
+		break;
+	case TERRA_KIND_BOOL:
+	case TERRA_KIND_OPT_BOOL:
+		printf("%s", v->u.i ? "true" : "false");
+		break;
+	case TERRA_KIND_STRING:
+	case TERRA_KIND_OPT_STRING:
+		put_string(v->u.string);
+		break;
+	case TERRA_KIND_TENSOR_LIST:
+	case TERRA_KIND_ITENSOR_LIST:
+	case TERRA_KIND_OPT_TENSOR_LIST:
+	case TERRA_KIND_SCALAR_LIST:
+	case TERRA_KIND_INT_LIST:
+	case TERRA_KIND_OPT_INT_LIST:
+	case TERRA_KIND_SYMINT_LIST:
+	case TERRA_KIND_OPT_SYMINT_LIST:
+	case TERRA_KIND_DOUBLE_LIST:
+	case TERRA_KIND_OPT_DOUBLE_LIST:
+	case TERRA_KIND_BOOL_ARRAY:
+		put_list(v);
+		break;
+	default:
+		printf("%lld", (long long)v->u.i);
+	}
+}
+
+static void put_value(const struct terra_value *v)
+{
+	printf("{\"kind\":");
+	put_string(terra_kind_name(v->kind));
+	printf(",\"present\":%s", v->present ? "true" : "false");
+	if (v->present) {
+		printf(",\"count\":%u,\"recorded\":%u,\"value\":", v->count, v->recorded);
+		put_payload(v);
+	}
+	putchar('}');
+}
+
+static void put_frames(const struct terra_event *e)
+{
+	printf(",\"frames\":[");
+	for (uint32_t i = 0; i < e->n_frames; i++) {
+		printf("%s[", i ? "," : "");
+		put_string(e->frames[i].file);
+		putchar(',');
+		put_string(e->frames[i].function);
+		printf(",%d]", e->frames[i].line);
+	}
+	putchar(']');
+}
+
+static void put_op(const struct terra_event *e)
+{
+	printf(",\"op\":");
+	put_string(e->op);
+	printf(",\"overload\":");
+	put_string(e->overload);
+	printf(",\"level\":%d,\"keyset\":%llu,\"raised\":%d", e->level, (unsigned long long)e->keyset, e->raised);
+	if (e->type == TERRA_EVENT_OP_EXIT)
+		printf(",\"enter\":%llu", (unsigned long long)e->enter_seq);
+	else if (e->parent_seq != UINT64_MAX)
+		printf(",\"parent\":%llu", (unsigned long long)e->parent_seq);
+	put_frames(e);
+	printf(",\"values\":[");
+	for (uint32_t i = 0; i < e->n_values; i++) {
+		if (i)
+			putchar(',');
+		put_value(&e->values[i]);
+	}
+	putchar(']');
+}
+
+static void put_event(const struct terra_event *e)
+{
+	static const char *const names[] = {"", "enter", "exit", "lost", "note", "host_read"};
+
+	printf("{\"event\":\"%s\",\"seq\":%llu,\"thread\":%u,\"time\":%llu", names[e->type <= 5 ? e->type : 0],
+	       (unsigned long long)e->seq, e->thread, (unsigned long long)e->time_ns);
+	if (e->type == TERRA_EVENT_OP_ENTER || e->type == TERRA_EVENT_OP_EXIT)
+		put_op(e);
+	if (e->type == TERRA_EVENT_LOST)
+		printf(",\"lost\":%llu", (unsigned long long)e->lost);
+	if (e->type == TERRA_EVENT_NOTE) {
+		printf(",\"text\":");
+		put_string(e->text);
+	}
+	printf("}\n");
+}
+
+static void put_info(const struct terra_trace_info *info)
+{
+	printf("{\"event\":\"info\",\"pid\":%u,\"threads\":%u,\"backend\":", info->pid, info->threads);
+	put_string(info->backend);
+	printf(",\"command\":");
+	put_string(info->command);
+	printf(",\"library\":");
+	put_string(info->library);
+	printf(",\"cpu\":");
+	put_string(info->cpu);
+	printf("}\n");
+}
+
+int main(int argc, char **argv)
+{
+	struct terra_trace_reader *reader;
+	struct terra_event event;
+	char err[512] = "";
+	int code;
+
+	if (argc != 2 || terra_trace_open(argv[1], &reader, err, sizeof(err))) {
+		fprintf(stderr, "trace_dump: %s\n", argc == 2 ? err : "trace_dump FILE");
+		return 1;
+	}
+	put_info(terra_trace_info(reader));
+	while ((code = terra_trace_next(reader, &event)) == 1)
+		put_event(&event);
+	if (code < 0)
+		fprintf(stderr, "trace_dump: %s\n", terra_trace_error(reader));
+	printf("{\"event\":\"end\",\"clean\":%s,\"lost\":%llu}\n", terra_trace_ended_cleanly(reader) ? "true" : "false",
+	       (unsigned long long)terra_trace_lost(reader));
+	terra_trace_close(reader);
+	return code < 0;
+}
