@@ -1,0 +1,15 @@
+# CUPTI of a CUDA toolkit: sets CUPTI_FOUND, and defines the target CUPTI::CUPTI. A toolkit elsewhere: CUDA_HOME or CMAKE_PREFIX_PATH.
+find_path(CUPTI_INCLUDE_DIR cupti.h HINTS $ENV{CUDA_HOME} /usr/local/cuda PATH_SUFFIXES include extras/CUPTI/include)
+find_library(CUPTI_LIBRARY cupti HINTS $ENV{CUDA_HOME} /usr/local/cuda PATH_SUFFIXES lib64 lib extras/CUPTI/lib64)
+if(CUPTI_INCLUDE_DIR)
+	file(STRINGS ${CUPTI_INCLUDE_DIR}/cupti_version.h CUPTI_VERSION REGEX "define CUPTI_API_VERSION [0-9]+")
+	string(REGEX REPLACE ".* ([0-9]+)[0-9][0-9][0-9][0-9]$" "\\1" CUPTI_VERSION "${CUPTI_VERSION}")
+endif()
+include(FindPackageHandleStandardArgs)
+find_package_handle_standard_args(CUPTI REQUIRED_VARS CUPTI_LIBRARY CUPTI_INCLUDE_DIR VERSION_VAR CUPTI_VERSION)
+if(CUPTI_FOUND AND NOT TARGET CUPTI::CUPTI)
+	add_library(CUPTI::CUPTI UNKNOWN IMPORTED)
+	set_target_properties(CUPTI::CUPTI PROPERTIES IMPORTED_LOCATION ${CUPTI_LIBRARY}
+		INTERFACE_INCLUDE_DIRECTORIES ${CUPTI_INCLUDE_DIR})
+endif()
+mark_as_advanced(CUPTI_INCLUDE_DIR CUPTI_LIBRARY)
