@@ -60,7 +60,7 @@ struct check_trial {
 
 uint64_t check_random(uint64_t *state);
 void check_fill(float *out, size_t n, enum check_values values, uint64_t *random);
-double check_number(const struct oprule *rule, size_t arg, enum check_values values, uint64_t *random);
+double check_number(enum check_values values, uint64_t *random);
 
 /* Makes the inputs. 0 or -ENOMEM; to be freed in any case. */
 int check_trial_make(struct check_trial *trial, struct framework *fw, const struct codegen_region *region,

@@ -93,8 +93,7 @@ int check_trial_make(struct check_trial *trial, struct framework *fw, const stru
 	for (uint32_t k = 0; k < region->plan->n_ops; k++) {
 		for (uint32_t i = 0; i < region->plan->ops[k].n_args; i++)
 			if (region->op[k].arg[i].token == CODEGEN_SCALAR)
-				trial->scalar[region->op[k].arg[i].index] =
-					check_number(region->op[k].rule, i, values, &trial->random);
+				trial->scalar[region->op[k].arg[i].index] = check_number(values, &trial->random);
 		trial->expected[k] = malloc((size_t)trial->numel * sizeof(float));
 		trial->either[k] = calloc((size_t)trial->numel, 1);
 		if (!trial->expected[k] || !trial->either[k])

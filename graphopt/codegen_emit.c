@@ -7,6 +7,8 @@
  * Order within an element follows the program: an input is loaded where it is first used, so before an in-place op of
  * the same loop overwrites it, and after one only the new value's name may be used.
  */
+#include <stdlib.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "graphopt/codegen_internal.h"
@@ -67,13 +69,21 @@ static void emit_name(const struct codegen_arg *arg, FILE *out)
 	fprintf(out, "%c%u", letter[arg->token], arg->index);
 }
 
-static void emit_expression(const struct codegen_op *op, FILE *out)
+/* A constant is converted here as the framework converts a number: double to float. */
+static void emit_expression(const struct codegen_op *op, const struct terra_plan_op *line, FILE *out)
 {
 	for (const char *c = op->rule->expr; *c; c++) {
-		if (*c == '$')
-			emit_name(&op->arg[*++c - '0'], out);
-		else
+		uint32_t i = (uint32_t)(c[1] - '0');
+
+		if (*c != '$') {
 			fputc(*c, out);
+			continue;
+		}
+		c++;
+		if (op->arg[i].token == CODEGEN_CONSTANT)
+			fprintf(out, "vnum(%af)", (double)(float)strtod(line->arg[i] + 1, NULL));
+		else
+			emit_name(&op->arg[i], out);
 	}
 }
 
@@ -107,7 +117,7 @@ static void emit_op(const struct codegen_region *region, uint32_t k, bool part, 
 	for (uint32_t i = 0; i < region->plan->ops[k].n_args; i++)
 		emit_load(&op->arg[i], part, loaded, out);
 	fprintf(out, "\t\t\tconst vec v%u = ", k);
-	emit_expression(op, out);
+	emit_expression(op, &region->plan->ops[k], out);
 	fprintf(out, "; /* %s */\n\t\t\t", region->plan->ops[k].op);
 	if (!op->stored)
 		fprintf(out, "if (v%up)\n\t\t\t\t", k);

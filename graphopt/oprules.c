@@ -14,16 +14,17 @@
  * When several different NaNs meet in one operation, body and tail of the framework itself differ in which one survives.
  * The rules follow the body.
  */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "graphopt/oprules.h"
 
 /* An op and its in-place form, whose first argument must be a tensor of the domain. */
-#define BOTH(name, overload, first, rest, c)                                                                           \
-	{.op = name overload, .args = first rest, .expr = c},                                                          \
+#define BOTH(name, overload, first, rest, values, c)                                                                   \
+	{.op = name overload, .args = first rest, .constants = values, .expr = c},                                     \
 	{                                                                                                              \
-		.op = name "_" overload, .args = "t" rest, .expr = c, .in_place = true                                 \
+		.op = name "_" overload, .args = "t" rest, .constants = values, .expr = c, .in_place = true            \
 	}
 #define VML(name, symbol)                                                                                              \
 	{.op = name, .args = "t", .import = symbol},                                                                   \
@@ -36,44 +37,46 @@
 		.op = "aten::pow_.Scalar", .args = "tc", .constants = exponent, .expr = c, .in_place = true            \
 	}
 #define LERP "vsel_lt(vabs($2), vnum(0.5f), vfma($2, vsub($1, $0), $0), vfma(vsub($2, vnum(1)), vsub($1, $0), $1))"
-#define CLAMP_MIN(x, min) "vsel_nan(" min ", " min ", vmax(" min ", " x "))"
-#define CLAMP_MAX(x, max) "vsel_nan(" max ", " max ", vmin(" max ", " x "))"
 #define CLAMP "vsel_nan($2, $2, vsel_nan($1, $1, vmin($2, vmax($1, $0))))"
 
 static const struct oprule rules[] = {
-	BOTH("aten::add", ".Tensor", "e", "es", "vfma($1, $2, $0)"),
-	BOTH("aten::add", ".Scalar", "t", "ss", "vfma($1, $2, $0)"),
-	BOTH("aten::sub", ".Tensor", "e", "es", "vfma($1, vneg($2), $0)"),
-	BOTH("aten::sub", ".Scalar", "t", "ss", "vfma($1, vneg($2), $0)"),
-	{.op = "aten::rsub.Tensor", .args = "ees", .expr = "vfma($0, vneg($2), $1)"},
-	{.op = "aten::rsub.Scalar", .args = "tss", .expr = "vfma($0, vneg($2), $1)"},
-	BOTH("aten::mul", ".Tensor", "e", "e", "vmul($1, $0)"),
-	BOTH("aten::mul", ".Scalar", "t", "s", "vmul($1, $0)"),
-	BOTH("aten::div", ".Tensor", "e", "e", "vdiv($0, $1)"),
-	BOTH("aten::div", ".Scalar", "t", "s", "vdiv($0, $1)"),
+	/* alpha * other is taken out of the scalar tail's loop, and so rounded, when other is the same for all elements of
+	 * a row. With alpha 1 that makes no difference. */
+	BOTH("aten::add", ".Tensor", "e", "ds", NULL, "vfma($1, $2, $0)"),
+	BOTH("aten::add", ".Tensor", "e", "ec", "1", "vfma($1, vnum(1), $0)"),
+	BOTH("aten::add", ".Scalar", "t", "sc", "1", "vfma($1, vnum(1), $0)"),
+	BOTH("aten::sub", ".Tensor", "e", "ds", NULL, "vfma($1, vneg($2), $0)"),
+	BOTH("aten::sub", ".Tensor", "e", "ec", "1", "vfma($1, vnum(-1), $0)"),
+	BOTH("aten::sub", ".Scalar", "t", "sc", "1", "vfma($1, vnum(-1), $0)"),
+	{.op = "aten::rsub.Tensor", .args = "des", .expr = "vfma($0, vneg($2), $1)"},
+	{.op = "aten::rsub.Tensor", .args = "eec", .constants = "1", .expr = "vfma($0, vnum(-1), $1)"},
+	{.op = "aten::rsub.Scalar", .args = "dss", .expr = "vfma($0, vneg($2), $1)"},
+	{.op = "aten::rsub.Scalar", .args = "tsc", .constants = "1", .expr = "vfma($0, vnum(-1), $1)"},
+	BOTH("aten::mul", ".Tensor", "e", "e", NULL, "vmul($1, $0)"),
+	BOTH("aten::mul", ".Scalar", "t", "s", NULL, "vmul($1, $0)"),
+	BOTH("aten::div", ".Tensor", "e", "e", NULL, "vdiv($0, $1)"),
+	BOTH("aten::div", ".Scalar", "t", "s", NULL, "vdiv($0, $1)"),
 
-	BOTH("aten::neg", "", "t", "", "vneg($0)"),
-	BOTH("aten::abs", "", "t", "", "vabs($0)"),
-	BOTH("aten::sign", "", "t", "",
+	BOTH("aten::neg", "", "t", "", NULL, "vneg($0)"),
+	BOTH("aten::abs", "", "t", "", NULL, "vabs($0)"),
+	BOTH("aten::sign", "", "t", "", NULL,
 	     "vsub(vsel_lt(vnum(0), $0, vnum(1), vnum(0)), vsel_lt($0, vnum(0), vnum(1), vnum(0)))"),
-	BOTH("aten::relu", "", "t", "", "vmax(vnum(0), $0)"),
-	BOTH("aten::threshold", "", "t", "ss", "vsel_le($0, $1, $2, $0)"),
+	BOTH("aten::relu", "", "t", "", NULL, "vmax(vnum(0), $0)"),
+	BOTH("aten::threshold", "", "t", "ss", NULL, "vsel_le($0, $1, $2, $0)"),
 	{.op = "aten::threshold_backward", .args = "tts", .expr = "vsel_le($1, $2, vnum(0), $0)"},
-	BOTH("aten::leaky_relu", "", "t", "s", "vmul(vsel_lt(vnum(0), $0, vnum(1), $1), $0)"),
-	{.op = "aten::leaky_relu_backward",
-	 .args = "ttsc",
-	 .constants = "0",
-	 .expr = "vmul(vsel_lt(vnum(0), $1, vnum(1), $2), $0)"},
-	BOTH("aten::clamp_min", "", "t", "s", CLAMP_MIN("$0", "$1")),
-	BOTH("aten::clamp_max", "", "t", "s", CLAMP_MAX("$0", "$1")),
-	BOTH("aten::clamp", "", "t", "ss", CLAMP),
-	BOTH("aten::clamp", "", "t", "s-", CLAMP_MIN("$0", "$1")),
-	BOTH("aten::clamp", "", "t", "-s", CLAMP_MAX("$0", "$2")),
-	BOTH("aten::hardtanh", "", "t", "ss", CLAMP),
+	BOTH("aten::leaky_relu", "", "t", "s", NULL, "vmul(vsel_lt(vnum(0), $0, vnum(1), $1), $0)"),
+	/* clamp with both limits makes everything NaN when one of them is; with one limit a NaN limit does nothing; and
+	 * clamp_min, clamp_max are as clamp with both. */
+	BOTH("aten::clamp_min", "", "t", "s", NULL, "vsel_nan($1, $1, vmax($1, $0))"),
+	BOTH("aten::clamp_max", "", "t", "s", NULL, "vsel_nan($1, $1, vmin($1, $0))"),
+	BOTH("aten::clamp", "", "t", "ss", NULL, CLAMP),
+	BOTH("aten::clamp", "", "t", "s-", NULL, "vmax($1, $0)"),
+	BOTH("aten::clamp", "", "t", "-s", NULL, "vmin($2, $0)"),
+	BOTH("aten::hardtanh", "", "t", "ss", NULL, CLAMP),
 
-	BOTH("aten::reciprocal", "", "t", "", "vdiv(vnum(1), $0)"),
-	BOTH("aten::rsqrt", "", "t", "", "vdiv(vnum(1), vsqrt($0))"),
-	BOTH("aten::square", "", "t", "", "vmul($0, $0)"),
+	BOTH("aten::reciprocal", "", "t", "", NULL, "vdiv(vnum(1), $0)"),
+	BOTH("aten::rsqrt", "", "t", "", NULL, "vdiv(vnum(1), vsqrt($0))"),
+	BOTH("aten::square", "", "t", "", NULL, "vmul($0, $0)"),
 	POWER("2", "vmul($0, $0)"),
 	POWER("3", "vmul(vmul($0, $0), $0)"),
 	POWER("-0.5", "vdiv(vnum(1), vsqrt($0))"),
@@ -98,20 +101,14 @@ static const struct oprule rules[] = {
 	VML("aten::atan", "vmsAtan"),
 	VML("aten::trunc", "vmsTrunc"),
 
-	{.op = "aten::tanh_backward", .args = "tt", .expr = "vmul($0, vfnma($1, $1, vnum(1)))"},
+	/* With one output for a whole row 1 - output^2 is rounded in between. */
+	{.op = "aten::tanh_backward", .args = "td", .expr = "vmul($0, vfnma($1, $1, vnum(1)))"},
 	{.op = "aten::sigmoid_backward", .args = "tt", .expr = "vmul(vmul(vsub(vnum(1), $1), $0), $1)"},
 
 	/* With weight 1 the body gives end + 0 * (end - self), the tail end - 0 * (end - self): -0 comes out differently. */
-	{.op = "aten::lerp.Scalar", .args = "tts", .expr = LERP, .has_exception = true, .exception_arg = 2, .exception = 1},
-	{.op = "aten::lerp_.Scalar",
-	 .args = "tts",
-	 .expr = LERP,
-	 .in_place = true,
-	 .has_exception = true,
-	 .exception_arg = 2,
-	 .exception = 1},
-	BOTH("aten::addcmul", "", "t", "tts", "vfma(vmul($1, $3), $2, $0)"),
-	BOTH("aten::addcdiv", "", "t", "tts", "vadd(vdiv(vmul($1, $3), $2), $0)"),
+	BOTH("aten::lerp", ".Scalar", "t", "tc", "!1", LERP),
+	BOTH("aten::addcmul", "", "t", "dts", NULL, "vfma(vmul($1, $3), $2, $0)"),
+	BOTH("aten::addcdiv", "", "t", "tts", NULL, "vadd(vdiv(vmul($1, $3), $2), $0)"),
 };
 
 static const char by_position[] = "the vector body and the scalar tail use different functions: bits depend on position";
@@ -138,7 +135,7 @@ static const struct {
 	{"aten::hardswish", nan_by_position},
 	{"aten::hardsigmoid", nan_by_position},
 	{"aten::hardtanh_backward", nan_by_position},
-	{"aten::leaky_relu_backward", "the derivative from the result is not in the table"},
+	{"aten::leaky_relu_backward", "signalling NaNs and flushed denormals differ between vector body and scalar tail"},
 	{"aten::gt", not_float},
 	{"aten::ge", not_float},
 	{"aten::lt", not_float},
@@ -163,63 +160,87 @@ const struct oprule *oprule_find(const char *op)
 	return NULL;
 }
 
-/* The blank-separated word number n of a list equals `text`. Numbers are compared as numbers: 0.5 is 5e-1. */
-static bool constant_is(const char *list, size_t n, const char *text)
+/* What the `c` number n may be. */
+static const char *constant_word(const char *list, size_t n)
 {
-	char *list_end, *text_end;
-	double want, have;
-	size_t length;
-
 	for (; n && list; n--) {
 		list = strchr(list, ' ');
 		list = list ? list + 1 : NULL;
 	}
-	if (!list)
-		return false;
-	length = strcspn(list, " ");
-	if (strlen(text) == length && !strncmp(list, text, length))
-		return true;
-	want = strtod(list, &list_end);
-	have = strtod(text, &text_end);
-	return list_end == list + length && text_end != text && !*text_end && want == have;
+	return list;
 }
 
-static bool token_fits(const struct oprule *rule, size_t arg, size_t constant, const char *token)
+/* Compared as numbers: 0.5 is 5e-1. */
+static bool constant_fits(const struct oprule *rule, size_t n, double value)
+{
+	const char *word = constant_word(rule->constants, n);
+
+	if (!word)
+		return false;
+	return *word == '!' ? isfinite(value) && value != strtod(word + 1, NULL) : value == strtod(word, NULL);
+}
+
+/* The token #<x>, or, with numbers given, a number that can be made one. */
+static bool constant_token_fits(const struct oprule *rule, size_t n, const char *token, const double *number)
+{
+	char *end;
+	double value;
+
+	if (*token == 's')
+		return number && constant_fits(rule, n, *number);
+	if (*token != '#')
+		return false;
+	value = strtod(token + 1, &end);
+	return end != token + 1 && !*end && constant_fits(rule, n, value);
+}
+
+static bool token_fits(const struct oprule *rule, size_t arg, const char *token)
 {
 	switch (rule->args[arg]) {
 	case 't':
 		return *token == 'v' || *token == 'i' || (*token == 'b' && !(rule->in_place && arg == 0));
+	case 'd':
+		return *token == 'v' || *token == 'i';
 	case 'e':
 		return *token == 'v' || *token == 'i' || *token == 'b' || *token == 's';
 	case 's':
 		return *token == 's';
-	case 'c':
-		return *token == '#' && constant_is(rule->constants, constant, token + 1);
 	default:
 		return *token == '-';
 	}
 }
 
-bool oprule_fits(const struct oprule *rule, const struct terra_plan_op *op)
+static bool fits(const struct oprule *rule, const struct terra_plan_op *op, const double *number)
 {
 	size_t constant = 0;
-	bool tensor = false;
+	bool tensor = false, ok = true;
 
 	if (strcmp(rule->op, op->op) || strlen(rule->args) != op->n_args)
 		return false;
-	for (size_t i = 0; i < op->n_args; i++) {
-		if (!token_fits(rule, i, constant, op->arg[i]))
-			return false;
-		constant += rule->args[i] == 'c';
+	for (size_t i = 0; ok && i < op->n_args; i++) {
+		if (rule->args[i] == 'c')
+			ok = constant_token_fits(rule, constant++, op->arg[i], number ? &number[i] : NULL);
+		else
+			ok = token_fits(rule, i, op->arg[i]);
 		tensor |= *op->arg[i] == 'v' || *op->arg[i] == 'i' || *op->arg[i] == 'b';
 	}
-	return tensor;
+	return ok && tensor;
+}
+
+bool oprule_fits(const struct oprule *rule, const struct terra_plan_op *op)
+{
+	return fits(rule, op, NULL);
 }
 
 const struct oprule *oprule_match(const struct terra_plan_op *op)
 {
+	return oprule_choose(op, NULL);
+}
+
+const struct oprule *oprule_choose(const struct terra_plan_op *op, const double *number)
+{
 	for (size_t i = 0; i < sizeof(rules) / sizeof(rules[0]); i++)
-		if (oprule_fits(&rules[i], op))
+		if (fits(&rules[i], op, number))
 			return &rules[i];
 	return NULL;
 }

@@ -16,34 +16,36 @@
 struct oprule {
 	const char *op; /* schema name and overload as in a plan line: "aten::mul.Tensor" */
 	/* One letter per schema argument:
-	 *   t  a float32 tensor of the domain or broadcasting into it (tokens v, i, b)
-	 *   e  either such a tensor or a number in a tensor: 0-dim, any real dtype, read when the op is issued (token s).
-	 *      At least one `t` or `e` of a line is a tensor of the domain.
+	 *   t  a float32 tensor of the domain, or broadcasting into it or strided (tokens v, i, b)
+	 *   d  a float32 tensor of the domain (tokens v, i)
+	 *   e  a tensor as for t, or a number in a tensor: 0-dim or one element, read when the op is issued (token s)
 	 *   s  a number that the kernel takes at run time: Scalar, optional Scalar that is present, double (token s)
 	 *   c  a constant that the kernel is specialised for (token #<x>)
-	 *   -  an absent optional (token -) */
+	 *   -  an absent optional (token -)
+	 * At least one argument of a line is a tensor. */
 	const char *args;
-	/* For each `c`, in order, separated by blanks: the value that this rule is for, spelled as in a plan line without
-	 * its #. NULL when args has no `c`. */
+	/* For each `c`, in order, separated by blanks, what it may be: a number, or "!<number>" for any finite number but
+	 * this one. NULL when args has no `c`. */
 	const char *constants;
 	/* Exactly one of the two: */
 	const char *expr;   /* the value as a C expression: $<n> is schema argument n; see kernel_source.c for its functions */
 	const char *import; /* symbol of a framework function that is applied to each block of argument 0; its C type is
 			       that of MKL's vector functions: void (int n, const float *a, float *r, int64_t mode) */
 	bool in_place;      /* the result takes the place of argument 0, which is then a tensor of the domain: v or i */
-	/* A run-time number for which the framework's own bits depend on the element's position, so that no kernel can
-	 * have them: whoever reads the number runs the op at once when argument `exception_arg` is `exception`. */
-	bool has_exception;
-	unsigned char exception_arg;
-	double exception;
 };
 
-/* The first rule of this name, or NULL: then the op can't be fused. Ops that have constants have one rule for each set
- * of constants, all with the same name; see oprule_match. */
+/* The first rule of this name, or NULL: then the op can't be fused. An op may have several rules, one for each set of
+ * constants or kinds of arguments, all with the same name; see oprule_match. */
 const struct oprule *oprule_find(const char *op);
 /* The rule for a whole plan line: name, number of arguments, tokens against `args`, constants. NULL if there is none. */
 const struct oprule *oprule_match(const struct terra_plan_op *op);
-/* The same for one given rule. */
+/* For those who make plan lines, instead of oprule_match: `op` has the token s for every number, and number[i] is what argument i
+ * was in the trace. The rule may want some of them as constants: then the caller replaces the token s of each argument i
+ * with rule->args[i] == 'c' by #<%.17g of the number>, and oprule_match finds the same rule. E.g. alpha of
+ * aten::add.Tensor v5 s s becomes #1, as only then the bits do not depend on position; with another alpha there is no
+ * rule. NULL when no rule fits. */
+const struct oprule *oprule_choose(const struct terra_plan_op *op, const double *number);
+/* Whether one given rule is for this line. */
 bool oprule_fits(const struct oprule *rule, const struct terra_plan_op *op);
 /* Why an op that looks elementwise is left out (one line), or NULL when there is nothing to say about it. */
 const char *oprule_excluded(const char *op);
