@@ -264,14 +264,16 @@ static inline __attribute__((always_inline)) uint8_t terra_requires_grad(const s
 	return (flag & 0xff) || grad_fn;
 }
 
-/* The undefined tensor has no dispatch keys. */
+/* The undefined tensor has a type that no other has, and in some releases no dispatch keys. */
 static inline __attribute__((always_inline)) uint8_t terra_is_defined(const struct terra_offsets *off, uint64_t impl)
 {
-	uint64_t keys;
+	uint64_t word;
 
 	if (!impl)
 		return 0;
-	return terra_read_field(impl, &off->key_set, &keys) || keys != 0;
+	if (off->undefined_type != 0xffff && !terra_read_field(impl, &off->data_type, &word))
+		return word != off->undefined_type;
+	return terra_read_field(impl, &off->key_set, &word) || word != 0;
 }
 
 static __attribute__((noinline)) int terra_put_tensor(struct terra_decoder *d, uint64_t impl)

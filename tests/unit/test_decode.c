@@ -67,6 +67,7 @@ static const struct terra_offsets fake_offsets = {
 	.nbytes = FIELD(struct fake_storage, nbytes),
 	.requires_grad = FIELD(struct fake_meta, requires_grad),
 	.grad_fn = FIELD(struct fake_meta, grad_fn),
+	.undefined_type = 9,
 	.scalar_type = { [3] = 6, [4] = 4, [5] = TERRA_DTYPE_UNKNOWN },
 	.scalar = { sizeof(struct fake_scalar), offsetof(struct fake_scalar, tag), 0, 7, 5, 6, 4, 3 },
 };
@@ -224,7 +225,7 @@ static void undefined_and_unreadable_tensors(void **state)
 	struct terra_packed *value;
 	struct terra_packed_tensor *t;
 
-	impl.keys = 0;
+	impl.type = 9;
 	value = decode_one(TERRA_KIND_TENSOR, (uintptr_t)&tensor, 0, 1, 1);
 	t = (struct terra_packed_tensor *)(value + 1);
 	assert_int_equal(value->present, 1);
@@ -253,6 +254,10 @@ static void fields_that_are_not_known(void **state)
 	assert_int_equal(t->storage, 0);
 	assert_int_equal(t->dtype, -1);
 	assert_int_equal(t->requires_grad, 0xff);
+	impl.keys = 0; /* without a known type the dispatch keys tell */
+	decode(&layout, &regs, &offsets, TERRA_RECORD_ENTER);
+	assert_int_equal(t->defined, 0);
+	impl.keys = 0x8000;
 	offsets.strides.known = 1;
 	offsets.inline_dims = 0; /* only up to one dimension is safe then */
 	decode(&layout, &regs, &offsets, TERRA_RECORD_ENTER);
