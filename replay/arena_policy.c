@@ -13,8 +13,9 @@
  * the window looks as if it shrank each time; it is found out by taking the memory again within a window, and the
  * window doubles (up to 64 epochs): after a few steps that stops.
  *
- * Before the window has filled once, its lowest value is that of the program's start and says nothing. Until then a
- * program shrinks when one run of frees, with no allocation in between, takes away three quarters of what was live.
+ * A young program has no such history: its lowest values are those of its start. There, one run of frees with no
+ * allocation in between that takes away three quarters of what was live is shrinking too; but when that turns out to be
+ * the program's habit (an output that holds a whole graph, replaced each time), it no longer counts.
  *
  * A slow decline moves the floor along and is never "shrinking"; so when the peak of the last N_EPOCHS epochs is far
  * below what is resident, the difference is given back as well.
@@ -45,6 +46,8 @@ static struct {
 	uint64_t returned; /* given back by the last shrinking, 0 when that is long ago... */
 	uint64_t retaken;  /* ...and taken again since */
 	unsigned watch;    /* epochs for which that is still watched */
+	bool by_run;       /* that shrinking was a run of frees */
+	bool runs_usual;
 
 	uint64_t peak_live, peak_resident, n_alloc, n_free, n_fresh, trimmed;
 } policy = {.window = WINDOW_FIRST, .epochs = {{0, 0}}};
@@ -69,7 +72,7 @@ static void set_floor(uint64_t floor)
 	policy.trigger = floor > drop ? floor - drop : 0;
 }
 
-static void shrink(void)
+static void shrink(bool by_run)
 {
 	uint64_t before = policy.resident;
 
@@ -83,6 +86,7 @@ static void shrink(void)
 		policy.returned = before - policy.resident + (policy.watch ? policy.returned : 0);
 		policy.retaken = 0;
 		policy.watch = policy.window;
+		policy.by_run = by_run || policy.by_run;
 	}
 }
 
@@ -90,10 +94,14 @@ static void shrink(void)
 static void regret(void)
 {
 	policy.watch = 0;
-	if (policy.window < N_EPOCHS)
+	if (policy.by_run) {
+		policy.runs_usual = true;
+		policy.by_run = false;
+	} else if (policy.window < N_EPOCHS) {
 		policy.window *= 2;
-	else if (policy.stretch < STRETCH_MAX)
+	} else if (policy.stretch < STRETCH_MAX) {
 		policy.stretch++;
+	}
 }
 
 static uint64_t epoch_length(void)
@@ -132,8 +140,8 @@ static void next_epoch(void)
 	policy.epochs[policy.epoch] = (struct epoch){policy.live, policy.live};
 	policy.volume = 0;
 	set_floor(policy.n_complete < policy.window ? 0 : floor);
-	if (policy.watch)
-		policy.watch--;
+	if (policy.watch && !--policy.watch)
+		policy.by_run = false;
 	if (policy.resident > budget(peak + peak / 4)) {
 		policy.peak = peak;
 		trim_to(budget(peak));
@@ -159,12 +167,9 @@ void policy_note_alloc(uint64_t bytes)
 		next_epoch();
 }
 
-static bool program_shrinks(void)
+static bool most_freed_at_once(void)
 {
-	if (policy.live < policy.trigger)
-		return true;
-	return policy.n_complete < policy.window && policy.live < policy.run_start / 4 &&
-	       policy.run_start - policy.live > 2 * SLACK;
+	return !policy.runs_usual && policy.live < policy.run_start / 4 && policy.run_start - policy.live > 2 * SLACK;
 }
 
 void policy_note_free(uint64_t bytes)
@@ -175,8 +180,10 @@ void policy_note_free(uint64_t bytes)
 	policy.live -= bytes;
 	if (policy.live < epoch->min)
 		epoch->min = policy.live;
-	if (program_shrinks())
-		shrink();
+	if (policy.live < policy.trigger)
+		shrink(false);
+	else if (most_freed_at_once())
+		shrink(true);
 }
 
 void policy_make_room(uint64_t bytes, uint64_t block_bytes)
