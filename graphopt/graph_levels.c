@@ -1,0 +1,166 @@
+/* graph_levels.c - which of the nested events are the program's ops as the backend sees them.
+ *
+ * One op of a program is several events: its call, then a redispatch below autograd (for in-place ops another one below the
+ * version counter), and inside the kernel whatever that calls. An op made of others (linear, dropout) is a call with the
+ * calls of its parts inside. What replay can defer is the innermost redispatch of an op:
+ *   - a redispatch is a node unless it contains a redispatch of the same op; what happens inside a node is its own
+ *     business;
+ *   - a call is looked into when it contains its own redispatch, or any redispatch of an op on tensors (then it is made
+ *     of those). Otherwise it reaches its kernel without redispatch and is a node that can't be deferred. Allocation
+ *     inside kernels is redispatched by the choice of the backend, without tensors, and says nothing.
+ * No dispatch key is known by number: the keys that most nodes have are the backend's own.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "graphopt/graph_events.h"
+#include "graphopt/plan_ops.h"
+
+struct levels {
+	struct graph *graph;
+	const struct op_events *events;
+	uint64_t *keysets; /* of the graph's ops; 0: no redispatch */
+};
+
+static bool same_op(const struct op_event *a, const struct op_event *b)
+{
+	return !strcmp(a->op.name, b->op.name);
+}
+
+/* A redispatch of the same op directly inside. */
+static bool goes_on(const struct op_events *events, uint32_t i)
+{
+	const struct op_event *items = events->items;
+	uint32_t c;
+
+	for (c = items[i].first_child; c != GRAPH_NONE; c = items[c].next_sibling)
+		if (items[c].level == TERRA_LEVEL_REDISPATCH && same_op(&items[c], &items[i]))
+			return true;
+	return false;
+}
+
+static bool has_tensors(const struct graph_op *op)
+{
+	uint32_t i;
+
+	for (i = 0; i < op->n_args; i++)
+		if (op->args[i].n)
+			return true;
+	return false;
+}
+
+/* Any redispatch on tensors inside, at any depth. Ops nest a few levels deep, so recursion does no harm. */
+static bool is_made_of_others(const struct op_events *events, uint32_t i)
+{
+	const struct op_event *items = events->items;
+	uint32_t c;
+
+	for (c = items[i].first_child; c != GRAPH_NONE; c = items[c].next_sibling) {
+		if (items[c].level == TERRA_LEVEL_REDISPATCH && has_tensors(&items[c].op))
+			return true;
+		if (is_made_of_others(events, c))
+			return true;
+	}
+	return false;
+}
+
+static bool is_node(const struct op_events *events, uint32_t i)
+{
+	if (goes_on(events, i))
+		return false;
+	return events->items[i].level == TERRA_LEVEL_REDISPATCH || !is_made_of_others(events, i);
+}
+
+/* A tail jump leaves no exit event of the inner levels: then the enclosing level of the same op has the result. An
+ * in-place op's result is its first argument. */
+static void find_results(const struct op_events *events, uint32_t i, struct graph_op *op)
+{
+	const struct op_event *items = events->items;
+	uint32_t p = i;
+
+	while (!items[p].has_results && items[p].parent != GRAPH_NONE && same_op(&items[items[p].parent], &items[i]))
+		p = items[p].parent;
+	if (items[p].has_results) {
+		op->n_results = items[p].op.n_results;
+		op->results = items[p].op.results;
+	}
+	op->raised |= items[p].op.raised;
+	if (!op->n_results && op->n_args && op->args[0].kind == GRAPH_TENSOR && terra_plan_op_in_place(op->name)) {
+		op->n_results = 1;
+		op->results = op->args[0].tensor;
+	}
+}
+
+static int add_op(struct levels *levels, uint32_t i)
+{
+	struct graph *graph = levels->graph;
+	const struct op_event *event = &levels->events->items[i];
+	struct graph_op *ops = graph_grow(graph, graph->ops, graph->n_ops, sizeof(*ops));
+
+	if (!ops)
+		return -ENOMEM;
+	graph->ops = ops;
+	ops[graph->n_ops] = event->op;
+	find_results(levels->events, i, &ops[graph->n_ops]);
+	levels->keysets[graph->n_ops++] = event->level == TERRA_LEVEL_REDISPATCH ? event->keyset : 0;
+	return 0;
+}
+
+static int visit(struct levels *levels, uint32_t i)
+{
+	const struct op_event *items = levels->events->items;
+	uint32_t c;
+	int ret = 0;
+
+	if (is_node(levels->events, i))
+		return add_op(levels, i);
+	for (c = items[i].first_child; c != GRAPH_NONE && !ret; c = items[c].next_sibling)
+		ret = visit(levels, c);
+	return ret;
+}
+
+static int by_value(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+/* The most frequent one; 0 when there is none. */
+static uint64_t common_keyset(const uint64_t *keysets, uint32_t n, uint64_t *sorted)
+{
+	uint64_t best = 0;
+	uint32_t i, run = 0, most = 0;
+
+	memcpy(sorted, keysets, n * sizeof(*sorted));
+	qsort(sorted, n, sizeof(*sorted), by_value);
+	for (i = 0; i < n; i++) {
+		run = i && sorted[i] == sorted[i - 1] ? run + 1 : 1;
+		if (sorted[i] && run > most) {
+			most = run;
+			best = sorted[i];
+		}
+	}
+	return best;
+}
+
+int graph_choose_ops(struct graph *graph, const struct op_events *events)
+{
+	struct levels levels = {.graph = graph, .events = events};
+	uint64_t *memory = calloc(2 * (size_t)events->n + 1, sizeof(*memory)), common;
+	uint32_t i;
+	int ret = 0;
+
+	if (!memory)
+		return -ENOMEM;
+	levels.keysets = memory;
+	for (i = 0; i < events->n && !ret; i++)
+		if (events->items[i].parent == GRAPH_NONE)
+			ret = visit(&levels, i);
+	common = common_keyset(memory, graph->n_ops, memory + events->n);
+	for (i = 0; i < graph->n_ops; i++)
+		graph->ops[i].plain_keys = common && memory[i] == common;
+	free(memory);
+	return ret;
+}
