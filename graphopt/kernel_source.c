@@ -176,5 +176,3 @@ const char kernel_prelude[] =
 	"		}\n"
 	"	}\n"
 	"}\n";
-
-const char kernel_mt19937_bernoulli[] = "";
