@@ -129,16 +129,19 @@ static void version_of(const char *program, char *version, size_t size)
 		memcpy(version, base, n + 1);
 }
 
-static bool first_match(const char *pattern, struct found *found)
+/* Of several versions the newest; a pattern may also say which. */
+static bool best_match(const char *pattern, struct found *found)
 {
+	const char *newest = NULL;
 	glob_t matches;
-	bool any = false;
+	bool any;
 
 	if (glob(pattern, 0, NULL, &matches) != 0)
 		return false;
-	/* The last one: of several versions the newest, unless the name said which. */
-	if (matches.gl_pathc > 0)
-		any = join(found->path, sizeof(found->path), "%s%s", matches.gl_pathv[matches.gl_pathc - 1], "");
+	for (size_t i = 0; i < matches.gl_pathc; i++)
+		if (!newest || strverscmp(matches.gl_pathv[i], newest) > 0)
+			newest = matches.gl_pathv[i];
+	any = newest && join(found->path, sizeof(found->path), "%s%s", newest, "");
 	globfree(&matches);
 	return any && readable(found->path);
 }
@@ -156,10 +159,10 @@ static bool search_prefix(const char *prefix, const char *version, struct found 
 	const char *number = *version ? version : "3*";
 
 	for (size_t i = 0; i < sizeof(layouts) / sizeof(layouts[0]); i++)
-		if (join(pattern, sizeof(pattern), layouts[i], prefix, number) && first_match(pattern, found))
+		if (join(pattern, sizeof(pattern), layouts[i], prefix, number) && best_match(pattern, found))
 			return true;
 	return join(pattern, sizeof(pattern), "%s/lib/python3/dist-packages/" LIBRARY "%s", prefix, "") &&
-	       first_match(pattern, found);
+	       best_match(pattern, found);
 }
 
 static bool search_user(const char *version, struct found *found)
