@@ -62,6 +62,7 @@ struct graph_op {
 	uint32_t n_results;   /* tensors; an in-place op's result is its first argument */
 	struct graph_tensor *results;
 	bool plain_keys;      /* dispatched with the backend's own keys and no other functionality */
+	bool call_only;       /* reached its kernel without redispatch: replay does not see it */
 	bool raised;
 	uint64_t ns;          /* traced duration, tracing included */
 	const char *file;     /* innermost Python frame; "" without stacks */

@@ -103,6 +103,7 @@ static int add_op(struct levels *levels, uint32_t i)
 	graph->ops = ops;
 	ops[graph->n_ops] = event->op;
 	find_results(levels->events, i, &ops[graph->n_ops]);
+	ops[graph->n_ops].call_only = event->level == TERRA_LEVEL_CALL;
 	levels->keysets[graph->n_ops++] = event->level == TERRA_LEVEL_REDISPATCH ? event->keyset : 0;
 	return 0;
 }

@@ -412,7 +412,8 @@ static void read_op(struct reader *reader)
 	expect(reader, "->");
 	expect(reader, "(");
 	op->n_results = read_tensors(reader, ")", &op->results);
-	op->plain_keys = !accept(reader, "other-keys");
+	op->call_only = accept(reader, "call-only");
+	op->plain_keys = !op->call_only && !accept(reader, "other-keys");
 	op->raised = accept(reader, "raised");
 	if (accept(reader, "ns="))
 		op->ns = read_unsigned(reader, 10);

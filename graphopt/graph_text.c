@@ -103,7 +103,9 @@ static void print_op(const struct graph_op *op, uint32_t number, FILE *out)
 	fputs(") -> (", out);
 	print_tensors(op->results, op->n_results, out);
 	fputc(')', out);
-	if (!op->plain_keys)
+	if (op->call_only)
+		fputs(" call-only", out);
+	else if (!op->plain_keys)
 		fputs(" other-keys", out);
 	if (op->raised)
 		fputs(" raised", out);

@@ -44,6 +44,29 @@ int pass_inplace(struct graph *graph, char *err, size_t err_size)
 	return 0;
 }
 
+/* Whether all results are memory of an argument, which the op's name does not say it writes. */
+static bool returns_arguments(const struct graph_op *op)
+{
+	uint32_t i, j, k;
+	bool found = op->n_results > 0;
+
+	for (i = 0; i < op->n_results && found; i++) {
+		found = false;
+		for (j = 0; j < op->n_args && !found; j++)
+			for (k = 0; k < op->args[j].n && !found; k++)
+				found = op->args[j].tensor[k].storage == op->results[i].storage &&
+					op->args[j].tensor[k].version == op->results[i].version;
+	}
+	return found && !terra_plan_op_in_place(op->name);
+}
+
+/* Known by name, as replay knows it; or an op that replay never sees and that handed back what it was given (`to` of the
+ * type that the tensor has). */
+static bool is_passive(const struct graph_op *op)
+{
+	return passive_op(op->name) || (op->call_only && returns_arguments(op));
+}
+
 int pass_passive(struct graph *graph, char *err, size_t err_size)
 {
 	uint32_t i;
@@ -51,7 +74,7 @@ int pass_passive(struct graph *graph, char *err, size_t err_size)
 	for (i = 0; i < graph->n_ops; i++) {
 		struct graph_op *op = &graph->ops[i];
 
-		if (op->class != GRAPH_STOP || op->raised || !passive_op(op->name))
+		if (op->class != GRAPH_STOP || op->raised || !is_passive(op))
 			continue;
 		op->class = GRAPH_PASSIVE;
 		op->reason = NULL;

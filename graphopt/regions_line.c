@@ -311,6 +311,8 @@ const char *region_op_blocker(struct graph *graph, const struct graph_op *op)
 
 	if (op->raised)
 		return "raised an exception";
+	if (op->call_only)
+		return "reaches its kernel without redispatch";
 	if (!op->plain_keys)
 		return "dispatched with other functionality than the backend's";
 	if (!oprule_find(op->name)) {
