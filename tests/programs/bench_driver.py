@@ -1,0 +1,109 @@
+"""Runs an unmodified training script and notes the time of each iteration, each loss and the final parameters.
+
+    bench_driver.py [--compile] [--started NS] --out FILE PROGRAM [ARGUMENT]...
+
+The script runs as if it had been started itself. Two places outside it are used: an iteration ends when the script's first
+optimizer has made its step, and the loss is what the script calls backward() on. Neither reads a value or makes the
+program wait; all values are read after the script's end, and the time of that end includes that every parameter has been
+computed. --compile hands the first module that the script calls to torch.compile.
+"""
+import argparse
+import hashlib
+import json
+import resource
+import runpy
+import sys
+import time
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+
+class Watch:
+    """What was seen of the script."""
+
+    def __init__(self):
+        self.ends, self.losses, self.optimizers = [], [], []
+
+    def optimizer_stepped(self, optimizer, args, kwargs):
+        if all(optimizer is not known for known in self.optimizers):
+            self.optimizers.append(optimizer)
+        if optimizer is self.optimizers[0]:
+            self.ends.append(time.monotonic_ns())
+
+    def parameters(self):
+        return [parameter for optimizer in self.optimizers for group in optimizer.param_groups
+                for parameter in group["params"]]
+
+
+def watch_backward(watch):
+    backward = torch.Tensor.backward
+
+    def watched(self, *args, **kwargs):
+        watch.losses.append(self.detach())
+        return backward(self, *args, **kwargs)
+
+    torch.Tensor.backward = watched
+
+
+def compile_first_module():
+    """torch.compile in place, on the first module with parameters that is called: the model, in most scripts."""
+    call = torch.nn.Module.__call__
+
+    def first_call(self, *args, **kwargs):
+        if next(self.parameters(), None) is not None:
+            torch.nn.Module.__call__ = call
+            self.compile()
+        return call(self, *args, **kwargs)
+
+    torch.nn.Module.__call__ = first_call
+
+
+def wait_for_values(tensors):
+    """One element of each, read on the host: whatever was put off has been done then."""
+    for tensor in tensors:
+        if tensor.numel():
+            tensor.detach().reshape(-1)[-1].item()
+
+
+def bits(tensor):
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def digest(tensors):
+    result = hashlib.sha256()
+    for tensor in tensors:
+        result.update(bits(tensor))
+    return result.hexdigest()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--started", type=int, default=time.monotonic_ns(), metavar="NS",
+                        help="CLOCK_MONOTONIC when the process was started, in ns")
+    parser.add_argument("--out", required=True, metavar="FILE")
+    parser.add_argument("program")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+    options = parser.parse_args()
+
+    watch = Watch()
+    register_optimizer_step_post_hook(watch.optimizer_stepped)
+    watch_backward(watch)
+    if options.compile:
+        compile_first_module()
+    sys.argv = [options.program, *options.arguments]
+    runpy.run_path(options.program, run_name="__main__")
+
+    wait_for_values(watch.parameters() + watch.losses)
+    end = time.monotonic_ns()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    seconds = [(moment - options.started) / 1e9 for moment in watch.ends]
+    with open(options.out, "w", encoding="utf-8") as out:
+        json.dump({"iteration_ends": seconds, "end": (end - options.started) / 1e9, "peak_bytes": peak,
+                   "losses": [bits(loss).hex() for loss in watch.losses], "parameters": digest(watch.parameters()),
+                   "torch": torch.__version__, "threads": torch.get_num_threads()}, out)
+
+
+if __name__ == "__main__":
+    main()
