@@ -279,7 +279,8 @@ static const struct anchor *choose_period(struct finder *f)
 		n++;
 	}
 	for (size_t i = 0; i < n; i++)
-		if (covered[i] > f->n / MIN_SHARE && covered[i] >= NEARLY(most) && (!best || looked_at[i]->gap < best->gap))
+		if (covered[i] > f->n / MIN_SHARE && covered[i] >= NEARLY(most) &&
+		    (!best || looked_at[i]->gap < best->gap))
 			best = looked_at[i];
 	return best;
 }
@@ -321,7 +322,7 @@ static const struct anchor *choose_start(const struct finder *f, const struct an
 	return start;
 }
 
-/* Ops before the anchor that belong to the same iteration: those that precede nearly every occurrence, the first too. */
+/* Ops before the anchor that belong to the same iteration: they precede nearly every occurrence, the first too. */
 static uint32_t steps_back(const struct finder *f, const struct anchor *a)
 {
 	uint32_t back = 0;

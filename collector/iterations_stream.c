@@ -163,7 +163,8 @@ static int select_thread(const struct terra_op_stream *stream, uint32_t thread, 
 	return 0;
 }
 
-static int find_with(const struct terra_op_stream *stream, struct selection *s, bool shapes, struct terra_iterations *out)
+static int find_with(const struct terra_op_stream *stream, struct selection *s, bool shapes,
+		     struct terra_iterations *out)
 {
 	int err;
 

@@ -74,7 +74,8 @@ static void print_iterations(const struct terra_summary *s, FILE *out)
 	const struct terra_iterations *it = &s->iterations;
 
 	if (!s->has_iterations) {
-		fprintf(out, "%-12s none found: the ops do not repeat; record at least three iterations\n", "iterations");
+		fprintf(out, "%-12s none found: the ops do not repeat; record at least three iterations\n",
+			"iterations");
 		return;
 	}
 	fprintf(out, "%-12s %" PRIu32 " of %" PRIu64 " ops on thread %" PRIu32, "iterations", it->n, it->period,

@@ -1,4 +1,4 @@
-/* trace_decode.c - the records of a block to events. The bytes are not trusted: checksums find accidents, not malice. */
+/* trace_decode.c - the records of a block to events. They are not trusted: checksums find accidents, not malice. */
 #include "collector/trace_decode.h"
 
 #include <errno.h>
@@ -522,8 +522,8 @@ int trace_decode(struct trace_decoder *d, struct terra_event *event)
 	return d->seq == d->end_seq ? 0 : -EBADMSG;
 }
 
-void trace_decoder_begin(struct trace_decoder *d, const uint8_t *raw, size_t size, uint64_t first_seq, uint32_t n_events,
-			 uint64_t base_time)
+void trace_decoder_begin(struct trace_decoder *d, const uint8_t *raw, size_t size, uint64_t first_seq,
+			 uint32_t n_events, uint64_t base_time)
 {
 	d->records = (struct trace_cursor){.p = raw, .end = raw + size};
 	d->seq = first_seq;

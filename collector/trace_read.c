@@ -44,7 +44,8 @@ struct block_header {
 	uint64_t base_time;
 };
 
-__attribute__((format(printf, 3, 4))) static int fail(struct terra_trace_reader *reader, int err, const char *format, ...)
+__attribute__((format(printf, 3, 4))) static int fail(struct terra_trace_reader *reader, int err, const char *format,
+						      ...)
 {
 	va_list args;
 
@@ -95,13 +96,15 @@ static int check_magic(struct terra_trace_reader *reader, const char *path, cons
 	uint32_t version;
 
 	if (size == 0)
-		return fail(reader, -ENODATA, "%s is empty: the recording stopped before it began; record it again", path);
+		return fail(reader, -ENODATA, "%s is empty: the recording stopped before it began; record it again",
+			    path);
 	if (memcmp(start, TRACE_MAGIC, n) != 0)
 		return fail(reader, -EINVAL,
 			    "%s is not a trace: record one with `terra-trace -o FILE -- python program.py`", path);
 	if (size < TRACE_HEADER_STRINGS)
 		return fail(reader, -ENODATA,
-			    "%s ends inside its header: the recording stopped before the first op; record it again", path);
+			    "%s ends inside its header: the recording stopped before the first op; record it again",
+			    path);
 	version = trace_get32(start + TRACE_HEADER_VERSION);
 	if (version != TRACE_VERSION)
 		return fail(reader, -EPROTONOSUPPORT,
@@ -166,7 +169,8 @@ static int read_header(struct terra_trace_reader *reader, const char *path)
 		return fail(reader, -EBADMSG, "%s is damaged in its header; record it again", path);
 	if (size > reader->size)
 		return fail(reader, -ENODATA,
-			    "%s ends inside its header: the recording stopped before the first op; record it again", path);
+			    "%s ends inside its header: the recording stopped before the first op; record it again",
+			    path);
 	reader->header = malloc(size);
 	if (!reader->header)
 		return fail(reader, -ENOMEM, "no memory to read %s", path);
@@ -288,8 +292,8 @@ static int skip_damage(struct terra_trace_reader *reader)
 	reader->missing += events;
 	reader->next_block = b.number;
 	reader->next_seq = b.first_seq;
-	return fail(reader, -EBADMSG, "damaged from byte %" PRIu64 " to %" PRIu64 ": %" PRIu64 " events are missing", at,
-		    reader->pos, events);
+	return fail(reader, -EBADMSG, "damaged from byte %" PRIu64 " to %" PRIu64 ": %" PRIu64 " events are missing",
+		    at, reader->pos, events);
 }
 
 /* The file ends inside a block: what a crash or a full disk leaves. */
@@ -315,8 +319,9 @@ static int decompress(struct terra_trace_reader *reader, const struct block_head
 		return fail(reader, -ENOMEM, "no memory for a block of %" PRIu32 " bytes", b->raw);
 	n = ZSTD_decompressDCtx(reader->zstd, reader->raw, b->raw, reader->stored, b->stored);
 	if (ZSTD_isError(n) || n != b->raw)
-		return fail(reader, -EBADMSG, "block %" PRIu32 " cannot be decompressed: %" PRIu32 " events are missing",
-			    b->number, b->n_events);
+		return fail(reader, -EBADMSG,
+			    "block %" PRIu32 " cannot be decompressed: %" PRIu32 " events are missing", b->number,
+			    b->n_events);
 	return 0;
 }
 

@@ -133,8 +133,8 @@ static int create_failed(const char *path, int err, char *message, size_t size)
 	return err;
 }
 
-int terra_trace_create(const char *path, const struct terra_trace_info *info, struct terra_trace_writer **out, char *err,
-		       size_t err_size)
+int terra_trace_create(const char *path, const struct terra_trace_info *info, struct terra_trace_writer **out,
+		       char *err, size_t err_size)
 {
 	struct terra_trace_writer *writer = calloc(1, sizeof(*writer));
 	int ret = -ENOMEM;

@@ -33,7 +33,7 @@ static const char help[] =
 	"    --json     Print one JSON object; its lists are complete. With --dump a JSON object per line.\n"
 	"    --top N    Entries per list, 15 unless given.\n"
 	"    --dump     Print every event instead of the summary, one per line:\n"
-	"                 SEQ SECONDS tTHREAD > OP LEVEL [keys=SET] [in=SEQ] (ARGUMENTS) [at FILE:LINE FUNCTION < ...]\n"
+	"                 SEQ SECONDS tTHREAD > OP LEVEL [keys=SET] [in=SEQ] (ARGUMENTS) [at FILE:LINE NAME < ...]\n"
 	"                 SEQ SECONDS tTHREAD < OP LEVEL [of=SEQ] [raised] (RESULTS)\n"
 	"                 SEQ SECONDS tTHREAD ! N events lost\n"
 	"                 SEQ SECONDS tTHREAD # NOTE\n"

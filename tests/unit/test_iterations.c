@@ -107,8 +107,8 @@ static void expect(const struct program *p, uint32_t at_least)
 	run(p);
 	assert_int_equal(terra_iterations_find(stream.ids, stream.n, &found), 0);
 	assert_true(found.n >= at_least);
-	/* Every one found is one of the program's: it begins where that begins and ends with it, or with what follows up
-	 * to the next. */
+	/* Every one found is one of the program's: it begins where that begins and ends with it, or with what follows
+	 * up to the next. */
 	for (uint32_t i = 0; i < found.n; i++) {
 		while (item < stream.n_iterations && stream.begins[item] < found.items[i].begin)
 			item++;

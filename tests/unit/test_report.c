@@ -221,7 +221,8 @@ static void test_cut_trace(void **state)
 	assert_int_equal(sample_write_trace(sample_tmp("whole"), 100, 10), 0);
 	file = sample_read_file(sample_tmp("whole"));
 	file.data[file.size / 2] ^= 1;
-	sample_write_file(sample_tmp("cut"), file.data, file.size - 100); /* the end marker and some of the last block */
+	sample_write_file(sample_tmp("cut"), file.data,
+			  file.size - 100); /* the end marker and some of the last block */
 	summary = summary_of("cut", &reader);
 	assert_false(summary->ended_cleanly);
 	assert_int_equal(summary->n_damage, 1);
@@ -334,8 +335,9 @@ static void test_json(void **state)
 				  "18446744073709551615,-9223372036854775808,\"0xff\"]");
 	free(text);
 	text = json_of(fill_strings);
-	assert_string_equal(text, "{\"a\\\"\\\\\\u000a\":\"gr\xc3\xbc\xc3\x9f\",\"b\":\"\\udcff\\udcc3|\\udcc0\\udc80|"
-				  "\\udced\\udca0\\udc80|\\udcf4\\udc90\\udc80\\udc80|\\u0000|\\udce2\\udc82\",\"c\":null}");
+	assert_string_equal(text,
+			    "{\"a\\\"\\\\\\u000a\":\"gr\xc3\xbc\xc3\x9f\",\"b\":\"\\udcff\\udcc3|\\udcc0\\udc80|"
+			    "\\udced\\udca0\\udc80|\\udcf4\\udc90\\udc80\\udc80|\\u0000|\\udce2\\udc82\",\"c\":null}");
 	free(text);
 }
 

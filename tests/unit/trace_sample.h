@@ -246,8 +246,8 @@ static SAMPLE_UNUSED bool same_event(const struct terra_event *a, const struct t
 	return same_op_event(a, b);
 }
 
-/* Event `i` of an endless, varied but fixed stream: enters and exits of a few ops with all sorts of values, a note and a
- * loss now and then. The memory is static and holds until the next call. */
+/* Event `i` of an endless, varied but fixed stream: enters and exits of a few ops with all sorts of values, a note and
+ * a loss now and then. The memory is static and holds until the next call. */
 static SAMPLE_UNUSED struct terra_event *sample_event(uint64_t i)
 {
 	static const char *const ops[] = {"aten::mul", "aten::addmm", "aten::relu_", "aten::_foreach_add_"};
@@ -287,7 +287,8 @@ static SAMPLE_UNUSED struct terra_event *sample_event(uint64_t i)
 	values[0] = (struct terra_value){.kind = TERRA_KIND_TENSOR, .present = 1, .u.tensor = &tensors[0]};
 	values[1] = (struct terra_value){
 		.kind = TERRA_KIND_TENSOR_LIST, .present = 1, .count = 9, .recorded = 4, .u.tensors = &tensors[1]};
-	values[2] = (struct terra_value){.kind = TERRA_KIND_SCALAR, .present = 1, .scalar_tag = 'f', .u.d = 0.5 * (double)i};
+	values[2] = (struct terra_value){
+		.kind = TERRA_KIND_SCALAR, .present = 1, .scalar_tag = 'f', .u.d = 0.5 * (double)i};
 	values[3] = (struct terra_value){
 		.kind = TERRA_KIND_INT_LIST, .present = 1, .count = 3, .recorded = 3, .u.ints = ints};
 	values[4] = (struct terra_value){
