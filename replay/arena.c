@@ -127,13 +127,15 @@ static void recycle(const struct place *place)
 	policy_note_free(place->size);
 }
 
+/* libc's own: replay wraps the plain name. */
+ssize_t __write(int fd, const void *p, size_t n);
+
 /* As glibc does: a program that frees what isn't a live block has lost its memory already. */
 static _Noreturn void die_of_bad_free(void)
 {
 	static const char text[] = "terra: free of a pointer that is no live block\n";
 
-	if (write(STDERR_FILENO, text, sizeof(text) - 1) < 0)
-		abort();
+	__write(STDERR_FILENO, text, sizeof(text) - 1);
 	abort();
 }
 

@@ -127,6 +127,8 @@ void policy_stats(struct arena_stats *out);
 
 /* arena_limit.c */
 void limit_init(void);
+/* The part of limit_init that reads files: which group the process is in, and where the trees of groups are. */
+void limit_find_group(const char *membership, const char *v2_root, const char *v1_root);
 /* Bytes that the process may still take before a limit (address space, data, control group); UINT64_MAX: no limit. */
 uint64_t limit_headroom(void);
 

@@ -9,15 +9,19 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 #include "replay/arena_internal.h"
 
 static struct {
+	uint64_t limit;
 	char usage_file[PATH_MAX]; /* empty: no limit */
 	const char *usage_key;
-	uint64_t limit;
-} group = {.limit = UINT64_MAX};
+} group;
+
+/* libc's own: replay wraps the plain name, and its wrapper may look up symbols, which the arena's lock forbids. */
+ssize_t __read(int fd, void *p, size_t n);
 
 /* Reads a small file of /proc or /sys without malloc or stdio. */
 static bool read_text(const char *path, char *text, size_t size)
@@ -27,7 +31,7 @@ static bool read_text(const char *path, char *text, size_t size)
 
 	if (fd < 0)
 		return false;
-	n = read(fd, text, size - 1);
+	n = __read(fd, text, size - 1);
 	close(fd);
 	text[n > 0 ? n : 0] = 0;
 	return n > 0;
@@ -80,11 +84,13 @@ static void look_at_groups(const char *root, const char *name, const char *limit
 	}
 }
 
-void limit_init(void)
+void limit_find_group(const char *membership, const char *v2_root, const char *v1_root)
 {
 	char text[4096];
 
-	if (!read_text("/proc/self/cgroup", text, sizeof(text)))
+	group.limit = UINT64_MAX;
+	group.usage_file[0] = 0;
+	if (!read_text(membership, text, sizeof(text)))
 		return;
 	for (char *line = text, *end; *line; line = end) {
 		char *controllers = strchr(line, ':');
@@ -93,12 +99,19 @@ void limit_init(void)
 		if (*end)
 			*end++ = 0;
 		if (controllers && !strncmp(controllers, "::", 2))
-			look_at_groups("/sys/fs/cgroup", controllers + 2, "memory.max", "anon ");
+			look_at_groups(v2_root, controllers + 2, "memory.max", "anon ");
 		else if (controllers && !strncmp(controllers, ":memory:", 8))
-			look_at_groups("/sys/fs/cgroup/memory", controllers + 8, "memory.limit_in_bytes", "total_rss ");
+			look_at_groups(v1_root, controllers + 8, "memory.limit_in_bytes", "total_rss ");
 	}
-	if (group.limit > (uint64_t)sysconf(_SC_PHYS_PAGES) * PAGE_BYTES) /* the machine itself is smaller */
-		group.usage_file[0] = 0;
+}
+
+void limit_init(void)
+{
+	struct sysinfo info;
+
+	limit_find_group("/proc/self/cgroup", "/sys/fs/cgroup", "/sys/fs/cgroup/memory");
+	if (!sysinfo(&info) && group.limit >= (uint64_t)info.totalram * info.mem_unit)
+		group.usage_file[0] = 0; /* the machine itself is smaller */
 }
 
 static uint64_t left_of(uint64_t limit, uint64_t used)

@@ -367,50 +367,6 @@ static void test_fork(void **state)
 	arena_free(p);
 }
 
-#define N_THREADS 4
-#define N_SHARED 64
-
-/* Blocks pass from thread to thread through a table, freed by whoever finds them. */
-static void *shared[N_SHARED];
-
-static void *thread_work(void *arg)
-{
-	uint64_t x = (uintptr_t)arg * 7919 + 1;
-
-	for (int i = 0; i < 20000; i++) {
-		uint64_t *p, *old;
-		size_t size;
-		void *base;
-
-		x = x * 6364136223846793005ull + 1442695040888963407ull;
-		size = 256ull << (x >> 40) % 10;
-		p = arena_alloc(size + (x >> 50));
-		if (!arena_contains((char *)p + 100, 8, &base, NULL) || base != p)
-			abort();
-		p[0] = p[size / 8 - 1] = (uintptr_t)p;
-		old = __atomic_exchange_n(&shared[(x >> 33) % N_SHARED], p, __ATOMIC_ACQ_REL);
-		if (!old)
-			continue;
-		if (old[0] != (uintptr_t)old)
-			abort();
-		arena_free(old);
-	}
-	return NULL;
-}
-
-static void test_threads(void **state)
-{
-	pthread_t threads[N_THREADS];
-
-	for (uintptr_t i = 0; i < N_THREADS; i++)
-		assert_int_equal(pthread_create(&threads[i], NULL, thread_work, (void *)i), 0);
-	for (int i = 0; i < N_THREADS; i++)
-		pthread_join(threads[i], NULL);
-	for (int i = 0; i < N_SHARED; i++)
-		arena_free(shared[i]);
-	check_tables();
-}
-
 static int set_up(void **state)
 {
 	return arena_init() || arena_init(); /* the second does nothing */
@@ -428,7 +384,6 @@ int main(void)
 		cmocka_unit_test(test_protect),
 		cmocka_unit_test(test_bad_free_ends_the_process),
 		cmocka_unit_test(test_fork),
-		cmocka_unit_test(test_threads),
 		cmocka_unit_test(test_nothing_is_lost),
 	};
 
