@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 /* Signals that end or tell a program something. The stopping ones keep their meaning: the terminal stops both of us. */
-static const int handled_signals[] = {SIGCHLD, SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGWINCH};
+static const int handled_signals[] = { SIGCHLD, SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGWINCH };
 
 static void handled_set(sigset_t *set)
 {
@@ -44,12 +44,12 @@ _Noreturn static void run_child(char *const *argv, char *const *environment, con
 
 int terra_launch_start(char *const *argv, char *const *environment, struct terra_launch *launch)
 {
-	int go[2] = {-1, -1}, failure[2] = {-1, -1}, error;
-	sigset_t set, before;
+	int go[2] = { -1, -1 }, failure[2] = { -1, -1 }, error;
+	sigset_t set;
 
 	memset(launch, 0, sizeof(*launch));
 	handled_set(&set);
-	sigprocmask(SIG_BLOCK, &set, &before);
+	sigprocmask(SIG_BLOCK, &set, &launch->mask);
 	launch->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (launch->signal_fd < 0 || pipe2(go, O_CLOEXEC) || pipe2(failure, O_CLOEXEC))
 		goto err_out;
@@ -59,7 +59,7 @@ int terra_launch_start(char *const *argv, char *const *environment, struct terra
 	if (!launch->pid) {
 		close(go[1]);
 		close(failure[0]);
-		run_child(argv, environment, &before, go[0], failure[1]);
+		run_child(argv, environment, &launch->mask, go[0], failure[1]);
 	}
 	close(go[0]);
 	close(failure[1]);
@@ -73,7 +73,7 @@ err_out:
 		close(failure[i]);
 	}
 	close(launch->signal_fd);
-	sigprocmask(SIG_SETMASK, &before, NULL);
+	sigprocmask(SIG_SETMASK, &launch->mask, NULL);
 	return error;
 }
 
@@ -113,6 +113,8 @@ void terra_launch_cancel(struct terra_launch *launch)
 	close(launch->go_fd);
 	close(launch->error_fd);
 	reap(launch, 0);
+	close(launch->signal_fd);
+	sigprocmask(SIG_SETMASK, &launch->mask, NULL);
 }
 
 /* The terminal sends ^C to everyone in the foreground, so that the program has had it; kill(1) had only us in mind. */
@@ -124,7 +126,7 @@ static void pass_on(struct terra_launch *launch, const struct signalfd_siginfo *
 
 void terra_launch_wait(struct terra_launch *launch, int timeout_ms)
 {
-	struct pollfd ready = {.fd = launch->signal_fd, .events = POLLIN};
+	struct pollfd ready = { .fd = launch->signal_fd, .events = POLLIN };
 	struct signalfd_siginfo info;
 
 	poll(&ready, 1, timeout_ms);
@@ -136,7 +138,7 @@ void terra_launch_wait(struct terra_launch *launch, int timeout_ms)
 
 _Noreturn void terra_launch_exit(const struct terra_launch *launch)
 {
-	struct rlimit none = {0, 0};
+	struct rlimit none = { 0, 0 };
 	sigset_t set;
 	int sig;
 

@@ -7,11 +7,11 @@
 #include <stdint.h>
 
 struct terra_preload_options {
-	const char *recorder;  /* libterra_record.so */
-	const char *output;    /* absolute path of the trace file */
-	uint32_t levels;       /* bit per enum terra_level */
+	const char *recorder; /* libterra_record.so */
+	const char *output;   /* absolute path of the trace file */
+	uint32_t levels;      /* bit per enum terra_level */
 	bool stacks;
-	uint64_t iterations;   /* 0: to the end */
+	uint64_t iterations; /* 0: to the end */
 };
 
 /* A copy of `environment` with the recorder in front of what LD_PRELOAD holds. malloc'ed as one array whose strings are

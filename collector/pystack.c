@@ -18,7 +18,8 @@ static inline int copy(void *destination, const void *source, size_t size)
 	return 0;
 }
 
-#define PYSTACK_READ(context, destination, size, address) copy((destination), (const void *)(uintptr_t)(address), (size))
+#define PYSTACK_READ(context, destination, size, address)                                                              \
+	copy((destination), (const void *)(uintptr_t)(address), (size))
 #include "collector/pystack_walk.h"
 
 uint32_t pystack_self(const struct pystack_layout *layout, struct pystack_entry *entries, uint32_t max, bool *truncated)
@@ -76,7 +77,7 @@ static int read_memory_file(struct pystack_process *process, uint64_t address, v
 
 int pystack_read(struct pystack_process *process, uint64_t address, void *out, size_t size)
 {
-	struct iovec local = {out, size}, remote = {(void *)(uintptr_t)address, size};
+	struct iovec local = { out, size }, remote = { (void *)(uintptr_t)address, size };
 	ssize_t got;
 
 	if (process->memory >= 0)
@@ -136,7 +137,8 @@ static char *encode_string(const void *characters, uint32_t kind, size_t length)
 
 #define STRING_MAX 65536 /* characters; longer than any path or qualified name */
 
-int pystack_read_string(struct pystack_process *process, const struct pystack_layout *layout, uint64_t object, char **out)
+int pystack_read_string(struct pystack_process *process, const struct pystack_layout *layout, uint64_t object,
+			char **out)
 {
 	uint32_t state, kind, compact, ascii;
 	uint64_t type, length;

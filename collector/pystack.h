@@ -1,4 +1,5 @@
-/* pystack.h - Python call stacks of a running CPython 3.11 to 3.14, without its help: file, function and line per frame.
+/* pystack.h - Python call stacks of a running CPython 3.11 to 3.14, without its help: file, function and line per
+ * frame.
  *
  * Three steps, which may happen in different places:
  *   1. pystack_layout_load() finds the interpreter in a process, takes the offsets of its structures (published by 3.13
@@ -23,10 +24,11 @@
  * -ENOTSUP: an interpreter that is not understood; or -errno when the process cannot be read. */
 int pystack_layout_load(pid_t pid, struct pystack_layout *out, char *err, size_t err_size);
 
-/* The calling thread's stack, innermost frame first. For a layout of this process only; about 20 ns a frame, no locks, no
- * memory. Returns the number of entries (at most `max`); 0 for threads without Python. `*truncated` is set when frames
- * are missing at the outer end. */
-uint32_t pystack_self(const struct pystack_layout *layout, struct pystack_entry *entries, uint32_t max, bool *truncated);
+/* The calling thread's stack, innermost frame first. For a layout of this process only; about 20 ns a frame, no locks,
+ * no memory. Returns the number of entries (at most `max`); 0 for threads without Python. `*truncated` is set when
+ * frames are missing at the outer end. */
+uint32_t pystack_self(const struct pystack_layout *layout, struct pystack_entry *entries, uint32_t max,
+		      bool *truncated);
 
 /* Names of one process' code objects, cached. Not thread-safe. */
 struct pystack_names;

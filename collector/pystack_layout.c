@@ -33,8 +33,8 @@ __attribute__((format(printf, 3, 4))) static int fail(struct message *message, i
 
 /* What the interpreter exports and we use. Addresses in the process. */
 struct symbols {
-	uint64_t runtime;   /* _PyRuntime */
-	uint64_t version;   /* Py_Version: PY_VERSION_HEX, since 3.11 */
+	uint64_t runtime; /* _PyRuntime */
+	uint64_t version; /* Py_Version: PY_VERSION_HEX, since 3.11 */
 	uint64_t code_type, unicode_type, bytes_type;
 	uint64_t get_state;
 };
@@ -43,12 +43,12 @@ static const struct {
 	const char *name;
 	size_t offset;
 } wanted_symbols[] = {
-	{"_PyRuntime", offsetof(struct symbols, runtime)},
-	{"Py_Version", offsetof(struct symbols, version)},
-	{"PyCode_Type", offsetof(struct symbols, code_type)},
-	{"PyUnicode_Type", offsetof(struct symbols, unicode_type)},
-	{"PyBytes_Type", offsetof(struct symbols, bytes_type)},
-	{"PyGILState_GetThisThreadState", offsetof(struct symbols, get_state)},
+	{ "_PyRuntime", offsetof(struct symbols, runtime) },
+	{ "Py_Version", offsetof(struct symbols, version) },
+	{ "PyCode_Type", offsetof(struct symbols, code_type) },
+	{ "PyUnicode_Type", offsetof(struct symbols, unicode_type) },
+	{ "PyBytes_Type", offsetof(struct symbols, bytes_type) },
+	{ "PyGILState_GetThisThreadState", offsetof(struct symbols, get_state) },
 };
 
 static void note_symbol(const struct terra_elf *elf, const Elf64_Sym *symbol, uint64_t bias, struct symbols *out)
@@ -127,6 +127,7 @@ struct known_layout {
 	struct pystack_layout layout;
 };
 
+/* clang-format off */
 static const struct known_layout known_layouts[] = {
 	{0x030b, 40, 16, {
 		.state_next = 8, .state_native_id = 160, .state_frame = 56, .has_cframe = 1, .cframe_frame = 8,
@@ -141,6 +142,7 @@ static const struct known_layout known_layouts[] = {
 		.code_linetable = 136, .code_bytecode = 192, .bytes_size = 16, .bytes_data = 32,
 		.unicode_length = 16, .unicode_state = 32, .unicode_ascii = 40, .unicode_compact = 56}},
 };
+/* clang-format on */
 
 static int layout_from_table(uint32_t minor, struct pystack_layout *out, uint64_t *interpreters_head,
 			     uint64_t *threads_head)
@@ -168,8 +170,8 @@ struct published {
 };
 
 static const struct published published_layouts[] = {
-	{0x030d, 3, 5, 9, 21, 23, 25, 29, 30, 31, 33, 35, 36, 37, 38, 39, 43, 65, 66, 68, 69, 70},
-	{0x030e, 3, 5, 9, 24, 26, 28, 32, 33, 34, 36, 40, 41, 42, 43, 44, 48, 75, 76, 78, 79, 80},
+	{ 0x030d, 3, 5, 9, 21, 23, 25, 29, 30, 31, 33, 35, 36, 37, 38, 39, 43, 65, 66, 68, 69, 70 },
+	{ 0x030e, 3, 5, 9, 24, 26, 28, 32, 33, 34, 36, 40, 41, 42, 43, 44, 48, 75, 76, 78, 79, 80 },
 };
 
 #define PUBLISHED_WORDS 96
@@ -265,7 +267,8 @@ static bool word_in(uint8_t offset, size_t size)
 /* The walk masks offsets to what its constant-size reads cover. */
 static bool offsets_fit(const struct pystack_layout *layout)
 {
-	return word_in(layout->frame_code, PYSTACK_FRAME_BYTES) && word_in(layout->frame_previous, PYSTACK_FRAME_BYTES) &&
+	return word_in(layout->frame_code, PYSTACK_FRAME_BYTES) &&
+	       word_in(layout->frame_previous, PYSTACK_FRAME_BYTES) &&
 	       word_in(layout->frame_instr, PYSTACK_FRAME_BYTES) && layout->frame_owner < PYSTACK_FRAME_BYTES &&
 	       word_in(layout->code_filename, PYSTACK_CODE_BYTES) && word_in(layout->code_name, PYSTACK_CODE_BYTES) &&
 	       word_in(layout->code_qualname, PYSTACK_CODE_BYTES) &&
@@ -377,7 +380,7 @@ static int load(struct pystack_process *process, struct pystack_layout *out, str
 
 int pystack_layout_load(pid_t pid, struct pystack_layout *out, char *err, size_t err_size)
 {
-	struct message message = {err, err_size};
+	struct message message = { err, err_size };
 	struct pystack_process process;
 	int error;
 

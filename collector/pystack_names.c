@@ -166,8 +166,8 @@ static int read_code(struct pystack_names *names, const struct pystack_entry *en
 	error = pystack_read_string(&names->process, layout, pystack_code_word(&scratch, layout->code_filename),
 				    &code->file);
 	if (!error)
-		error = pystack_read_string(&names->process, layout,
-					    pystack_code_word(&scratch, layout->code_qualname), &code->function);
+		error = pystack_read_string(&names->process, layout, pystack_code_word(&scratch, layout->code_qualname),
+					    &code->function);
 	if (!error)
 		error = read_table(names, pystack_code_word(&scratch, layout->code_linetable), code);
 	return error;
@@ -216,7 +216,7 @@ static int grow(struct pystack_names *names)
 
 static int find_code(struct pystack_names *names, const struct pystack_entry *entry, struct code **out)
 {
-	struct pystack_entry key = {.code = entry->code, .offset = KEY_CODE, .check = entry->check};
+	struct pystack_entry key = { .code = entry->code, .offset = KEY_CODE, .check = entry->check };
 	struct slot *slot = find_slot(names->slots, names->n_slots, &key);
 	struct code *code;
 	int error;

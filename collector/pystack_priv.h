@@ -20,6 +20,7 @@ int pystack_read(struct pystack_process *process, uint64_t address, void *out, s
 /* A compact str as UTF-8 (lone surrogates that stand for undecodable bytes give these bytes back). malloc'ed; -EINVAL
  * when the object is no such string. */
 struct pystack_layout;
-int pystack_read_string(struct pystack_process *process, const struct pystack_layout *layout, uint64_t object, char **out);
+int pystack_read_string(struct pystack_process *process, const struct pystack_layout *layout, uint64_t object,
+			char **out);
 
 #endif

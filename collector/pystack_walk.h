@@ -68,14 +68,13 @@ static inline uint64_t pystack_first_frame(const struct pystack_layout *layout, 
 
 	if (PYSTACK_READ(context, &frame, sizeof(frame), state + layout->state_frame))
 		return 0;
-	if (layout->has_cframe && frame &&
-	    PYSTACK_READ(context, &frame, sizeof(frame), frame + layout->cframe_frame))
+	if (layout->has_cframe && frame && PYSTACK_READ(context, &frame, sizeof(frame), frame + layout->cframe_frame))
 		return 0;
 	return frame;
 }
 
-/* Reads *frame into *entry and moves *frame to its caller (0: that was the last one). 1: entry was filled; 0: this frame
- * is the interpreter's own; -1: unreadable, or not a frame, so the walk ends here. */
+/* Reads *frame into *entry and moves *frame to its caller (0: that was the last one). 1: entry was filled; 0: this
+ * frame is the interpreter's own; -1: unreadable, or not a frame, so the walk ends here. */
 static inline int pystack_step(const struct pystack_layout *layout, void *context, struct pystack_scratch *scratch,
 			       uint64_t *frame, struct pystack_entry *entry)
 {

@@ -35,31 +35,38 @@ static const char usage[] =
 	"    terra-trace --list-ops [--json] [--library PATH]\n"
 	"\n"
 	"DESCRIPTION\n"
-	"    Runs COMMAND, unchanged, and writes every operator that it hands to PyTorch's dispatcher to a trace file: the\n"
-	"    arguments with sizes, strides and types, the results, the time and the Python call stack. terra-report and\n"
-	"    terra-opt read the file. The command keeps its input, output, signals and exit status. Processes that it starts\n"
-	"    are not recorded.\n"
+	"    Runs COMMAND, unchanged, and writes every operator that it hands to PyTorch's\n"
+	"    dispatcher to a trace file: the arguments with sizes, strides and types, the\n"
+	"    results, the time and the Python call stack. terra-report and terra-opt read\n"
+	"    the file. The command keeps its input, output, signals and exit status.\n"
+	"    Processes that it starts are not recorded by the bpf backend.\n"
 	"\n"
 	"OPTIONS\n"
-	"    -o, --output FILE   the trace file; by default train.terra for train.py, or the command's name\n"
-	"        --backend NAME  bpf: from outside, by uprobes (needs CAP_BPF and CAP_PERFMON, Linux 6.6)\n"
-	"                        preload: from inside, by a library named in LD_PRELOAD\n"
-	"                        auto: bpf where it may be used, else preload (the default)\n"
+	"    -o, --output FILE   the trace file; by default train.terra for train.py, or\n"
+	"                        the command's name\n"
+	"        --backend NAME  bpf: from outside, by uprobes (needs CAP_BPF and\n"
+	"                        CAP_PERFMON, and Linux 6.6)\n"
+	"                        preload: from inside, by a library in LD_PRELOAD\n"
+	"                        auto: bpf where it may be used, else preload (default)\n"
 	"        --levels NAME   call: operators as they are called\n"
 	"                        redispatch: as autograd and others pass them on\n"
-	"                        all: both (the default)\n"
-	"        --iterations N  record N iterations of the program's main loop, found by its repetition, then detach; the\n"
-	"                        program goes on\n"
+	"                        all: both (default)\n"
+	"        --iterations N  record at least N iterations of the program's main loop,\n"
+	"                        found by its repetition, then detach; the program goes on\n"
 	"        --no-stacks     do not record Python call stacks\n"
-	"        --library PATH  the libtorch_cpu.so that the command uses, where it is not found by itself\n"
+	"        --library PATH  the libtorch_cpu.so that the command uses, where it is\n"
+	"                        not found by itself\n"
+	"        --buffer MB     memory for what waits to be written, a power of two\n"
+	"                        (bpf backend; 128 by default)\n"
 	"    -q, --quiet         no summary and no progress\n"
-	"        --list-ops      print the operators of the libtorch found, and how their arguments are passed\n"
+	"        --list-ops      print the operators of the libtorch found, and how their\n"
+	"                        arguments are passed\n"
 	"        --json          with --list-ops: as JSON\n"
 	"    -h, --help          this text\n"
 	"\n"
 	"EXIT STATUS\n"
-	"    That of COMMAND; 125 when terra-trace itself fails before COMMAND begins, 126 when COMMAND cannot be executed, 127\n"
-	"    when it is not found, 2 for wrong usage.\n"
+	"    That of COMMAND; 125 when terra-trace itself fails before COMMAND begins, 126\n"
+	"    when COMMAND cannot be executed, 127 when it is not found, 2 for wrong usage.\n"
 	"\n"
 	"EXAMPLES\n"
 	"    terra-trace -- python train.py\n"
@@ -72,6 +79,7 @@ struct options {
 	enum backend backend;
 	uint32_t levels;
 	uint64_t iterations;
+	size_t buffer_bytes;
 	bool stacks, quiet, list_ops, json;
 	char *const *argv;
 };
@@ -96,7 +104,7 @@ _Noreturn static void wrong_usage(const char *what, const char *value)
 
 static enum backend parse_backend(const char *name)
 {
-	static const char *const names[] = {"auto", "bpf", "preload"};
+	static const char *const names[] = { "auto", "bpf", "preload" };
 
 	for (int i = 0; i < 3; i++)
 		if (!strcmp(name, names[i]))
@@ -125,6 +133,16 @@ static uint64_t parse_count(const char *text)
 	return n;
 }
 
+static size_t parse_buffer(const char *text)
+{
+	char *end;
+	unsigned long n = strtoul(text, &end, 10);
+
+	if (*text < '0' || *text > '9' || *end || !n || n & (n - 1) || n > 2048)
+		wrong_usage("the buffer is a power of two of at most 2048", text);
+	return (size_t)n << 20;
+}
+
 static void parse_option(int option, struct options *out)
 {
 	switch (option) {
@@ -139,6 +157,9 @@ static void parse_option(int option, struct options *out)
 		break;
 	case 'N':
 		out->iterations = parse_count(optarg);
+		break;
+	case 'b':
+		out->buffer_bytes = parse_buffer(optarg);
 		break;
 	case 'S':
 		out->stacks = false;
@@ -166,16 +187,16 @@ static void parse_option(int option, struct options *out)
 static void parse_options(int argc, char **argv, struct options *out)
 {
 	static const struct option names[] = {
-		{"output", required_argument, NULL, 'o'},     {"backend", required_argument, NULL, 'B'},
-		{"levels", required_argument, NULL, 'L'},     {"iterations", required_argument, NULL, 'N'},
-		{"no-stacks", no_argument, NULL, 'S'},        {"library", required_argument, NULL, 'l'},
-		{"quiet", no_argument, NULL, 'q'},            {"list-ops", no_argument, NULL, 'O'},
-		{"json", no_argument, NULL, 'J'},             {"help", no_argument, NULL, 'h'},
-		{NULL, 0, NULL, 0},
+		{ "output", required_argument, NULL, 'o' }, { "backend", required_argument, NULL, 'B' },
+		{ "levels", required_argument, NULL, 'L' }, { "iterations", required_argument, NULL, 'N' },
+		{ "no-stacks", no_argument, NULL, 'S' },    { "library", required_argument, NULL, 'l' },
+		{ "quiet", no_argument, NULL, 'q' },	    { "list-ops", no_argument, NULL, 'O' },
+		{ "json", no_argument, NULL, 'J' },	    { "help", no_argument, NULL, 'h' },
+		{ "buffer", required_argument, NULL, 'b' }, { NULL, 0, NULL, 0 },
 	};
 	int option;
 
-	*out = (struct options){.levels = ALL_LEVELS, .stacks = true};
+	*out = (struct options){ .levels = ALL_LEVELS, .stacks = true };
 	/* '+': the command's own options are not ours. */
 	while ((option = getopt_long(argc, argv, "+o:qh", names, NULL)) != -1)
 		parse_option(option, out);
@@ -214,7 +235,7 @@ static char *absolute(const char *path)
 
 struct summary {
 	uint64_t events, lost, iterations;
-	bool recorded, stopped;
+	bool recorded, stopped, failed;
 };
 
 /* "1,234,567" */
@@ -237,15 +258,16 @@ static void print_summary(const struct options *options, const struct summary *s
 	char events[32], lost[32], iterations[64] = "";
 	struct stat file;
 
+	if (!summary->recorded && summary->failed)
+		return;
 	if (!summary->recorded) {
 		say("no trace: the command itself used no PyTorch (what other processes do is not recorded)");
 		return;
 	}
 	if (stat(options->output, &file))
 		file.st_size = 0;
-	if (options->iterations)
-		snprintf(iterations, sizeof(iterations), ", %llu of %llu iterations",
-			 (unsigned long long)summary->iterations, (unsigned long long)options->iterations);
+	if (summary->stopped)
+		snprintf(iterations, sizeof(iterations), ", %llu iterations", (unsigned long long)summary->iterations);
 	say("%s: %s events%s, %s lost, %.1f MB", options->output, grouped(summary->events, events), iterations,
 	    grouped(summary->lost, lost), (double)file.st_size / 1e6);
 }
@@ -289,19 +311,24 @@ static void release(struct terra_launch *launch, const struct options *options)
 	exit(error == -ENOENT ? EXIT_NOT_FOUND : EXIT_NOT_EXECUTABLE);
 }
 
-static void record_until_over(struct terra_session *session, struct terra_launch *launch, bool progress)
+/* False when the recording failed. */
+static bool record_until_over(struct terra_session *session, struct terra_launch *launch, bool progress)
 {
 	char err[1024];
+	bool ok = true;
 
 	while (!launch->ended && !terra_session_over(session)) {
 		terra_launch_wait(launch, STEP_MS);
-		if (terra_session_step(session, err, sizeof(err)))
+		if (terra_session_step(session, err, sizeof(err))) {
 			say("recording ended early: %s", err);
+			ok = false;
+		}
 		if (progress)
 			show_progress(terra_session_result(session)->events);
 	}
 	if (progress)
 		erase_progress();
+	return ok;
 }
 
 static void run_bpf(const struct options *options, struct terra_launch *launch, struct terra_session *session,
@@ -309,13 +336,20 @@ static void run_bpf(const struct options *options, struct terra_launch *launch, 
 {
 	const struct terra_session_result *result = terra_session_result(session);
 	char err[1024];
+	bool ok;
 
 	release(launch, options);
-	record_until_over(session, launch, wants_progress(options));
-	if (terra_session_finish(session, err, sizeof(err)))
+	ok = record_until_over(session, launch, wants_progress(options));
+	if (terra_session_finish(session, err, sizeof(err)) && ok) {
 		say("%s", err);
-	*summary = (struct summary){.events = result->events, .lost = result->lost, .iterations = result->iterations,
-				    .recorded = result->recorded, .stopped = result->stopped};
+		ok = false;
+	}
+	*summary = (struct summary){ .events = result->events,
+				     .lost = result->lost,
+				     .iterations = result->iterations,
+				     .recorded = result->recorded,
+				     .stopped = result->stopped,
+				     .failed = !ok };
 	terra_session_close(session);
 	while (!launch->ended)
 		terra_launch_wait(launch, -1);
@@ -332,6 +366,7 @@ static bool start_bpf(const struct options *options, struct terra_launch *launch
 		.levels = options->levels,
 		.stacks = options->stacks,
 		.iterations = options->iterations,
+		.ring_bytes = options->buffer_bytes,
 		.use_cache = true,
 	};
 	int error = terra_bpf_supported(reason, reason_size);
@@ -434,7 +469,7 @@ static void check_writable(const char *path)
 int main(int argc, char **argv)
 {
 	struct terra_session *session = NULL;
-	struct summary summary = {0};
+	struct summary summary = { 0 };
 	struct terra_launch launch;
 	struct options options;
 	char reason[1024] = "", *file;

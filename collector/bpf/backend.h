@@ -17,11 +17,11 @@
 #include "probes/record.h"
 
 struct terra_bpf_options {
-	size_t size;             /* sizeof(struct terra_bpf_options), so that it can grow */
-	pid_t pid;               /* the process; all its threads are traced, its children are not */
-	uint32_t levels;         /* bit per enum terra_level */
-	uint32_t stack_levels;   /* at which entries to record Python stacks, once terra_bpf_set_python was called */
-	size_t ring_bytes;       /* 0: a default */
+	size_t size;	       /* sizeof(struct terra_bpf_options), so that it can grow */
+	pid_t pid;	       /* the process; all its threads are traced, its children are not */
+	uint32_t levels;       /* bit per enum terra_level */
+	uint32_t stack_levels; /* at which entries to record Python stacks, once terra_bpf_set_python was called */
+	size_t ring_bytes;     /* a power of two of at least a page; 0: a default */
 	bool use_cache;
 };
 
@@ -46,15 +46,15 @@ void terra_bpf_set_python(struct terra_bpf *bpf, const struct pystack_layout *la
 /* The layouts that records were made with, by op index; has_exit as found. Lives as long as the backend. */
 const struct terra_op_layout *terra_bpf_layouts(const struct terra_bpf *bpf);
 
-/* Gives what is in the ring to `take`, oldest first, without waiting (the ring wakes nobody: look every few milliseconds);
- * stops when `take` returns an error and passes that on. Records of one thread come in program order. Returns the number
- * of records, or -errno. */
+/* Gives what is in the ring to `take`, oldest first, without waiting (the ring wakes nobody: look every few
+ * milliseconds); stops when `take` returns an error and passes that on. Records of one thread come in program order.
+ * Returns the number of records, or -errno. */
 typedef int (*terra_bpf_take)(void *context, const struct terra_record *record);
 int terra_bpf_consume(struct terra_bpf *bpf, terra_bpf_take take, void *context);
 
 struct terra_bpf_counts {
-	uint64_t lost_chunks; /* had no room in the ring; also visible as gaps in `seq` */
-	uint64_t lost_events; /* found no buffer, and left no gap */
+	uint64_t lost_chunks;	 /* had no room in the ring; also visible as gaps in `seq` */
+	uint64_t lost_events;	 /* found no buffer, and left no gap */
 	uint32_t entries, exits; /* probes attached */
 };
 void terra_bpf_counts(const struct terra_bpf *bpf, struct terra_bpf_counts *out);

@@ -46,7 +46,7 @@ static int add_exit(struct terra_exits *exits, uint32_t op, uint64_t file_offset
 			return -ENOMEM;
 		exits->exits = grown;
 	}
-	exits->exits[exits->n++] = (struct terra_exit){.file_offset = file_offset, .op = op};
+	exits->exits[exits->n++] = (struct terra_exit){ .file_offset = file_offset, .op = op };
 	return 0;
 }
 
@@ -63,8 +63,8 @@ static uint64_t jump_target(const cs_insn *insn)
 	return strncmp(insn->op_str, "0x", 2) ? 0 : strtoull(insn->op_str, NULL, 16);
 }
 
-/* A tail call comes right after the frame was taken down; a jump within the function (a switch, the cold part, which goes
- * on in the same frame) does not. */
+/* A tail call comes right after the frame was taken down; a jump within the function (a switch, the cold part, which
+ * goes on in the same frame) does not. */
 static bool takes_frame_down(unsigned int id)
 {
 	return id == X86_INS_POP || id == X86_INS_LEAVE || id == X86_INS_ADD;
@@ -98,7 +98,7 @@ static int scan_op(struct scan *scan, uint32_t index, const struct terra_op *op)
 
 static int scan_table(const struct terra_op_table *table, const struct terra_elf *elf, struct terra_exits *exits)
 {
-	struct scan scan = {.exits = exits, .elf = elf};
+	struct scan scan = { .exits = exits, .elf = elf };
 	int error = 0;
 
 	if (cs_open(CS_ARCH_X86, CS_MODE_64, &scan.handle) != CS_ERR_OK)
@@ -175,7 +175,8 @@ static void write_cached(const struct terra_op_table *table, const struct terra_
 	free(cached);
 }
 
-static int find(const struct terra_op_table *table, const struct terra_elf *elf, bool use_cache, struct terra_exits **out)
+static int find(const struct terra_op_table *table, const struct terra_elf *elf, bool use_cache,
+		struct terra_exits **out)
 {
 	struct terra_cache_key key;
 	struct terra_exits *exits = exits_new(table->n_ops);

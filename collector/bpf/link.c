@@ -7,8 +7,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* The part of union bpf_attr that BPF_LINK_CREATE reads for this attach type (linux/bpf.h since 6.6; the headers that this
- * is built with may be older than the kernel it runs on). */
+/* The part of union bpf_attr that BPF_LINK_CREATE reads for this attach type (linux/bpf.h since 6.6; the headers that
+ * this is built with may be older than the kernel it runs on). */
 struct link_attributes {
 	uint32_t prog_fd;
 	uint32_t target_fd;

@@ -41,8 +41,8 @@ static const char *missing_right(void)
 static int load_probe_program(void)
 {
 	struct bpf_insn code[] = {
-		{.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0},
-		{.code = BPF_JMP | BPF_EXIT},
+		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0 },
+		{ .code = BPF_JMP | BPF_EXIT },
 	};
 	LIBBPF_OPTS(bpf_prog_load_opts, options, .expected_attach_type = (enum bpf_attach_type)LINK_ATTACH_TYPE);
 	int fd = bpf_prog_load(BPF_PROG_TYPE_KPROBE, "terra_probe", "GPL", code, 2, &options);
@@ -73,7 +73,8 @@ int terra_bpf_supported(char *reason, size_t reason_size)
 	}
 	program = load_probe_program();
 	if (program == -EPERM || program == -EACCES) {
-		snprintf(reason, reason_size, "BPF is locked down here: loading a program says \"%s\"", strerror(-program));
+		snprintf(reason, reason_size, "BPF is locked down here: loading a program says \"%s\"",
+			 strerror(-program));
 		return -EPERM;
 	}
 	if (program < 0) {

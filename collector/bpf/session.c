@@ -19,12 +19,18 @@
 #include "collector/target.h"
 #include "probes/find.h"
 
-#define LOOK_INTERVAL_NS 10000000 /* between looks at the program's mappings: imports take much longer */
+/* Between looks at the program. Its imports take much longer than the first interval; one that has not shown what we
+ * look for after many looks may never do so, and is then looked at less often. */
+#define FIRST_LOOK_NS 10000000
+#define LAST_LOOK_NS 100000000
+#define QUICK_LOOKS 1000
+
+#define FLUSH_INTERVAL_NS 250000000 /* what a tracer that is killed may lose of the file */
 
 struct terra_session {
 	struct terra_session_options options;
 	const struct terra_launch *launch;
-	char library[4096];             /* "" until one is known */
+	char library[4096]; /* "" until one is known */
 	struct terra_op_table *table;
 	struct terra_offsets offsets;
 	struct terra_bpf *bpf;
@@ -33,12 +39,13 @@ struct terra_session {
 	struct terra_iteration_finder *finder;
 	struct pystack_layout layout;
 	struct pystack_names *names;
-	char python_reason[256];        /* why there are no stacks so far */
-	uint64_t lost_told;             /* events without a buffer that the trace already knows of */
-	uint64_t next_look_ns;
+	char python_reason[256]; /* why there are no stacks so far */
+	uint64_t lost_told;	 /* events without a buffer that the trace already knows of */
+	uint64_t next_look_ns, next_flush_ns;
+	uint32_t looks;
 	char begin_error[512];
-	bool mapped;                    /* the program has the library */
-	bool python_done;               /* no more tries */
+	bool mapped;	  /* the program has the library */
+	bool python_done; /* no more tries */
 	bool over;
 	struct terra_session_result result;
 };
@@ -61,7 +68,7 @@ __attribute__((format(printf, 4, 5))) static int fail(char *err, size_t err_size
 	return error;
 }
 
-/* Stacks are wanted at the outer of the recorded levels: no Python code runs between an op's call and its redispatch. */
+/* At the outer of the recorded levels: no Python code runs between an op's call and its redispatch. */
 static uint32_t stack_levels(const struct terra_session_options *options)
 {
 	if (!options->stacks)
@@ -76,6 +83,7 @@ static int attach(struct terra_session *session, char *err, size_t err_size)
 		.pid = session->launch->pid,
 		.levels = session->options.levels,
 		.stack_levels = stack_levels(&session->options),
+		.ring_bytes = session->options.ring_bytes,
 		.use_cache = session->options.use_cache,
 	};
 	int error = terra_op_table_load(session->library, options.use_cache, &session->table, err, err_size);
@@ -262,8 +270,8 @@ static bool same_file(const char *a, const char *b)
 	return !stat(a, &one) && !stat(b, &other) && one.st_dev == other.st_dev && one.st_ino == other.st_ino;
 }
 
-/* The program has mapped another library than the one found beforehand, or none was found. It waits while the probes are
- * put in place: the loader has only just begun with the library. */
+/* The program has mapped another library than the one found beforehand, or none was found. It waits while the probes
+ * are put in place: the loader has only just begun with the library. */
 static int attach_to_mapped(struct terra_session *session, const char *library, char *err, size_t err_size)
 {
 	int error;
@@ -292,8 +300,7 @@ static int look_for_library(struct terra_session *session, char *err, size_t err
 	if (!error)
 		error = begin_recording(session, err, err_size);
 	if (!error && late)
-		error = note(session, "the library was found only after the program had mapped it: its first ops may be "
-				      "missing");
+		error = note(session, "the program had mapped libtorch before it was found: first ops may be missing");
 	return error;
 }
 
@@ -323,7 +330,7 @@ static int look(struct terra_session *session, char *err, size_t err_size)
 
 	if (now < session->next_look_ns)
 		return 0;
-	session->next_look_ns = now + LOOK_INTERVAL_NS;
+	session->next_look_ns = now + (session->looks++ < QUICK_LOOKS ? FIRST_LOOK_NS : LAST_LOOK_NS);
 	if (!session->mapped)
 		error = look_for_library(session, err, err_size);
 	if (!error && session->bpf && !session->python_done) {
@@ -384,6 +391,18 @@ static int consume(struct terra_session *session, char *err, size_t err_size)
 	return got < 0 ? fail_writing(session, got, err, err_size) : 0;
 }
 
+static int flush(struct terra_session *session, char *err, size_t err_size)
+{
+	uint64_t now = now_ns();
+	int error;
+
+	if (now < session->next_flush_ns)
+		return 0;
+	session->next_flush_ns = now + FLUSH_INTERVAL_NS;
+	error = terra_trace_flush(session->writer);
+	return error ? fail_writing(session, error, err, err_size) : 0;
+}
+
 int terra_session_step(struct terra_session *session, char *err, size_t err_size)
 {
 	int error = 0;
@@ -393,6 +412,8 @@ int terra_session_step(struct terra_session *session, char *err, size_t err_size
 	error = look(session, err, err_size);
 	if (!error && session->bpf)
 		error = consume(session, err, err_size);
+	if (!error && session->writer)
+		error = flush(session, err, err_size);
 	session->over |= error != 0;
 	if (session->consumer)
 		session->result.events = terra_consumer_stats(session->consumer)->events;

@@ -9,19 +9,20 @@
 #include "collector/launch.h"
 
 struct terra_session_options {
-	const char *output;     /* trace file; created when the program is seen to use libtorch */
-	const char *library;    /* libtorch_cpu.so; NULL: found */
+	const char *output;  /* trace file; created when the program is seen to use libtorch */
+	const char *library; /* libtorch_cpu.so; NULL: found */
 	char *const *argv;
-	uint32_t levels;        /* bit per enum terra_level */
+	uint32_t levels; /* bit per enum terra_level */
 	bool stacks;
-	uint64_t iterations;    /* stop after so many; 0: record to the end */
+	uint64_t iterations; /* stop after so many; 0: record to the end */
+	size_t ring_bytes;   /* what may wait to be written; a power of two, 0: a default */
 	bool use_cache;
 };
 
 struct terra_session_result {
-	bool recorded;          /* there is a trace file */
+	bool recorded; /* there is a trace file */
 	uint64_t events, lost, iterations;
-	bool stopped;           /* after `iterations`, the program still running */
+	bool stopped; /* after `iterations`, the program still running */
 };
 
 struct terra_session;
@@ -31,8 +32,8 @@ struct terra_session;
 int terra_session_open(const struct terra_session_options *options, const struct terra_launch *launch,
 		       struct terra_session **out, char *err, size_t err_size);
 
-/* Does what there is to do now; call it every few milliseconds until the recording is over. 0, or -errno with a message:
- * the recording has ended there, what was written stays readable, the program is not affected. */
+/* Does what there is to do now; call it every few milliseconds until the recording is over. 0, or -errno with a
+ * message: the recording has ended there, what was written stays readable, the program is not affected. */
 int terra_session_step(struct terra_session *session, char *err, size_t err_size);
 
 /* True once there is nothing more to step for: `iterations` were recorded, or an error ended it. */

@@ -6,8 +6,8 @@
 #include "probes/offsets.h"
 #include "probes/record.h"
 
-/* A record is put together in a buffer of its CPU. A task may be preempted while it holds one, and the next task's event
- * on that CPU needs another. Every buffer is a producer of its own, numbered cpu * BPF_BUFFERS + buffer. */
+/* A record is put together in a buffer of its CPU. A task may be preempted while it holds one, and the next task's
+ * event on that CPU needs another. Every buffer is a producer of its own, numbered cpu * BPF_BUFFERS + buffer. */
 #define BPF_BUFFERS 4
 
 struct bpf_buffer {
@@ -24,9 +24,9 @@ struct bpf_buffer {
 struct bpf_config {
 	uint64_t namespace_device, namespace_inode; /* of the pid namespace in which `pid` and thread ids count */
 	uint32_t pid;
-	uint32_t stack_levels;  /* bit per enum terra_level: at which entries to walk the Python stack */
-	uint32_t python_ready;  /* `python` holds a layout */
-	uint32_t stopped;       /* record nothing any more */
+	uint32_t stack_levels; /* bit per enum terra_level: at which entries to walk the Python stack */
+	uint32_t python_ready; /* `python` holds a layout */
+	uint32_t stopped;      /* record nothing any more */
 	struct pystack_layout python;
 	struct terra_offsets offsets;
 };

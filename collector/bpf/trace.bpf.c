@@ -11,8 +11,8 @@
 
 /* The kernel's struct pt_regs on x86-64, a stable interface under the name of user_regs_struct. */
 struct pt_regs {
-	uint64_t r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, orig_rax, rip, cs, eflags, rsp,
-		ss;
+	uint64_t r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, orig_rax, rip, cs, eflags,
+		rsp, ss;
 };
 
 struct {
@@ -47,7 +47,7 @@ ALWAYS_INLINE void emit(struct bpf_buffer *buffer, struct terra_record *record, 
 	record->seq = buffer->seq++;
 	if (size > TERRA_CHUNK_SIZE)
 		size = TERRA_CHUNK_SIZE;
-	/* The consumer looks by itself every few milliseconds; waking it for every record would cost the program more. */
+	/* The consumer looks by itself every few milliseconds; to wake it for every record would cost the program. */
 	if (bpf_ringbuf_output(&ring, record, size, BPF_RB_NO_WAKEUP))
 		buffer->lost++;
 }
@@ -71,20 +71,20 @@ static long look_at_thread(uint64_t index, void *context)
 	struct thread_search *search = context;
 	uint64_t id;
 
-	if (!search->state ||
-	    PYSTACK_READ(NULL, &id, sizeof(id), search->state + config.python.state_native_id))
+	if (!search->state || PYSTACK_READ(NULL, &id, sizeof(id), search->state + config.python.state_native_id))
 		return 1;
 	if (id == search->tid) {
 		search->found = search->state;
 		return 1;
 	}
-	return PYSTACK_READ(NULL, &search->state, sizeof(search->state), search->state + config.python.state_next) ? 1
-														    : 0;
+	if (PYSTACK_READ(NULL, &search->state, sizeof(search->state), search->state + config.python.state_next))
+		return 1;
+	return 0;
 }
 
 ALWAYS_INLINE uint64_t find_thread(uint32_t tid)
 {
-	struct thread_search search = {.tid = tid};
+	struct thread_search search = { .tid = tid };
 
 	if (PYSTACK_READ(NULL, &search.state, sizeof(search.state), config.python.threads_head))
 		return 0;
@@ -95,7 +95,7 @@ ALWAYS_INLINE uint64_t find_thread(uint32_t tid)
 struct stack_walk {
 	struct terra_decoder *d;
 	uint64_t frame;
-	uint32_t n;
+	uint32_t words;
 };
 
 static long put_frame(uint64_t index, void *context)
@@ -113,8 +113,8 @@ static long put_frame(uint64_t index, void *context)
 		terra_make_room(walk->d);
 		terra_put_word(walk->d, buffer->entry.code);
 		terra_put_word(walk->d, (uint64_t)buffer->entry.check << 32 | buffer->entry.offset);
-		terra_value_header(walk->d)->recorded++;
-		walk->n++;
+		terra_value_header(walk->d)->recorded += 2;
+		walk->words += 2;
 	}
 	return 0;
 }
@@ -123,7 +123,7 @@ static long put_frame(uint64_t index, void *context)
  * entries are enough. */
 static __attribute__((noinline)) int put_stack(struct terra_decoder *d)
 {
-	struct stack_walk walk = {.d = d};
+	struct stack_walk walk = { .d = d };
 
 	if (!config.python_ready || !(config.stack_levels >> (d->layout->level & 1) & 1))
 		return 0;
@@ -135,7 +135,7 @@ static __attribute__((noinline)) int put_stack(struct terra_decoder *d)
 	terra_make_room(d);
 	terra_open_value(d, TERRA_PACKED_FRAMES, 0, 0);
 	bpf_loop(PYSTACK_MAX_FRAMES, put_frame, &walk, 0);
-	terra_value_header(d)->count = walk.n;
+	terra_value_header(d)->count = walk.words;
 	terra_close_value(d);
 	return 0;
 }

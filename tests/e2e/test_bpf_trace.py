@@ -74,9 +74,8 @@ def op_stream(events):
     """Operators of the main thread, in order, by what they are called with and return."""
     ops = [event for event in events if event["event"] in ("enter", "exit")]
     thread = ops[0]["thread"]
-    return [{key: without_addresses(event[key]) for key in ("event", "op", "overload", "level", "raised", "keyset", "frames",
-                                                            "values")}
-            for event in ops if event["thread"] == thread]
+    keys = ("event", "op", "overload", "level", "raised", "keyset", "frames", "values")
+    return [{key: without_addresses(event[key]) for key in keys} for event in ops if event["thread"] == thread]
 
 
 def is_unread_double(left, right):
@@ -126,7 +125,7 @@ def both_backends_see_the_same():
                   if not value["present"] and value["kind"] == "float"]
         assert unread, "nothing unreadable: then the exception in this test is not needed"
         stacks = [event["frames"] for event in streams["bpf"] if event["event"] == "enter" and event["level"] == 0]
-        complete = [stack for stack in stacks if stack and stack[-1][0] == program("mlp.py") and stack[-1][1] == "<module>"]
+        complete = [stack for stack in stacks if stack and stack[-1][:2] == [program("mlp.py"), "<module>"]]
         assert len(complete) > 0.9 * len(stacks), f"{len(complete)} of {len(stacks)} ops have their stack"
 
 
@@ -167,7 +166,7 @@ def check_raises(backend, folder):
 
 @test(timeout=240)
 def raising_program_bpf():
-    """A program that raises inside operators and catches 100 times ends as it does without us; raised ops are marked."""
+    """Raised inside operators and caught 100 times: the program ends as it does without us; raised ops are marked."""
     need_bpf()
     with temporary_folder() as folder:
         check_raises("bpf", folder)
@@ -271,6 +270,44 @@ def iterations_end_the_recording():
         assert 3 <= len(losses) <= 60, f"{len(losses)} iterations in the trace"
 
 
+MANY = """
+import torch
+a = torch.ones(2)
+print("begun", flush=True)
+input()
+for i in range(20000):
+    a.exp()
+print("ended", flush=True)
+"""
+
+
+@test
+def losses_are_told():
+    """What finds no room while the tracer is held up is counted in the trace, and no op looks raised for it."""
+    need_bpf()
+    with temporary_folder() as folder:
+        path = os.path.join(folder, "t.terra")
+        command = [tool("terra-trace"), "-o", path, "--backend", "bpf", "--buffer", "1", "--", PYTHON, "-c", MANY]
+        child = subprocess.Popen(command, env=clean_env(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                 stderr=subprocess.PIPE)
+        try:
+            assert child.stdout.readline() == "begun\n"
+            time.sleep(0.5)
+            child.send_signal(signal.SIGSTOP)
+            child.stdin.write("\n")
+            child.stdin.flush()
+            assert child.stdout.readline() == "ended\n"
+        finally:
+            child.send_signal(signal.SIGCONT)
+        _, err = child.communicate(timeout=60)
+        assert child.returncode == 0, err
+        events, _, end = load(path)
+        lost = sum(event["lost"] for event in events if event["event"] == "lost")
+        assert end["clean"] and lost == end["lost"] > 10000, end
+        assert f"{lost:,} lost" in err, err
+        assert not [event for event in events if event["event"] == "exit" and event["raised"]]
+
+
 THREADS = """
 import os, threading, torch
 a = torch.ones(4)
@@ -290,7 +327,7 @@ print("status", status)
 
 @test
 def threads_are_seen_and_children_are_not():
-    """Ops of every thread have their own stack; a forked child runs as ever and is not recorded, which the trace says."""
+    """Ops of every thread have their own stack; a forked child runs as ever and is not recorded, as the trace says."""
     need_bpf()
     with temporary_folder() as folder:
         outcome, path = trace(PYTHON, "-c", THREADS, options=("--backend", "bpf", "--levels", "call"), folder=folder)

@@ -7,6 +7,7 @@
 
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,12 +23,12 @@
 
 /* The table of PEP 626: head byte 0x80 | kind << 3 | (code units - 1), then what the kind needs. */
 static const uint8_t table[] = {
-	0x80 | 10 << 3 | 1, 4, 9,       /* bytes 0-3: same line, columns only */
-	0x80 | 11 << 3 | 0, 4, 9,       /* 4-5: next line */
-	0x80 | 3 << 3 | 7, 0x12,        /* 6-21: short form, same line */
-	0x80 | 15 << 3 | 0,             /* 22-23: no line */
-	0x80 | 13 << 3 | 2, 0x50, 0x03, /* 24-29: signed delta (0x10 | 3 << 6) / 2 = +104 */
-	0x80 | 14 << 3 | 0, 0x05, 1, 2, 3, /* 30-31: long form, delta -2 */
+	0x80 | 10 << 3 | 1, 4,	  9,	      /* bytes 0-3: same line, columns only */
+	0x80 | 11 << 3 | 0, 4,	  9,	      /* 4-5: next line */
+	0x80 | 3 << 3 | 7,  0x12,	      /* 6-21: short form, same line */
+	0x80 | 15 << 3 | 0,		      /* 22-23: no line */
+	0x80 | 13 << 3 | 2, 0x50, 0x03,	      /* 24-29: signed delta (0x10 | 3 << 6) / 2 = +104 */
+	0x80 | 14 << 3 | 0, 0x05, 1,	2, 3, /* 30-31: long form, delta -2 */
 };
 
 static void test_line(void **state)
@@ -57,15 +58,18 @@ static void test_line_cut(void **state)
 }
 
 /* A program that sits three calls deep, below a generator and a comprehension's C call, and says when it is there. */
+#define INNER "in\xc3\xb1" "er" /* not ASCII */
+
+/* clang-format off */
 static const char program[] =
-	"import sys, threading\n"
-	"def in\xc3\xb1""er(n):\n"
+	"import sys\n"
+	"def " INNER "(n):\n"
 	"    sys.stdin.readline(\n"
 	"        print('ready', flush=True) or -1)\n"
 	"    return n\n"
 	"class Model:\n"
 	"    def forward(self, x):\n"
-	"        return [y for y in map(in\xc3\xb1""er, x)]\n"
+	"        return [y for y in map(" INNER ", x)]\n"
 	"def steps():\n"
 	"    while True:\n"
 	"        yield Model().forward(range(1))\n"
@@ -73,6 +77,7 @@ static const char program[] =
 	"    next(\n"
 	"        steps())\n"
 	"exec(compile('\\n' * 99 + 'main()', 'caf\xc3\xa9/\xe2\x82\xac.py', 'exec'))\n";
+/* clang-format on */
 
 struct child {
 	pid_t pid;
@@ -148,7 +153,7 @@ static void check_child_stack(pid_t pid, const struct pystack_layout *layout)
 
 	assert_non_null(names);
 	assert_int_equal(n, layout->version >> 16 < 0x030c ? 7 : 6);
-	expect_frame(names, &entries[i++], "<string>", "in\xc3\xb1""er", 3);
+	expect_frame(names, &entries[i++], "<string>", INNER, 3);
 	if (layout->version >> 16 < 0x030c)
 		expect_frame(names, &entries[i++], "<string>", "Model.forward.<locals>.<listcomp>", 8);
 	expect_frame(names, &entries[i++], "<string>", "Model.forward", 8);
@@ -157,7 +162,7 @@ static void check_child_stack(pid_t pid, const struct pystack_layout *layout)
 	expect_frame(names, &entries[i++], "caf\xc3\xa9/\xe2\x82\xac.py", "<module>", 100);
 	expect_frame(names, &entries[i], "<string>", "<module>", 15);
 	/* The same entries again come from the cache. */
-	expect_frame(names, &entries[0], "<string>", "in\xc3\xb1""er", 3);
+	expect_frame(names, &entries[0], "<string>", INNER, 3);
 	assert_int_equal(pystack_names_missing(names), 0);
 	/* A code object whose memory holds another by now. */
 	entries[0].check++;
@@ -166,18 +171,37 @@ static void check_child_stack(pid_t pid, const struct pystack_layout *layout)
 	pystack_names_free(names);
 }
 
-static void check_python(const char *python)
+/* `python` of PATH, else one of pyenv's. malloc'ed. */
+static char *find_python(const char *python)
 {
+	const char *root = getenv("PYENV_ROOT"), *home = getenv("HOME");
+	char pattern[512], *found = NULL;
+	glob_t matches;
+
+	snprintf(pattern, sizeof(pattern), "command -v %s >/dev/null && %s -c ''", python, python);
+	if (system(pattern) == 0)
+		return strdup(python);
+	snprintf(pattern, sizeof(pattern), "%s%s/versions/*/bin/%s", root ? root : home ? home : "",
+		 root ? "" : "/.pyenv", python);
+	if (!glob(pattern, 0, NULL, &matches))
+		found = strdup(matches.gl_pathv[0]);
+	globfree(&matches);
+	return found;
+}
+
+static void check_python(const char *name)
+{
+	char *python = find_python(name);
 	struct pystack_layout layout;
 	struct child child;
 	char err[256] = "";
 	int error;
 
-	if (!start_child(python, &child)) {
-		end_child(&child);
-		print_message("no %s here\n", python);
+	if (!python) {
+		print_message("no %s here\n", name);
 		skip();
 	}
+	assert_true(start_child(python, &child));
 	error = pystack_layout_load(child.pid, &layout, err, sizeof(err));
 	if (error)
 		print_message("%s: %s\n", python, err);
@@ -185,6 +209,7 @@ static void check_python(const char *python)
 	print_message("%s is Python 3.%u.%u\n", python, layout.version >> 16 & 0xff, layout.version >> 8 & 0xff);
 	check_child_stack(child.pid, &layout);
 	end_child(&child);
+	free(python);
 }
 
 static void test_python3(void **state)
@@ -257,7 +282,8 @@ __attribute__((weak)) void __lsan_enable(void);
 static void *load_libpython(void)
 {
 	FILE *stream = popen("python3 -c 'import sysconfig as s; print(s.get_config_var(\"LIBDIR\") + \"/\" + "
-			     "s.get_config_var(\"INSTSONAME\"))' 2>/dev/null", "r");
+			     "s.get_config_var(\"INSTSONAME\"))' 2>/dev/null",
+			     "r");
 	char path[4096] = "";
 
 	if (!stream || !fgets(path, sizeof(path), stream))
@@ -277,7 +303,8 @@ static void run_own(int (*run)(const char *), int max)
 		 "def deep(n):\n"
 		 "    if n: return deep(n - 1)\n"
 		 "    ctypes.CFUNCTYPE(None, ctypes.c_int)(%lld)(%d)\n"
-		 "deep(3)\n", (long long)(intptr_t)record_own_stack, max);
+		 "deep(3)\n",
+		 (long long)(intptr_t)record_own_stack, max);
 	assert_int_equal(run(source), 0);
 }
 
@@ -321,8 +348,8 @@ static void test_own(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_line),      cmocka_unit_test(test_line_cut),  cmocka_unit_test(test_not_python),
-		cmocka_unit_test(test_python3),   cmocka_unit_test(test_python311), cmocka_unit_test(test_python312),
+		cmocka_unit_test(test_line),	  cmocka_unit_test(test_line_cut),  cmocka_unit_test(test_not_python),
+		cmocka_unit_test(test_python3),	  cmocka_unit_test(test_python311), cmocka_unit_test(test_python312),
 		cmocka_unit_test(test_python313), cmocka_unit_test(test_python314), cmocka_unit_test(test_own),
 	};
 
