@@ -2,8 +2,13 @@
  *
  * Results that wait are closed to every access, what waiting work still reads is closed to writes. Protection is in
  * granules of 2 MB, so that huge pages stay whole; what else lies in a granule pays with a flush when it is touched,
- * never with an answer. Protection is the process's: while a flush runs its pages are open to all threads, which is
- * why nothing waits while a second program thread exists (threads.c).
+ * never with an answer.
+ *
+ * Protection is the process's: pages opened for a flush are open to all threads, half-written results included. That is
+ * harmless only where no other thread can be looking. Elsewhere (a fault, which a worker inside a parallel region may have
+ * caused while others go on; a second program thread) the pages are moved: MREMAP_DONTUNMAP takes them to a second
+ * address range and leaves closed, empty pages behind, the kernels fill them there, and a second move publishes them.
+ * Who touches them meanwhile faults and waits for the flush's lock. Nothing is copied.
  *
  * The fault handler runs the kernels itself, on the faulting thread. That is sound because they are plain arithmetic on
  * memory: no lock, no allocation, no call into the framework or Python; the floating-point mode of the ops' issuer is set
@@ -33,6 +38,9 @@ static struct {
 	uint32_t n;
 	uint8_t state[SLOTS];          /* by number modulo SLOTS: the strictest of the granules that share the slot */
 	volatile uint64_t epoch;       /* openings so far */
+	bool can_stage;                /* this kernel can move pages and leave the range mapped */
+	char *first, *second;          /* staging: the lowest closed granule, and where it has been moved to */
+	size_t span;                   /* bytes of address space from `first` to the end of the highest */
 } guard;
 
 /* ---- closing and opening ---- */
@@ -109,23 +117,125 @@ static void sort_closed(void)
 	}
 }
 
-void guard_open(void)
+/* Calls fn for every run of adjacent closed granules. False as soon as one fails. */
+static bool for_each_run(bool (*fn)(char *p, size_t n))
 {
-	sort_closed();
+#ifdef TERRA_NO_GUARD_PAGES
+	return true;
+#endif
 	for (uint32_t i = 0, first = 0; i < guard.n; i++) {
 		uintptr_t next = guard.granule[i] + 1;
 
-		guard.state[guard.granule[i] % SLOTS] = OPEN;
 		if (i + 1 < guard.n && guard.granule[i + 1] == next)
 			continue;
-#ifndef TERRA_NO_GUARD_PAGES
-		arena_protect((void *)(guard.granule[first] << GRANULE_SHIFT), (next - guard.granule[first]) << GRANULE_SHIFT,
-			      PROT_READ | PROT_WRITE);
-#endif
+		if (!fn((char *)(guard.granule[first] << GRANULE_SHIFT), (next - guard.granule[first]) << GRANULE_SHIFT))
+			return false;
 		first = i + 1;
 	}
+	return true;
+}
+
+static bool open_run(char *p, size_t n)
+{
+	return arena_protect(p, n, PROT_READ | PROT_WRITE) == 0;
+}
+
+static bool shut_run(char *p, size_t n)
+{
+	return arena_protect(p, n, PROT_NONE) == 0;
+}
+
+static void *in_second(const void *p)
+{
+	return guard.second + ((const char *)p - guard.first);
+}
+
+/* One call moves what lies in one mapping; a run may lie in several. */
+static bool move(char *from, char *to, size_t n)
+{
+	const int flags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
+
+	if (mremap(from, n, n, flags, to) == to)
+		return true;
+	for (size_t at = 0; at < n; at += GRANULE)
+		if (mremap(from + at, GRANULE, GRANULE, flags, to + at) != to + at)
+			return false;
+	return true;
+}
+
+static bool stage_run(char *p, size_t n)
+{
+	return move(p, in_second(p), n) && mprotect(in_second(p), n, PROT_READ | PROT_WRITE) == 0;
+}
+
+static bool publish_run(char *p, size_t n)
+{
+	return move(in_second(p), p, n);
+}
+
+static void all_open(void)
+{
+	for (uint32_t i = 0; i < guard.n; i++)
+		guard.state[guard.granule[i] % SLOTS] = OPEN;
 	guard.n = 0;
 	guard.epoch++;
+}
+
+void guard_open(void)
+{
+	sort_closed();
+	for_each_run(open_run);
+	all_open();
+}
+
+bool guard_can_stage(void)
+{
+	return guard.can_stage;
+}
+
+/* Address space for the closed granules in the order they lie, huge-page aligned. */
+static bool second_range(void)
+{
+	char *p;
+
+	guard.first = (char *)(guard.granule[0] << GRANULE_SHIFT);
+	guard.span = (size_t)((char *)((guard.granule[guard.n - 1] + 1) << GRANULE_SHIFT) - guard.first);
+	p = mmap(NULL, guard.span + GRANULE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	guard.second = (char *)(((uintptr_t)p + GRANULE - 1) & ~(GRANULE - 1));
+	return p != MAP_FAILED;
+}
+
+void guard_stage(void)
+{
+	sort_closed();
+	if (guard.n == 0)
+		return;
+	/* A move that fails half-way leaves memory in two places: nothing right can follow. */
+	if (!second_range() || !for_each_run(shut_run) || !for_each_run(stage_run)) {
+		replay_say("pages can't be moved (%s): stopping", strerror(errno));
+		abort();
+	}
+}
+
+void guard_publish(void)
+{
+	if (guard.n == 0)
+		return;
+	if (!for_each_run(publish_run)) {
+		replay_say("pages can't be moved back (%s): stopping", strerror(errno));
+		abort();
+	}
+	/* The alignment's slack stays reserved; it is address space only, and this is a rare path. */
+	munmap(guard.second, guard.span);
+	all_open();
+}
+
+void *guard_staged(const void *p)
+{
+#ifdef TERRA_NO_GUARD_PAGES
+	return (void *)p;
+#endif
+	return (const char *)p >= guard.first && (const char *)p < guard.first + guard.span ? in_second(p) : (void *)p;
 }
 
 bool guard_covers(const void *p, size_t n)
@@ -150,7 +260,8 @@ static bool fault_is_ours(const siginfo_t *info)
 	static _Thread_local uint64_t epoch_of_last;
 	static _Thread_local const void *last;
 
-	if (info->si_code != SEGV_ACCERR || !arena_owns_address(info->si_addr))
+	/* MAPERR: it came between the two halves of a move. */
+	if ((info->si_code != SEGV_ACCERR && info->si_code != SEGV_MAPERR) || !arena_owns_address(info->si_addr))
 		return false;
 	if (guard.n == 0 && last == info->si_addr && epoch_of_last == guard.epoch)
 		return false; /* nothing of ours closed it: the second try failed too */
@@ -182,10 +293,27 @@ static void on_fault(int sig, siginfo_t *info, void *context)
 	errno = saved;
 }
 
+/* One touched page there and back: old kernels (before 5.7) can't. */
+static bool try_staging(void)
+{
+	const int flags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
+	char *p = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	bool works;
+
+	if (p == MAP_FAILED)
+		return false;
+	*p = 42;
+	works = mremap(p, 4096, 4096, flags, p + 4096) == p + 4096 && p[4096] == 42 &&
+		mremap(p + 4096, 4096, 4096, flags, p) == p && *p == 42;
+	munmap(p, 8192);
+	return works;
+}
+
 int guard_init(void)
 {
 	struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_RESTART | SA_NODEFER};
 
+	guard.can_stage = try_staging();
 	sigemptyset(&action.sa_mask);
 	return guard_real_sigaction(SIGSEGV, &action, &program_action) == 0 ? 0 : -errno;
 }

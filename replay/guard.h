@@ -8,6 +8,13 @@
 
 /* Whether as many bytes can still be closed. */
 bool guard_has_room(size_t bytes);
+/* Moved flushes: guard_stage takes all closed pages to the second range (kernels use guard_staged addresses),
+ * guard_publish puts them back, open. Only when guard_can_stage. */
+bool guard_can_stage(void);
+void guard_stage(void);
+void guard_publish(void);
+/* Where memory of the arena lies while it is staged; other addresses stay. */
+void *guard_staged(const void *p);
 /* The program asks for, or sets, its SIGSEGV action: kept for faults that are not ours. */
 bool guard_program_action(const struct sigaction *act, struct sigaction *old);
 /* libc's sigaction (signals.c). */

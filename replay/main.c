@@ -3,6 +3,7 @@
  * Each level works alone and falls back to the one below: no plan, a plan for something else, or a library that isn't
  * understood leave the allocator; a program without libtorch is left alone.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -55,6 +56,9 @@ static bool bring_up(char *why, size_t size)
 	if (guard_init() != 0)
 		goto no;
 	guard_active = true;
+	reason = "this kernel can't move pages (mremap with MREMAP_DONTUNMAP, Linux 5.7)";
+	if (!queue_usable())
+		goto no;
 	n = hooks_install();
 	if (n > 0)
 		return true;

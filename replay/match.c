@@ -269,6 +269,7 @@ static bool name_tensor(const struct instance *inst, const struct call *call, ui
 	for (uint32_t e = 0; e < i; e++)
 		if (call->arg[e].kind == ARG_TENSOR && call->arg[e].t.data == arg->t.data && call->arg[e].full && arg->full) {
 			*token = binding->token[e];
+			binding->span[i] = call->numel;
 			return true;
 		}
 	if (arg->full) {

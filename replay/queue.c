@@ -48,6 +48,7 @@ static struct {
 	char *feeds;
 	size_t feeds_used;
 	float *scratch;
+	bool staged;           /* this flush works on moved pages */
 	_Atomic pid_t lock;    /* tid of the holder, 0: free */
 	volatile uint64_t epoch; /* flushes so far */
 } queue;
@@ -302,7 +303,7 @@ static const struct edge *edge_for(struct call *call, struct binding *binding, b
 	return edge;
 }
 
-static void flush_locked(enum flush_reason reason, bool parallel);
+static void flush_locked(enum flush_reason reason, bool alone);
 static void queue_reset(void);
 
 bool queue_offer(struct call *call)
@@ -365,6 +366,12 @@ struct job { /* what of an instance runs as one kernel call */
 	uint32_t mxcsr;
 };
 
+/* Where the kernels find memory during this flush. */
+static void *at(void *p)
+{
+	return queue.staged && p != NULL ? guard_staged(p) : p;
+}
+
 static bool reads_value(const struct edge *edge, uint32_t value)
 {
 	for (uint32_t i = 0; i < edge->n_args; i++)
@@ -386,6 +393,18 @@ static bool result_is_needed(const struct instance *inst, uint32_t k, uint32_t n
 	return !arena_is_dead(block_base(inst->result[k], (size_t)inst->numel * sizeof(float)));
 }
 
+/* Addresses for this flush. Results keep their own in `result`: blocks are known by them. */
+static void instance_locate(struct instance *inst)
+{
+	for (uint32_t k = 0; k < inst->n_ops; k++)
+		inst->store[k] = at(inst->result[k]);
+	for (uint32_t j = 0; j < inst->n_inputs; j++) {
+		inst->input[j] = at(inst->input[j]);
+		if (!inst->full[j])
+			inst->strided[j].data = at((void *)inst->strided[j].data);
+	}
+}
+
 static struct job job_for_region(struct instance *inst)
 {
 	struct job job = {.fn = inst->accepted->fn, .numel = inst->numel, .mxcsr = inst->mxcsr};
@@ -393,9 +412,10 @@ static struct job job_for_region(struct instance *inst)
 	for (uint32_t k = 0; k < inst->accepted_ops; k++) {
 		bool needed = result_is_needed(inst, k, inst->accepted_ops);
 
-		inst->store[k] = needed ? inst->result[k] : NULL;
-		if (!needed)
-			replay_region_counts[inst->accepted - queue.plan->regions].dead++;
+		if (needed)
+			continue;
+		inst->store[k] = NULL;
+		replay_region_counts[inst->accepted - queue.plan->regions].dead++;
 	}
 	job.args.input = inst->input;
 	job.args.strided = inst->strided;
@@ -415,7 +435,7 @@ static struct job job_for_single(struct instance *inst, uint32_t k, void **input
 		uint32_t j = edge->single_input[i];
 
 		if (edge->arg[i].type == 'v')
-			input[j] = inst->result[edge->arg[i].index];
+			input[j] = inst->store[edge->arg[i].index];
 		else if (edge->arg[i].type == 'i')
 			input[j] = inst->input[edge->arg[i].index];
 		else if (edge->arg[i].type == 'b')
@@ -423,7 +443,7 @@ static struct job job_for_single(struct instance *inst, uint32_t k, void **input
 	}
 	job.args.input = input;
 	job.args.strided = strided;
-	job.args.result = &inst->result[k];
+	job.args.result = &inst->store[k];
 	job.args.scalar = &inst->scalar[inst->scalar_at[k]];
 	job.args.import = queue.plan->import_table;
 	return job;
@@ -523,6 +543,7 @@ static void run_all(bool parallel)
 
 		if (inst->wave_start)
 			wave_execute(&wave, parallel);
+		instance_locate(inst);
 		if (inst->accepted != NULL)
 			jobs[wave.n++] = job_for_region(inst);
 		if (inst->accepted_ops < inst->n_ops) {
@@ -545,13 +566,26 @@ static void queue_reset(void)
 	replay_pending = 0;
 }
 
-static void flush_locked(enum flush_reason reason, bool parallel)
+/* Whether a flush can be sound at all places where it may be needed. */
+bool queue_usable(void)
+{
+	return guard_can_stage();
+}
+
+/* `alone`: no other thread can be touching what waits: its pages may be open while they are filled. */
+static void flush_locked(enum flush_reason reason, bool alone)
 {
 	if (queue.n == 0)
 		return;
 	replay_counts.flushes[reason]++;
-	guard_open();
-	run_all(parallel);
+	queue.staged = !alone;
+	if (queue.staged)
+		guard_stage();
+	else
+		guard_open();
+	run_all(alone);
+	if (queue.staged)
+		guard_publish();
 	queue.epoch++;
 	queue_reset();
 }
@@ -563,7 +597,7 @@ void queue_flush(enum flush_reason reason)
 	if (replay_pending == 0)
 		return;
 	taken = queue_lock();
-	flush_locked(reason, true);
+	flush_locked(reason, framework_thread_number() == 0 && replay_program_threads == 1);
 	queue_unlock(taken);
 }
 

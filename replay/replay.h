@@ -130,6 +130,8 @@ int match_build(struct terra_plan *plan, int (*op_index)(const char *name, void 
 
 /* ---- queue.c ---- */
 int queue_init(struct terra_plan *plan);
+/* False: this kernel lacks what a sound flush needs; nothing may wait. */
+bool queue_usable(void);
 /* Offers the op. True: taken, *call.result or the in-place target now stands for work that waits. False: run it. */
 bool queue_offer(struct call *call);
 void queue_flush(enum flush_reason reason);
@@ -162,6 +164,7 @@ struct replay_counts {
 };
 extern struct replay_counts replay_counts;
 extern struct region_counts *replay_region_counts;
+uint64_t terra_replay_count(const char *name);
 void log_exit(const struct terra_plan *plan);
 
 #endif

@@ -1,9 +1,8 @@
 /* threads.c - nothing waits while two threads could look.
  *
- * While a flush runs, the pages that it fills are open to the whole process, so another thread could see a result half
- * written. Therefore work waits only while the process has a single program thread. Threads of the framework's OpenMP pool
- * are not program threads: they run only inside ops. They are told apart by who creates them: the library that
- * defines GOMP_parallel.
+ * Work waits only while the process has a single program thread: with more, each result would have to be published for
+ * threads that may be watching, and orders between threads kept. Workers of OpenMP and BLAS pools are not program
+ * threads: they run only inside a call that some program thread waits in. They are told apart by who creates them.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -42,6 +41,9 @@ static void *thread_main(void *p)
 	return result;
 }
 
+/* Libraries whose threads work only inside a call that a program thread is waiting in, and run no code of the program. */
+static const char *const pool_libraries[] = {"libgomp", "libiomp", "libomp", "libopenblas", "libscipy_openblas", "libmkl_"};
+
 static bool is_pool_library(const void *caller)
 {
 	Dl_info info;
@@ -51,7 +53,10 @@ static bool is_pool_library(const void *caller)
 		return false;
 	name = strrchr(info.dli_fname, '/');
 	name = name ? name + 1 : info.dli_fname;
-	return strncmp(name, "libgomp", 7) == 0 || strncmp(name, "libiomp", 7) == 0;
+	for (size_t i = 0; i < sizeof(pool_libraries) / sizeof(pool_libraries[0]); i++)
+		if (strncmp(name, pool_libraries[i], strlen(pool_libraries[i])) == 0)
+			return true;
+	return false;
 }
 
 REPLAY_EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*routine)(void *), void *arg)

@@ -1,0 +1,71 @@
+"""What the divergence programs compute: runs of elementwise ops that a plan fuses, and small models around them.
+
+Run as a script it is the program that is traced for their plan: every chain once an iteration, with and without gradients.
+"""
+import math
+
+import torch
+from torch import nn
+
+
+def chain(x):
+    return (x * 1.5 + 0.25) * x
+
+
+def gelu(x):
+    return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * torch.pow(x, 3.0))))
+
+
+def in_place(x):
+    return x.mul_(1.5).add_(0.25)
+
+
+def mixed(x, bias):
+    return ((x + bias) * 0.5 - x) * bias
+
+
+class Block(nn.Module):
+    """A layer with a fused activation, dropout and a residual."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.up = nn.Linear(width, 2 * width)
+        self.down = nn.Linear(2 * width, width)
+        self.drop = nn.Dropout(0.1)
+
+    def forward(self, x):
+        return x + self.drop(self.down(gelu(self.up(x))))
+
+
+def model(width=64, depth=2):
+    return nn.Sequential(*[Block(width) for _ in range(depth)])
+
+
+def train_step(net, optimizer, x):
+    optimizer.zero_grad()
+    loss = net(x).square().mean()
+    loss.backward()
+    optimizer.step()
+    return loss
+
+
+def main(steps=8):
+    torch.manual_seed(0)
+    net = model()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
+    x = torch.randn(32, 64)
+    bias = torch.randn(64)
+    for _ in range(steps):
+        train_step(net, optimizer, x)
+        with torch.no_grad():
+            y = torch.randn(64, 64)
+            chain(y)
+            gelu(y)
+            mixed(y, bias)
+            in_place(y)
+        z = torch.randn(64, 64, requires_grad=True)
+        (chain(z).sum() + gelu(z).sum()).backward()
+
+
+if __name__ == "__main__":
+    main()

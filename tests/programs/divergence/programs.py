@@ -1,0 +1,739 @@
+"""Programs that look at, or change, tensor memory in every way that an op dispatcher does not see, and programs that leave the
+path that was traced. Each must print what eager prints, bit for bit.
+
+    python programs.py NAME      prints the results of one program
+    python programs.py --list    one line each: name, guard that it needs, flush reason that it must cause
+
+`guard` is the replay guard (TERRA_TEST_NO_GUARD) without which the result must differ; "" where several guards cover each
+other, so that no single removal shows. `reason` is the flush reason that the step must cause.
+"""
+import ctypes
+import gc
+import hashlib
+import io
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from chains import Block, chain, gelu, in_place, mixed, model, train_step  # noqa: E402
+
+PROGRAMS = {}
+
+
+def program(guard="", reason="op"):
+    def register(function):
+        PROGRAMS[function.__name__] = (function, guard, reason)
+        return function
+    return register
+
+
+class Counts:
+    """What replay says of the hazard's step; nothing under eager."""
+
+    def __init__(self):
+        try:
+            self.count = ctypes.CDLL(None).terra_replay_count
+            self.count.restype = ctypes.c_uint64
+        except AttributeError:
+            self.count = None
+        self.seen = {}
+
+    def read(self, name):
+        return self.count(name.encode()) if self.count else 0
+
+    @contextmanager
+    def hazard(self, reason):
+        names = ("deferred", "fused", reason)
+        before = {name: self.read(name) for name in names}
+        yield
+        for name in names:
+            self.seen[name] = self.read(name) - before[name]
+
+
+COUNTS = Counts()
+
+
+def raw(x):
+    """The bytes of a tensor or array, read where they lie."""
+    if isinstance(x, torch.Tensor):
+        x = x.detach().numpy()
+    return np.ascontiguousarray(x).tobytes()
+
+
+def show(name, *values):
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(value if isinstance(value, bytes) else raw(value))
+    print(name, digest.hexdigest()[:16], flush=True)
+
+
+def data(*shape):
+    return torch.randn(*shape)
+
+
+# ---- reads behind the dispatcher's back ----
+
+@program("results", "access")
+def numpy_read(hazard):
+    x = data(64, 64)
+    with hazard():
+        y = chain(x)
+        show("numpy", y.numpy())
+
+
+@program("results", "access")
+def view_taken_before_read(hazard):
+    x = data(64, 64)
+    view = x.numpy()
+    with hazard():
+        in_place(x)
+        show("view", view)
+
+
+@program("results", "access")
+def pointer_read(hazard):
+    x = data(64, 64)
+    with hazard():
+        y = chain(x)
+        show("pointer", ctypes.string_at(y.data_ptr(), y.nbytes))
+
+
+@program("results", "access")
+def dlpack_read(hazard):
+    x = data(64, 64)
+    with hazard():
+        y = chain(x)
+        show("dlpack", np.from_dlpack(y))
+
+
+@program("results", "access")
+def tolist_read(hazard):
+    x = data(64, 64)
+    with hazard():
+        y = chain(x)
+        show("tolist", np.asarray(y.tolist(), dtype=np.float32))
+
+
+@program("", "op")
+def item_read(hazard):
+    x = data(64, 64)
+    with hazard():
+        y = chain(x)
+        show("item", np.float32([y[3, 5].item(), float(y.sum())]))
+
+
+@program("", "op")
+def printed(hazard):
+    x = data(64, 64)
+    with hazard():
+        print(chain(x))
+
+
+# ---- writes behind the dispatcher's back ----
+
+@program("foreign", "deferred")
+def from_numpy_written(hazard):
+    a = np.arange(4096, dtype=np.float32)
+    t = torch.from_numpy(a)
+    with hazard():
+        held = chain(data(64, 64))
+        y = t * 1.5 + 0.25
+        a[:] = 5
+        show("foreign", y, held)
+
+
+@program("inputs", "access")
+def view_taken_before_written(hazard):
+    x = data(64, 64)
+    view = x.numpy()
+    with hazard():
+        y = chain(x)
+        view[:] = 5
+        show("written", y, x)
+
+
+@program("inputs", "access")
+def pointer_written(hazard):
+    x = data(64, 64)
+    pointer = x.data_ptr()
+    with hazard():
+        y = chain(x)
+        ctypes.memset(pointer, 0, x.nbytes)
+        show("memset", y, x)
+
+
+# ---- memory that is freed, replaced, resized ----
+
+@program("hold", "op")
+def input_freed(hazard):
+    x = data(512, 512)
+    with hazard():
+        y = chain(x)
+        del x
+        z = torch.full((512, 512), 7.0)
+        show("freed", y, z)
+
+
+@program("", "op")
+def data_replaced(hazard):
+    x = data(64, 64)
+    with hazard():
+        in_place(x)
+        other = torch.ones(64, 64)
+        old = x.detach()
+        x.data = other
+        show("replaced", x, old)
+
+
+@program("", "access")
+def resized(hazard):
+    x = data(64, 64)
+    with hazard():
+        y = chain(x)
+        y.resize_(128, 64)
+        show("resized", y[:64])
+
+
+@program("", "access")
+def shared(hazard):
+    x = data(64, 64)
+    with hazard():
+        y = chain(x)
+        y.share_memory_()
+        show("shared", y)
+
+
+@program("", "deferred")
+def results_dropped(hazard):
+    x = data(64, 64)
+    with hazard():
+        for _ in range(50):
+            y = chain(x)
+        show("last", y)
+
+
+@program("live", "access")
+def intermediate_kept(hazard):
+    x = data(64, 64)
+    with hazard():
+        a = x * 1.5
+        b = a + 0.25
+        c = b * x
+        show("kept", a, b, c)
+
+
+# ---- overlap ----
+
+@program("overlap", "op")
+def overlapping_in_place(hazard):
+    x = data(4200)
+    with hazard():
+        y = x[:4096] * 1.5
+        x[1:4097].add_(0.25)
+        show("overlap", y, x)
+
+
+@program("overlap", "op")
+def transposed_read(hazard):
+    x = data(64, 64)
+    with hazard():
+        y = x * 1.5
+        z = y.t() + y
+        show("transposed", z, y)
+
+
+@program("", "op")
+def expanded(hazard):
+    x = data(64, 1)
+    bias = data(64)
+    with hazard():
+        y = mixed(x.expand(64, 64), bias)
+        z = mixed(data(64, 64), y[0])
+        show("expanded", y, z)
+
+
+# ---- system calls ----
+
+@program("syscalls", "syscall")
+def written_to_file(hazard):
+    x = data(64, 64)
+    view = memoryview(x.numpy()).cast("B")
+    with tempfile.TemporaryFile() as f, hazard():
+        in_place(x)
+        try:
+            n = os.write(f.fileno(), view)
+        except OSError as error:
+            n = str(error)
+        f.seek(0)
+        print("wrote", n)
+        show("file", f.read())
+
+
+@program("syscalls", "syscall")
+def read_from_file(hazard):
+    x = data(64, 64)
+    view = memoryview(x.numpy()).cast("B")
+    with tempfile.TemporaryFile() as f:
+        f.write(bytes(4096 * 4))
+        f.flush()
+        f.seek(0)
+        with hazard():
+            y = chain(x)
+            try:
+                n = os.readv(f.fileno(), [view])
+            except OSError as error:
+                n = str(error)
+            print("read", n)
+            show("read", x, y)
+
+
+@program("syscalls", "syscall")
+def array_tofile(hazard):
+    x = data(64, 64)
+    view = x.numpy()
+    with tempfile.NamedTemporaryFile() as f, hazard():
+        in_place(x)
+        try:
+            view.tofile(f.name)
+        except OSError:
+            print("failed")
+        show("tofile", open(f.name, "rb").read())
+
+
+@program("", "access")
+def saved(hazard):
+    net = model()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
+    x = data(32, 64)
+    for step in range(4):
+        with hazard():
+            train_step(net, optimizer, x)
+            if step == 2:
+                f = io.BytesIO()
+                torch.save({"net": net.state_dict(), "opt": optimizer.state_dict()}, f)
+                f.seek(0)
+                state = torch.load(f)
+                show("state", *state["net"].values())
+    show("end", *net.parameters())
+
+
+# ---- other threads, processes, signals ----
+
+@program("", "thread")
+def thread_reads(hazard):
+    x = data(64, 64)
+    seen = []
+    with hazard():
+        y = chain(x)
+        thread = threading.Thread(target=lambda: seen.append(y.clone()))
+        thread.start()
+        thread.join()
+        show("thread", *seen)
+
+
+@program("threads", "deferred")
+def thread_polls(hazard):
+    """A thread that watches the last element of a result must never see it back at its old value, nor half of the result."""
+    n = 1 << 22
+    x = torch.zeros(n)
+    view = x.numpy()
+    state = {"bad": 0, "target": 0.0, "stop": False}
+
+    def watch():
+        while not state["stop"]:
+            before = state["target"]
+            first, last = float(view[0]), float(view[-1])
+            if first < before or last < before:
+                state["bad"] += 1
+
+    with hazard():
+        held = chain(data(64, 64))
+        thread = threading.Thread(target=watch)
+        thread.start()
+        for i in range(200):
+            x.mul_(1.0).add_(1.0)
+            state["target"] = float(i + 1)
+            for _ in range(50):
+                pass
+        state["stop"] = True
+        thread.join()
+        show("polled", x, held)
+        print("bad", state["bad"] > 0)
+
+
+@program("", "fork")
+def forked_child(hazard):
+    x = data(64, 64)
+    with hazard():
+        y = chain(x)
+        r, w = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.write(w, hashlib.sha256(raw(chain(y))).hexdigest()[:16].encode())
+            os._exit(0)
+        os.waitpid(pid, 0)
+        print("child", os.read(r, 16).decode())
+        show("parent", y)
+
+
+class Samples(torch.utils.data.Dataset):
+    def __init__(self, x):
+        self.x = x
+
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, i):
+        return self.x[i] * 1.5 + 0.25
+
+
+@program("", "deferred")
+def loader_workers(hazard):
+    x = data(16, 64)
+    net = model()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
+    with hazard():
+        in_place(x)
+        losses = []
+        for batch in torch.utils.data.DataLoader(Samples(x), batch_size=4, num_workers=2):
+            losses.append(train_step(net, optimizer, batch).detach())
+        show("loader", torch.stack(losses), *net.parameters())
+
+
+@program("signals", "access")
+def segv_blocked(hazard):
+    x = data(64, 64)
+    view = x.numpy()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGSEGV})
+    with hazard():
+        in_place(x)
+        show("blocked", view)
+
+
+@program("signals", "access")
+def fault_handler_enabled(hazard):
+    import faulthandler
+    faulthandler.enable()
+    x = data(64, 64)
+    view = x.numpy()
+    with hazard():
+        in_place(x)
+        show("faulthandler", view)
+
+
+@program("", "access")
+def signal_handler_reads(hazard):
+    x = data(64, 64)
+    view = x.numpy()
+    seen = []
+    signal.signal(signal.SIGUSR1, lambda *_: seen.append(raw(view)))
+    with hazard():
+        in_place(x)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        show("signal", *seen)
+
+
+# ---- hidden inputs ----
+
+@program("mxcsr", "access")
+def denormals_flushed_after(hazard):
+    x = torch.full((64, 64), 2e-38)
+    with hazard():
+        y = (x * 0.25 + 0.0) * x.sign()
+        torch.set_flush_denormal(True)
+        view = y.numpy()
+        bits = raw(view.view(np.int32))
+        torch.set_flush_denormal(False)
+        show("denormal", bits)
+
+
+@program("", "access")
+def threads_changed(hazard):
+    x = data(300, 300)
+    with hazard():
+        y = gelu(x)
+        torch.set_num_threads(1)
+        z = gelu(x)
+        show("threads", y, z)
+    torch.set_num_threads(2)
+
+
+@program("", "deferred")
+def seeds_and_states(hazard):
+    net = model()
+    x = data(32, 64)
+    with hazard():
+        torch.manual_seed(7)
+        state = torch.get_rng_state()
+        a = net(x)
+        show("state", torch.get_rng_state())
+        torch.set_rng_state(state)
+        b = net(x)
+        show("seeded", a, b)
+        with torch.random.fork_rng():
+            c = net(x)
+        show("after", c, net(x))
+
+
+# ---- errors where eager raises them ----
+
+@program("level", "op")
+def version_error(hazard):
+    x = data(64, 64).requires_grad_()
+    with hazard():
+        y = chain(x)
+        z = y * y
+        y.mul_(2.0)
+        try:
+            z.sum().backward()
+            print("no error")
+        except RuntimeError as error:
+            print("raised", "modified by an inplace operation" in str(error))
+        show("y", y)
+
+
+@program("", "op")
+def shape_error(hazard):
+    x = data(64, 64)
+    with hazard():
+        y = chain(x)
+        for _ in range(100):
+            try:
+                y = y + torch.ones(63)
+            except RuntimeError as error:
+                message = str(error)
+        print(message.split(".")[0])
+        show("after", y)
+
+
+class Picky(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = Block(64)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        y = self.block(x)
+        if self.calls % 3 == 0:
+            raise ValueError("every third time")
+        return gelu(y)
+
+
+@program("", "deferred")
+def exception_in_forward(hazard):
+    net = Picky()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
+    x = data(32, 64)
+    caught = 0
+    with hazard():
+        for _ in range(9):
+            try:
+                train_step(net, optimizer, x)
+            except ValueError:
+                caught += 1
+    print("caught", caught)
+    show("parameters", *net.parameters())
+
+
+# ---- training as people write it ----
+
+def trained(hazard, steps=8, change=None, x=None, **options):
+    net = model()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, **options)
+    x = data(32, 64) if x is None else x
+    losses = []
+    with hazard():
+        for step in range(steps):
+            batch = change(step, x, optimizer) if change else x
+            losses.append(train_step(net, optimizer, batch))
+    show("losses", torch.stack([loss.detach() for loss in losses]))
+    show("parameters", *net.parameters())
+    return net
+
+
+@program("", "deferred")
+def batch_changes(hazard):
+    trained(hazard, 10, lambda step, x, _: x[:20] if 4 <= step < 7 else x)
+
+
+@program("", "deferred")
+def learning_rate_changes(hazard):
+    net = model()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
+    x = data(32, 64)
+    with hazard():
+        for _ in range(10):
+            train_step(net, optimizer, x)
+            scheduler.step()
+    show("parameters", *net.parameters())
+
+
+@program("", "deferred")
+def losses_kept(hazard):
+    trained(hazard, 50)
+
+
+@program("", "deferred")
+def foreach_and_amsgrad(hazard):
+    trained(hazard, 6, foreach=True)
+    trained(hazard, 6, amsgrad=True)
+    trained(hazard, 6, maximize=True)
+
+
+@program("", "deferred")
+def gradients_clipped(hazard):
+    net = model()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
+    x = data(32, 64)
+    with hazard():
+        for step in range(8):
+            net(x).square().mean().backward()
+            if step % 2:
+                torch.nn.utils.clip_grad_norm_(net.parameters(), 0.1)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=step % 4 == 1)
+    show("parameters", *net.parameters())
+
+
+@program("", "deferred")
+def double_backward(hazard):
+    x = data(64, 64).requires_grad_()
+    with hazard():
+        y = gelu(chain(x)).sum()
+        (g,) = torch.autograd.grad(y, x, create_graph=True)
+        g.square().sum().backward()
+    show("gradients", g, x.grad)
+
+
+@program("", "deferred")
+def checkpointed(hazard):
+    from torch.utils.checkpoint import checkpoint
+    net = model()
+    x = data(32, 64).requires_grad_()
+    with hazard():
+        y = x
+        for block in net:
+            y = checkpoint(block, y, use_reentrant=False)
+        y.square().mean().backward()
+    show("gradients", x.grad, *[p.grad for p in net.parameters()])
+
+
+@program("", "deferred")
+def attention(hazard):
+    q, k, v = (data(2, 4, 64, 32).requires_grad_() for _ in range(3))
+    with hazard():
+        y = nn.functional.scaled_dot_product_attention(chain(q), gelu(k), v, is_causal=True)
+        chain(y).sum().backward()
+    show("gradients", q.grad, k.grad, v.grad)
+
+
+@program("", "deferred")
+def autocast(hazard):
+    net = model()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
+    x = data(32, 64)
+    with hazard():
+        for _ in range(5):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = net(x).float().square().mean()
+            loss.backward()
+            optimizer.step()
+    show("parameters", *net.parameters())
+
+
+@program("", "deferred")
+def lstm_lengths(hazard):
+    net = nn.LSTM(64, 64)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
+    with hazard():
+        for length in (3, 7, 2, 5):
+            y, _ = net(chain(data(length, 4, 64)))
+            optimizer.zero_grad()
+            gelu(y).sum().backward()
+            optimizer.step()
+    show("parameters", *net.parameters())
+
+
+@program("", "deferred")
+def inference(hazard):
+    net = model().eval()
+    x = data(64, 64)
+    with hazard():
+        kept = chain(x)
+        with torch.inference_mode():
+            a = net(chain(x))
+            b = gelu(kept)
+        with torch.no_grad():
+            c = net(chain(x))
+    show("inference", a, b, c)
+
+
+@program("", "deferred")
+def custom_function(hazard):
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return chain(x)
+
+        @staticmethod
+        def backward(ctx, g):
+            (x,) = ctx.saved_tensors
+            return in_place(g.clone()) * x
+
+    x = data(64, 64).requires_grad_()
+    with hazard():
+        Double.apply(gelu(x)).sum().backward()
+    show("gradient", x.grad)
+
+
+@program("", "deferred")
+def functional_transforms(hazard):
+    x = data(16, 64)
+    with hazard():
+        held = chain(data(64, 64))
+        a = torch.func.vmap(chain)(x)
+        b = torch.func.grad(lambda t: gelu(t).sum())(x)
+    show("transforms", a, b, held)
+
+
+@program("", "deferred")
+def garbage_collected(hazard):
+    net = model()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
+    x = data(32, 64)
+    with hazard():
+        train_step(net, optimizer, x)
+        kept = [p.detach().clone() for p in net.parameters()]
+        del net, optimizer
+        gc.collect()
+    show("kept", *kept)
+
+
+def main(name):
+    function, _, reason = PROGRAMS[name]
+    torch.manual_seed(0)
+    function(lambda: COUNTS.hazard(reason))
+    if "TERRA_TEST_COUNTS" in os.environ:
+        with open(os.environ["TERRA_TEST_COUNTS"], "w") as f:
+            json.dump(COUNTS.seen, f)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--list":
+        for key, (_, guard, reason) in PROGRAMS.items():
+            print(key, guard or "-", reason)
+    else:
+        main(sys.argv[1])
