@@ -14,18 +14,18 @@
 #define LENGTH(array) (sizeof(array) / sizeof((array)[0]))
 #define FLUSH_DENORMALS 0x8040 /* MXCSR: flush to zero, denormals are zero */
 #define EVERY_LENGTH_TO 40
-#define QUICK_NUMEL 16384 /* quick: longer ones have one kind of values */
+#define LONG 16384
 
 static const int64_t quick_lengths[] = {1, 2, 7, 9, 16, 17, 33, 511, 513, 1025, 65552 + 7};
-static const int64_t more_lengths[] = {47,    48,    49,    63,    64,    65,    127,   128,    129,   255,
-				       256,   257,   500,   511,   512,   513,   1000,  1023,   1024,  1025,
-				       2047,  2048,  2049,  4095,  4096,  4097,  8191,  8193,   32767, 32768,
-				       32769, 32783, 32784, 32785, 65535, 65536, 65537, 65551,  65552, 65553,
+static const int64_t more_lengths[] = {47,    48,    49,    63,	   64,	  65,	  127,	       128,	  129,	 255,
+				       256,   257,   500,   511,   512,	  513,	  1000,	       1023,	  1024,	 1025,
+				       2047,  2048,  2049,  4095,  4096,  4097,	  8191,	       8193,	  32767, 32768,
+				       32769, 32783, 32784, 32785, 65535, 65536,  65537,       65551,	  65552, 65553,
 				       65568, 98303, 98304, 98305, 99999, 100003, 131072 + 15, 196608 + 9};
 static const struct check_shape quick_shapes[] = {{1, 17}, {3, 5}, {40, 1}, {7, 64}, {5, 512}, {3, 511}, {2, 32769}};
-static const struct check_shape more_shapes[] = {{1, 1},    {2, 1},     {1, 513},   {513, 1},  {2, 8},     {9, 7},     {600, 3},
-						 {100, 10}, {64, 512},  {17, 1024}, {31, 768}, {128, 300}, {5, 4099},  {4, 16384},
-						 {3, 32768}, {65537, 1}, {2, 49153}, {129, 511}};
+static const struct check_shape more_shapes[] = {{1, 1},    {2, 1},	{1, 513},   {513, 1},	{2, 8},	    {9, 7},
+						 {600, 3},  {100, 10},	{64, 512},  {17, 1024}, {31, 768},  {128, 300},
+						 {5, 4099}, {4, 16384}, {3, 32768}, {65537, 1}, {2, 49153}, {129, 511}};
 
 struct session {
 	struct terra_plan *plan;
@@ -60,26 +60,36 @@ static int try_once(struct session *s, struct check_shape shape, enum check_valu
 	return ret;
 }
 
-/* Stops at the first length that shows a difference: one is enough to refuse a kernel. */
+/* What is done to one element is found out with short tensors; long ones are about where a tensor is cut. */
+static bool has_turn(const struct session *s, int64_t numel, enum check_values values)
+{
+	if (numel <= LONG)
+		return true;
+	return values == CHECK_VALUES_MIXED || (values == CHECK_VALUES_ORDINARY && !s->options->quick);
+}
+
 static int try_shape(struct session *s, struct check_shape shape)
 {
 	const int64_t numel = shape.rows * shape.columns;
 	int ret = 0;
 
-	for (int values = 0; !ret && values < CHECK_VALUES_COUNT; values++) {
-		if (s->options->quick && numel > QUICK_NUMEL && values != CHECK_VALUES_MIXED)
+	for (int v = 0; !ret && v < CHECK_VALUES_COUNT; v++) {
+		enum check_values values = (enum check_values)v;
+
+		if (!has_turn(s, numel, values))
 			continue;
 		framework_set_threads(s->options->framework, 1);
-		ret = try_once(s, shape, (enum check_values)values, false);
-		if (!ret && values >= CHECK_VALUES_MIXED)
-			ret = try_once(s, shape, (enum check_values)values, true);
+		ret = try_once(s, shape, values, false);
+		if (!ret && values >= CHECK_VALUES_MIXED && numel <= LONG)
+			ret = try_once(s, shape, values, true);
 		framework_set_threads(s->options->framework, s->threads);
-		if (!ret && s->threads > 1 && numel > 32768)
-			ret = try_once(s, shape, (enum check_values)values, false);
+		if (!ret && s->threads > 1 && numel > LONG)
+			ret = try_once(s, shape, values, false);
 	}
 	return ret;
 }
 
+/* Stops at the first length that shows a difference: one is enough to refuse a kernel. */
 static int try_lengths(struct session *s, const int64_t *lengths, size_t n)
 {
 	int ret = 0;

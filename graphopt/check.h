@@ -14,23 +14,23 @@
 
 struct check_options {
 	struct framework *framework;
-	uint32_t threads;       /* bits are compared with 1 and with this many, time is taken with this many; 0: as the
-				   framework has it */
-	uint64_t seed;          /* of the random values */
-	bool quick;             /* fewer lengths and values: for tests, not for plans */
-	bool measure;           /* take eager_ns and fused_ns */
-	int64_t numel;          /* domain to time at; 0: region->numel */
-	uint32_t repeats;       /* timed runs, of which the median counts; 0: 15 */
+	uint32_t threads; /* bits are compared with 1 and with this many, time is taken with this many; 0: as the
+			     framework has it */
+	uint64_t seed;	  /* of the random values */
+	bool quick;	  /* fewer lengths and values: for tests, not for plans */
+	bool measure;	  /* take eager_ns and fused_ns */
+	int64_t numel;	  /* domain to time at; 0: region->numel */
+	uint32_t repeats; /* timed runs, of which the median counts; 0: 15 */
 };
 
 struct check_result {
 	bool identical;
-	uint64_t compared;      /* values compared */
-	uint64_t differing;     /* of those, with other bits */
-	uint32_t largest_ulp;   /* over finite differing values */
-	double eager_ns;        /* one instance of the region, the framework's ops one by one with their allocations */
-	double fused_ns;        /* the kernel on the same threads */
-	char first[200];        /* the first difference: op, length, index, both values; empty when identical */
+	uint64_t compared;    /* values compared */
+	uint64_t differing;   /* of those, with other bits */
+	uint32_t largest_ulp; /* over finite differing values */
+	double eager_ns;      /* one instance of the region, the framework's ops one by one with their allocations */
+	double fused_ns;      /* the kernel on the same threads */
+	char first[200];      /* the first difference: op, length, index, both values; empty when identical */
 };
 
 /* Compares and measures one region of a linked plan (region->fn and plan->import_table set). Every result is compared,

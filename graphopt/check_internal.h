@@ -23,7 +23,7 @@ enum check_values {
 /* The domain is [rows, columns]; a broadcasting or strided input has one of these forms in it. All keep the dims in
  * order: others are not deferred by replay. */
 enum check_form {
-	CHECK_FORM_ROW,    /* the same row for all: a bias */
+	CHECK_FORM_ROW,	   /* the same row for all: a bias */
 	CHECK_FORM_COLUMN, /* one number for each row */
 	CHECK_FORM_SLICE,  /* a part of longer rows */
 	CHECK_FORM_STEP,   /* every second element */
@@ -35,10 +35,10 @@ struct check_shape {
 };
 
 struct check_input {
-	float *original;  /* `count` floats of memory, before any op */
+	float *original; /* `count` floats of memory, before any op */
 	size_t count;
 	int64_t stride[2];
-	bool written;     /* some op has it as its target */
+	bool written; /* some op has it as its target */
 };
 
 struct check_trial {
@@ -46,16 +46,13 @@ struct check_trial {
 	const struct codegen_region *region;
 	struct check_shape shape;
 	int64_t numel;
-	uint64_t random;   /* state of the generator */
+	uint64_t random; /* state of the generator */
 	struct check_input input[TERRA_PLAN_MAX_INPUTS];
 	double scalar[TERRA_PLAN_MAX_SCALARS];
-	uint32_t target[TERRA_PLAN_MAX_OPS]; /* per value: which memory it is in: the first value in it, or for the memory of
-						an input TERRA_PLAN_MAX_OPS + input */
+	uint32_t target[TERRA_PLAN_MAX_OPS]; /* per value: which memory it is in: the first value in it, or for the
+						memory of an input TERRA_PLAN_MAX_OPS + input */
 	bool replaced[TERRA_PLAN_MAX_OPS];   /* a later op writes the same memory */
 	float *expected[TERRA_PLAN_MAX_OPS];
-	/* Per value and element: several different NaNs met on the way. Which of them survives differs inside the
-	 * framework itself (oprules.c), so there any NaN is right. */
-	uint8_t *either[TERRA_PLAN_MAX_OPS];
 };
 
 uint64_t check_random(uint64_t *state);
@@ -66,14 +63,14 @@ double check_number(enum check_values values, uint64_t *random);
 int check_trial_make(struct check_trial *trial, struct framework *fw, const struct codegen_region *region,
 		     struct check_shape shape, enum check_values values, uint64_t seed);
 void check_trial_free(struct check_trial *trial);
-/* Runs the framework's ops: fills `expected` and `either`. 0 or -errno with a message. */
+/* Runs the framework's ops: fills `expected`. 0 or -errno with a message. */
 int check_trial_reference(struct check_trial *trial, char *err, size_t err_size);
 
 /* Which results the kernel is asked to write. */
 enum check_live { CHECK_LIVE_ALL, CHECK_LIVE_LAST };
 /* Runs the kernel in pieces and compares. 0 or -ENOMEM. */
-int check_trial_kernel(struct check_trial *trial, const struct terra_plan *plan, terra_kernel_fn fn, enum check_live live,
-		       struct check_result *out);
+int check_trial_kernel(struct check_trial *trial, const struct terra_plan *plan, terra_kernel_fn fn,
+		       enum check_live live, struct check_result *out);
 
 /* Scratch memory of the calling thread for a kernel. */
 float *check_scratch(void);

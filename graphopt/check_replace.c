@@ -1,4 +1,5 @@
-/* check_replace.c - single-op replacements against the framework: the same numbers and the same generator afterwards. */
+/* check_replace.c - single-op replacements against the framework: the same numbers and the same generator afterwards.
+ */
 #include <dlfcn.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -114,8 +115,8 @@ static int try_once(struct generator *g, int64_t n, double p, uint64_t seed, uns
 		if ((mine.left != after.left || mine.next != after.next ||
 		     memcmp(mine.state, after.state, sizeof(after.state))) &&
 		    !g->out->differing++)
-			snprintf(g->out->first, sizeof(g->out->first), "after %lld draws the generator is in another state",
-				 (long long)n);
+			snprintf(g->out->first, sizeof(g->out->first),
+				 "after %lld draws the generator is in another state", (long long)n);
 	}
 	free(want);
 	free(have);

@@ -14,17 +14,17 @@
 #define DEFAULT_REPEATS 15
 #define MAX_REPEATS 1000
 #define MIN_SAMPLE_NS 200000. /* a sample is as many calls as take about this long */
-#define GRAIN_BLOCKS 64       /* the framework's own grain of 32,768 elements */
+#define GRAIN_BLOCKS 64	      /* the framework's own grain of 32,768 elements */
 
 struct timing {
 	struct framework *framework;
 	const struct terra_plan *plan;
 	const struct codegen_region *region;
 	terra_kernel_fn fn;
-	struct check_trial trial;                      /* inputs and numbers */
+	struct check_trial trial;		       /* inputs and numbers */
 	framework_tensor input[TERRA_PLAN_MAX_INPUTS]; /* over trial.input[].original */
 	const struct framework_op *op[TERRA_PLAN_MAX_OPS];
-	uint32_t last_use[TERRA_PLAN_MAX_OPS];         /* by memory: op after which it is free; n_ops: stays */
+	uint32_t last_use[TERRA_PLAN_MAX_OPS]; /* by memory: op after which it is free; n_ops: stays */
 	struct terra_strided strided[TERRA_PLAN_MAX_INPUTS];
 	void *input_ptr[TERRA_PLAN_MAX_INPUTS];
 	struct terra_kernel_args args;
@@ -48,7 +48,8 @@ static void find_last_uses(struct timing *t)
 	for (uint32_t k = 0; k < n_ops; k++) {
 		for (uint32_t i = 0; i < region->plan->ops[k].n_args; i++) {
 			const struct codegen_arg *arg = &region->op[k].arg[i];
-			uint32_t memory = arg->token == CODEGEN_VALUE ? t->trial.target[arg->index] : TERRA_PLAN_MAX_OPS;
+			uint32_t memory =
+			    arg->token == CODEGEN_VALUE ? t->trial.target[arg->index] : TERRA_PLAN_MAX_OPS;
 
 			if (memory < TERRA_PLAN_MAX_OPS)
 				t->last_use[memory] = k;
@@ -71,7 +72,7 @@ static int make_tensors(struct timing *t)
 		memcpy(t->strided[j].size, sizes, sizeof(sizes));
 		memcpy(t->strided[j].stride, input->stride, sizeof(input->stride));
 		t->input[j] =
-			framework_from_blob(t->framework, input->original, 2, sizes, input->stride, FRAMEWORK_FLOAT32);
+		    framework_from_blob(t->framework, input->original, 2, sizes, input->stride, FRAMEWORK_FLOAT32);
 		if (!t->input[j])
 			return -ENOMEM;
 	}
@@ -91,10 +92,8 @@ static int timing_open(struct timing *t, struct check_shape shape, uint64_t seed
 	for (uint32_t k = 0; !ret && k < t->region->plan->n_ops; k++)
 		ret = framework_op_find(t->framework, t->region->plan->ops[k].op, &t->op[k], err, err_size);
 	find_last_uses(t);
-	t->args = (struct terra_kernel_args){.input = t->input_ptr,
-					     .strided = t->strided,
-					     .scalar = t->trial.scalar,
-					     .import = t->plan->import_table};
+	t->args = (struct terra_kernel_args){
+	    .input = t->input_ptr, .strided = t->strided, .scalar = t->trial.scalar, .import = t->plan->import_table};
 	return ret;
 }
 
@@ -138,7 +137,8 @@ static void run_blocks(void *ctx, int64_t begin, int64_t end)
 
 static int run_fused(struct timing *t)
 {
-	const int64_t sizes[2] = {t->trial.shape.rows, t->trial.shape.columns}, strides[2] = {t->trial.shape.columns, 1};
+	const int64_t sizes[2] = {t->trial.shape.rows, t->trial.shape.columns},
+		      strides[2] = {t->trial.shape.columns, 1};
 	framework_tensor made[TERRA_PLAN_MAX_OPS] = {0};
 	void *result[TERRA_PLAN_MAX_OPS] = {0};
 	const uint32_t n_ops = t->region->plan->n_ops;
@@ -158,8 +158,8 @@ static int run_fused(struct timing *t)
 		}
 	}
 	t->args.result = result;
-	framework_parallel_for(t->framework, (t->trial.numel + TERRA_KERNEL_BLOCK - 1) / TERRA_KERNEL_BLOCK, GRAIN_BLOCKS,
-			       run_blocks, t);
+	framework_parallel_for(t->framework, (t->trial.numel + TERRA_KERNEL_BLOCK - 1) / TERRA_KERNEL_BLOCK,
+			       GRAIN_BLOCKS, run_blocks, t);
 	for (uint32_t k = 0; k < n_ops; k++)
 		framework_free(t->framework, made[k]);
 	return 0;

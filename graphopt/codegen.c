@@ -29,8 +29,8 @@ static int emit_replaces(const struct terra_plan *plan, FILE *out, char *err, si
 
 	for (uint32_t i = 0; i < plan->n_replaces; i++) {
 		if (strcmp(plan->replaces[i].form, MT19937_FORM))
-			return codegen_error(err, err_size, -EINVAL, "no kernel of the form %s for %s", plan->replaces[i].form,
-					     plan->replaces[i].op);
+			return codegen_error(err, err_size, -EINVAL, "no kernel of the form %s for %s",
+					     plan->replaces[i].form, plan->replaces[i].op);
 		if (!done)
 			fputs(kernel_mt19937_bernoulli, out);
 		done = true;
@@ -40,7 +40,8 @@ static int emit_replaces(const struct terra_plan *plan, FILE *out, char *err, si
 
 /* The whole source. `resolved` has room for every region, for later. */
 static int emit_plan(const struct terra_plan *plan, const struct codegen_options *options,
-		     struct codegen_imports *imports, struct codegen_region *resolved, FILE *out, char *err, size_t err_size)
+		     struct codegen_imports *imports, struct codegen_region *resolved, FILE *out, char *err,
+		     size_t err_size)
 {
 	char symbol[32];
 	int ret;

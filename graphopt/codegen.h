@@ -14,9 +14,9 @@
 #include "graphopt/plan.h"
 
 struct codegen_options {
-	const char *work_dir;    /* keeps kernels.c, kernels.so and the compiler's messages there; NULL: a temporary
-				    directory that is removed again */
-	const char *compiler;    /* NULL: $CC, else "cc" */
+	const char *work_dir;	    /* keeps kernels.c, kernels.so and the compiler's messages there; NULL: a temporary
+				       directory that is removed again */
+	const char *compiler;	    /* NULL: $CC, else "cc" */
 	const struct oprule *rules; /* looked up before the table of oprules.c; for tests of the check */
 	size_t n_rules;
 };

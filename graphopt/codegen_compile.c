@@ -35,7 +35,8 @@ static int build_open(struct build *build, const char *work_dir, char *err, size
 	else
 		snprintf(build->dir, sizeof(build->dir), "%s/terra-kernels-XXXXXX", tmp && *tmp ? tmp : "/tmp");
 	if (build->temporary ? !mkdtemp(build->dir) : mkdir(build->dir, 0700) < 0 && errno != EEXIST)
-		return codegen_error(err, err_size, -errno, "can't make the directory %s: %s", build->dir, strerror(errno));
+		return codegen_error(err, err_size, -errno, "can't make the directory %s: %s", build->dir,
+				     strerror(errno));
 	name_files(build);
 	return 0;
 }
@@ -125,11 +126,23 @@ static int run(char **argv, const char *messages)
 
 static int run_compiler(struct build *build, const char *compiler, char *err, size_t err_size)
 {
-	/* -ffp-contract=off: rules say where a multiply and an add are fused. No -march=native: the plan's cpu line says
-	 * what the code needs. */
-	static char *const options[] = {"-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-mavx2", "-mfma",
-					"-mno-avx512f", "-fPIC", "-fvisibility=default", "-shared", "-nostartfiles",
-					"-Wl,--build-id=none", "-Wl,-s", "-Wl,-z,noexecstack", "-o"};
+	/* -ffp-contract=off: rules say where a multiply and an add are fused. No -march=native: the plan's cpu line
+	 * says what the code needs. */
+	static char *const options[] = {"-std=gnu11",
+					"-O3",
+					"-ffp-contract=off",
+					"-fno-math-errno",
+					"-mavx2",
+					"-mfma",
+					"-mno-avx512f",
+					"-fPIC",
+					"-fvisibility=default",
+					"-shared",
+					"-nostartfiles",
+					"-Wl,--build-id=none",
+					"-Wl,-s",
+					"-Wl,-z,noexecstack",
+					"-o"};
 	char *argv[16 + sizeof(options) / sizeof(options[0]) + 3], words[512], first[256] = "", *text;
 	size_t n, size;
 	int ret;
@@ -145,8 +158,8 @@ static int run_compiler(struct build *build, const char *compiler, char *err, si
 	argv[n] = NULL;
 	ret = run(argv, build->messages);
 	if (ret < 0)
-		return codegen_error(err, err_size, ret, "can't run the C compiler %s (%s): install one or set CC", argv[0],
-				     strerror(-ret));
+		return codegen_error(err, err_size, ret, "can't run the C compiler %s (%s): install one or set CC",
+				     argv[0], strerror(-ret));
 	if (ret == 0)
 		return 0;
 	if (!read_file(build->messages, (void **)&text, &size)) {

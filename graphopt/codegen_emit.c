@@ -1,8 +1,9 @@
 /* codegen_emit.c - writes a region as C.
  *
- * The function goes over its range in blocks of TERRA_KERNEL_BLOCK, which stay in the first-level cache. In a block, each run of
- * ops is one loop over vectors, where values live in registers; framework functions are called for the block between
- * the loops. A value is stored when somebody outside wants it (args->result) or when a later run reads it.
+ * The function goes over its range in blocks of TERRA_KERNEL_BLOCK, which stay in the first-level cache. In a block,
+ * each run of ops is one loop over vectors, where values live in registers; framework functions are called for the
+ * block between the loops. A value is stored when somebody outside wants it (args->result) or when a later run reads
+ * it.
  *
  * Order within an element follows the program: an input is loaded where it is first used, so before an in-place op of
  * the same loop overwrites it, and after one only the new value's name may be used.
@@ -20,10 +21,12 @@ void codegen_emit_prelude(FILE *out)
 		TERRA_KERNEL_BLOCK, TERRA_KERNEL_MAX_DIM, TERRA_PLAN_MAX_INPUTS, KERNEL_VECTOR);
 	fputs(kernel_prelude, out);
 	/* The prelude repeats two structs of plan.h; should they ever differ, kernels do not compile. */
-	fprintf(out, "_Static_assert(sizeof(struct strided) == %zu && offsetof(struct strided, stride) == %zu, \"\");\n",
+	fprintf(out,
+		"_Static_assert(sizeof(struct strided) == %zu && offsetof(struct strided, stride) == %zu, \"\");\n",
 		sizeof(struct terra_strided), offsetof(struct terra_strided, stride));
-	fprintf(out, "_Static_assert(sizeof(struct args) == %zu && offsetof(struct args, scalar) == %zu && "
-		     "offsetof(struct args, scratch) == %zu, \"\");\n",
+	fprintf(out,
+		"_Static_assert(sizeof(struct args) == %zu && offsetof(struct args, scalar) == %zu && "
+		"offsetof(struct args, scratch) == %zu, \"\");\n",
 		sizeof(struct terra_kernel_args), offsetof(struct terra_kernel_args, scalar),
 		offsetof(struct terra_kernel_args, scratch));
 }
@@ -39,8 +42,9 @@ static void emit_pointers(const struct codegen_region *region, FILE *out)
 {
 	for (uint32_t j = 0; j < region->n_inputs; j++) {
 		if (region->strided[j])
-			fprintf(out, "\t\tconst float *x%up = gather(&a->strided[%u], at, n, a->scratch + %u * BLOCK);\n", j, j,
-				j);
+			fprintf(out,
+				"\t\tconst float *x%up = gather(&a->strided[%u], at, n, a->scratch + %u * BLOCK);\n", j,
+				j, j);
 		else
 			fprintf(out, "\t\tconst float *x%up = (const float *)a->input[%u] + at;\n", j, j);
 	}
@@ -64,7 +68,7 @@ static void emit_import(const struct codegen_region *region, uint32_t k, FILE *o
 static void emit_name(const struct codegen_arg *arg, FILE *out)
 {
 	static const char letter[] = {
-		[CODEGEN_VALUE] = 'v', [CODEGEN_INPUT] = 'x', [CODEGEN_STRIDED] = 'x', [CODEGEN_SCALAR] = 's'};
+	    [CODEGEN_VALUE] = 'v', [CODEGEN_INPUT] = 'x', [CODEGEN_STRIDED] = 'x', [CODEGEN_SCALAR] = 's'};
 
 	fprintf(out, "%c%u", letter[arg->token], arg->index);
 }

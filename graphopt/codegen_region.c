@@ -1,4 +1,5 @@
-/* codegen_region.c - reads the lines of a region: which rule each op has, what its tokens mean, what goes into one loop. */
+/* codegen_region.c - reads the lines of a region: which rule each op has, what its tokens mean, what goes into one
+ * loop. */
 #include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -113,8 +114,9 @@ static int resolve_op(struct codegen_region *region, uint32_t index, const struc
 	}
 	for (uint32_t i = 0; i < line->n_args; i++)
 		if (!resolve_token(region, index, line->arg[i], &op->arg[i]))
-			return codegen_error(err, err_size, -EINVAL, "region %u, op %u (%s): argument %u makes no sense",
-					     region->plan->id, index, text, i);
+			return codegen_error(err, err_size, -EINVAL,
+					     "region %u, op %u (%s): argument %u makes no sense", region->plan->id,
+					     index, text, i);
 	if (op->rule->import && find_import(imports, op->rule->import, &op->import) < 0)
 		return codegen_error(err, err_size, -ENOMEM, "out of memory");
 	return 0;

@@ -27,10 +27,11 @@ static int load_library(struct framework *fw, const char *path, char *err, size_
 	fw->handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
 	if (fw->handle)
 		return 0;
-	return fail(err, err_size, -ENOENT,
-		    "can't load %s: %s. The libraries it needs must be found: for a CUDA build, set LD_LIBRARY_PATH to the "
-		    "folder with the CUDA libraries",
-		    path, dlerror());
+	return fail(
+	    err, err_size, -ENOENT,
+	    "can't load %s: %s. The libraries it needs must be found: for a CUDA build, set LD_LIBRARY_PATH to the "
+	    "folder with the CUDA libraries",
+	    path, dlerror());
 }
 
 static int find_symbols(struct framework *fw, char *err, size_t err_size)
@@ -40,21 +41,21 @@ static int find_symbols(struct framework *fw, char *err, size_t err_size)
 		void *slot;
 		const char *name;
 	} wanted[] = {
-		{&fw->empty_strided, "aoti_torch_empty_strided"},
-		{&fw->from_blob, "aoti_torch_create_tensor_from_blob"},
-		{&fw->delete_tensor, "aoti_torch_delete_tensor_object"},
-		{&fw->data_ptr, "aoti_torch_get_data_ptr"},
-		{&fw->numel, "aoti_torch_get_numel"},
-		{&fw->parallel_for, "torch_parallel_for"},
-		{&fw->set_num_threads, "_ZN2at15set_num_threadsEi"},
-		{&fw->get_num_threads, "_ZN2at15get_num_threadsEv"},
-		{&fw->default_generator, "_ZN2at6detail22getDefaultCPUGeneratorEv"},
-		{&fw->set_current_seed, "_ZN2at16CPUGeneratorImpl16set_current_seedEm"},
-		{&fw->operator_new, "_Znwm"},
-		{&dtype[FRAMEWORK_FLOAT32], "aoti_torch_dtype_float32"},
-		{&dtype[FRAMEWORK_FLOAT64], "aoti_torch_dtype_float64"},
-		{&dtype[FRAMEWORK_INT64], "aoti_torch_dtype_int64"},
-		{&cpu, "aoti_torch_device_type_cpu"},
+	    {&fw->empty_strided, "aoti_torch_empty_strided"},
+	    {&fw->from_blob, "aoti_torch_create_tensor_from_blob"},
+	    {&fw->delete_tensor, "aoti_torch_delete_tensor_object"},
+	    {&fw->data_ptr, "aoti_torch_get_data_ptr"},
+	    {&fw->numel, "aoti_torch_get_numel"},
+	    {&fw->parallel_for, "torch_parallel_for"},
+	    {&fw->set_num_threads, "_ZN2at15set_num_threadsEi"},
+	    {&fw->get_num_threads, "_ZN2at15get_num_threadsEv"},
+	    {&fw->default_generator, "_ZN2at6detail22getDefaultCPUGeneratorEv"},
+	    {&fw->set_current_seed, "_ZN2at16CPUGeneratorImpl16set_current_seedEm"},
+	    {&fw->operator_new, "_Znwm"},
+	    {&dtype[FRAMEWORK_FLOAT32], "aoti_torch_dtype_float32"},
+	    {&dtype[FRAMEWORK_FLOAT64], "aoti_torch_dtype_float64"},
+	    {&dtype[FRAMEWORK_INT64], "aoti_torch_dtype_int64"},
+	    {&cpu, "aoti_torch_device_type_cpu"},
 	};
 
 	for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
@@ -199,7 +200,8 @@ framework_tensor framework_from_blob(const struct framework *fw, void *data, int
 {
 	void *tensor = NULL;
 
-	return fw->from_blob(data, ndim, sizes, strides, 0, fw->dtype_code[dtype], fw->cpu, -1, &tensor) ? NULL : tensor;
+	return fw->from_blob(data, ndim, sizes, strides, 0, fw->dtype_code[dtype], fw->cpu, -1, &tensor) ? NULL
+													 : tensor;
 }
 
 framework_tensor framework_number(const struct framework *fw, double value)

@@ -57,16 +57,17 @@ enum framework_arg_type { FRAMEWORK_ARG_TENSOR, FRAMEWORK_ARG_NUMBER, FRAMEWORK_
 struct framework_arg {
 	enum framework_arg_type type;
 	framework_tensor tensor; /* TENSOR */
-	double number;           /* NUMBER: becomes a Scalar, an optional Scalar, a double, or a 0-dim double tensor, as the
-				    op's signature wants */
-	const char *constant;    /* CONSTANT: as in a plan line without its #: a decimal number, or text in quotes */
+	double number; /* NUMBER: becomes a Scalar, an optional Scalar, a double, or a 0-dim double tensor, as the
+			  op's signature wants */
+	const char *constant; /* CONSTANT: as in a plan line without its #: a decimal number, or text in quotes */
 };
 
 struct framework_op;
 
 /* The entry point of "aten::mul.Tensor". Returns 0, -ENOENT when the library has no such op, -ENOTSUP when its
  * signature has a type that can't be passed from here. */
-int framework_op_find(struct framework *fw, const char *name, const struct framework_op **out, char *err, size_t err_size);
+int framework_op_find(struct framework *fw, const char *name, const struct framework_op **out, char *err,
+		      size_t err_size);
 /* Calls it. *result is a new tensor to be freed, or, for an op in place, the handle of argument 0 (not a new one).
  * Returns 0 or -EINVAL when the arguments do not fit the signature. */
 int framework_call(const struct framework *fw, const struct framework_op *op, const struct framework_arg *args,

@@ -1,7 +1,8 @@
 /* framework_call.c - calls an op of the framework with its arguments where the System V ABI puts them.
  *
- * The op table says which register or stack word each argument has; here the words are filled and one function type with
- * all integer registers, all vector registers and some stack words is called. A callee ignores what it does not take.
+ * The op table says which register or stack word each argument has; here the words are filled and one function type
+ * with all integer registers, all vector registers and some stack words is called. A callee ignores what it does not
+ * take.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -36,8 +37,8 @@ static uint64_t enter(void *entry, const struct registers *r)
 	const uint64_t *g = r->gpr, *s = r->stack;
 	const double *x = r->sse;
 
-	return ((entry_fn)entry)(g[0], g[1], g[2], g[3], g[4], g[5], x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], s[0], s[1],
-				 s[2], s[3], s[4], s[5], s[6], s[7]);
+	return ((entry_fn)entry)(g[0], g[1], g[2], g[3], g[4], g[5], x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7],
+				 s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]);
 }
 
 static bool put_words(struct registers *r, const struct terra_arg *to, const uint64_t *words, unsigned n)
@@ -198,10 +199,12 @@ static const struct terra_op *look_up(const struct framework *fw, const char *na
 
 static bool is_callable(const struct terra_op *op)
 {
-	return op->complete && (op->ret == TERRA_RET_TENSOR || op->ret == TERRA_RET_TENSOR_REF || op->ret == TERRA_RET_OTHER_SRET);
+	return op->complete &&
+	       (op->ret == TERRA_RET_TENSOR || op->ret == TERRA_RET_TENSOR_REF || op->ret == TERRA_RET_OTHER_SRET);
 }
 
-int framework_op_find(struct framework *fw, const char *name, const struct framework_op **out, char *err, size_t err_size)
+int framework_op_find(struct framework *fw, const char *name, const struct framework_op **out, char *err,
+		      size_t err_size)
 {
 	const struct terra_op *found;
 	struct framework_op *op;
@@ -214,7 +217,8 @@ int framework_op_find(struct framework *fw, const char *name, const struct frame
 	found = look_up(fw, name);
 	if (!found || !is_callable(found)) {
 		if (err && err_size)
-			snprintf(err, err_size, "this libtorch has no %s%s", name, found ? " that can be called from C" : "");
+			snprintf(err, err_size, "this libtorch has no %s%s", name,
+				 found ? " that can be called from C" : "");
 		return found ? -ENOTSUP : -ENOENT;
 	}
 	op = calloc(1, sizeof(*op) + strlen(name) + 1);

@@ -25,8 +25,8 @@ struct framework {
 	int32_t dtype_code[3];
 	int32_t cpu;
 	/* Exported functions. Those of the C ABI return 0 when all went well. */
-	int32_t (*empty_strided)(int64_t ndim, const int64_t *sizes, const int64_t *strides, int32_t dtype, int32_t device_type,
-				 int32_t device_index, void **out);
+	int32_t (*empty_strided)(int64_t ndim, const int64_t *sizes, const int64_t *strides, int32_t dtype,
+				 int32_t device_type, int32_t device_index, void **out);
 	int32_t (*from_blob)(void *data, int64_t ndim, const int64_t *sizes, const int64_t *strides, int64_t offset,
 			     int32_t dtype, int32_t device_type, int32_t device_index, void **out);
 	int32_t (*delete_tensor)(void *tensor);
@@ -35,14 +35,14 @@ struct framework {
 	int32_t (*parallel_for)(int64_t begin, int64_t end, int64_t grain, framework_parallel_fn fn, void *ctx);
 	void (*set_num_threads)(int threads);
 	int (*get_num_threads)(void);
-	void **(*default_generator)(void);               /* a reference to the intrusive_ptr */
+	void **(*default_generator)(void); /* a reference to the intrusive_ptr */
 	void (*set_current_seed)(void *generator, uint64_t seed);
 	void *(*operator_new)(size_t size);
-	const struct framework_op *to_scalar;            /* aten::_local_scalar_dense */
+	const struct framework_op *to_scalar; /* aten::_local_scalar_dense */
 };
 
-/* A c10::Scalar of the number, made by the library, as it lies in memory; bytes that it did not write are 1, so that the
- * same bytes are an engaged std::optional<Scalar> wherever its flag is. */
+/* A c10::Scalar of the number, made by the library, as it lies in memory; bytes that it did not write are 1, so that
+ * the same bytes are an engaged std::optional<Scalar> wherever its flag is. */
 struct framework_scalar {
 	_Alignas(16) uint8_t bytes[64];
 };

@@ -11,8 +11,8 @@
  *     pow(-0.5) are the correctly rounded instructions.
  *   - whenever an op's vector body and scalar tail use different functions (sigmoid, gelu, ...), the bits of an element
  *     depend on how the tensor is cut into vectors and threads: such ops are left out, see excluded[].
- * When several different NaNs meet in one operation, body and tail of the framework itself differ in which one survives.
- * The rules follow the body.
+ * When several different NaNs meet in one operation, body and tail of the framework itself differ in which one
+ * survives. The rules follow the body.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -20,6 +20,7 @@
 
 #include "graphopt/oprules.h"
 
+/* clang-format off: one rule, one line */
 /* An op and its in-place form, whose first argument must be a tensor of the domain. */
 #define BOTH(name, overload, first, rest, values, c)                                                                   \
 	{.op = name overload, .args = first rest, .constants = values, .expr = c},                                     \
@@ -40,78 +41,82 @@
 #define CLAMP "vsel_nan($2, $2, vsel_nan($1, $1, vmin($2, vmax($1, $0))))"
 
 static const struct oprule rules[] = {
-	/* alpha * other is taken out of the scalar tail's loop, and so rounded, when other is the same for all elements of
-	 * a row. With alpha 1 that makes no difference. */
-	BOTH("aten::add", ".Tensor", "e", "ds", NULL, "vfma($1, $2, $0)"),
-	BOTH("aten::add", ".Tensor", "e", "ec", "1", "vfma($1, vnum(1), $0)"),
-	BOTH("aten::add", ".Scalar", "t", "sc", "1", "vfma($1, vnum(1), $0)"),
-	BOTH("aten::sub", ".Tensor", "e", "ds", NULL, "vfma($1, vneg($2), $0)"),
-	BOTH("aten::sub", ".Tensor", "e", "ec", "1", "vfma($1, vnum(-1), $0)"),
-	BOTH("aten::sub", ".Scalar", "t", "sc", "1", "vfma($1, vnum(-1), $0)"),
-	{.op = "aten::rsub.Tensor", .args = "des", .expr = "vfma($0, vneg($2), $1)"},
-	{.op = "aten::rsub.Tensor", .args = "eec", .constants = "1", .expr = "vfma($0, vnum(-1), $1)"},
-	{.op = "aten::rsub.Scalar", .args = "dss", .expr = "vfma($0, vneg($2), $1)"},
-	{.op = "aten::rsub.Scalar", .args = "tsc", .constants = "1", .expr = "vfma($0, vnum(-1), $1)"},
-	BOTH("aten::mul", ".Tensor", "e", "e", NULL, "vmul($1, $0)"),
-	BOTH("aten::mul", ".Scalar", "t", "s", NULL, "vmul($1, $0)"),
-	BOTH("aten::div", ".Tensor", "e", "e", NULL, "vdiv($0, $1)"),
-	BOTH("aten::div", ".Scalar", "t", "s", NULL, "vdiv($0, $1)"),
+    /* alpha * other is taken out of the scalar tail's loop, and so rounded, when other is the same for all elements of
+     * a row. With alpha 1 that makes no difference. */
+    BOTH("aten::add", ".Tensor", "e", "ds", NULL, "vfma($1, $2, $0)"),
+    BOTH("aten::add", ".Tensor", "e", "ec", "1", "vfma($1, vnum(1), $0)"),
+    BOTH("aten::add", ".Scalar", "t", "sc", "1", "vfma($1, vnum(1), $0)"),
+    BOTH("aten::sub", ".Tensor", "e", "ds", NULL, "vfma($1, vneg($2), $0)"),
+    BOTH("aten::sub", ".Tensor", "e", "ec", "1", "vfma($1, vnum(-1), $0)"),
+    BOTH("aten::sub", ".Scalar", "t", "sc", "1", "vfma($1, vnum(-1), $0)"),
+    {.op = "aten::rsub.Tensor", .args = "des", .expr = "vfma($0, vneg($2), $1)"},
+    {.op = "aten::rsub.Tensor", .args = "eec", .constants = "1", .expr = "vfma($0, vnum(-1), $1)"},
+    {.op = "aten::rsub.Scalar", .args = "dss", .expr = "vfma($0, vneg($2), $1)"},
+    {.op = "aten::rsub.Scalar", .args = "tsc", .constants = "1", .expr = "vfma($0, vnum(-1), $1)"},
+    BOTH("aten::mul", ".Tensor", "e", "e", NULL, "vmul($1, $0)"),
+    BOTH("aten::mul", ".Scalar", "t", "s", NULL, "vmul($1, $0)"),
+    BOTH("aten::div", ".Tensor", "e", "e", NULL, "vdiv($0, $1)"),
+    BOTH("aten::div", ".Scalar", "t", "s", NULL, "vdiv($0, $1)"),
 
-	BOTH("aten::neg", "", "t", "", NULL, "vneg($0)"),
-	BOTH("aten::abs", "", "t", "", NULL, "vabs($0)"),
-	BOTH("aten::sign", "", "t", "", NULL,
-	     "vsub(vsel_lt(vnum(0), $0, vnum(1), vnum(0)), vsel_lt($0, vnum(0), vnum(1), vnum(0)))"),
-	BOTH("aten::relu", "", "t", "", NULL, "vmax(vnum(0), $0)"),
-	BOTH("aten::threshold", "", "t", "ss", NULL, "vsel_le($0, $1, $2, $0)"),
-	{.op = "aten::threshold_backward", .args = "tts", .expr = "vsel_le($1, $2, vnum(0), $0)"},
-	BOTH("aten::leaky_relu", "", "t", "s", NULL, "vmul(vsel_lt(vnum(0), $0, vnum(1), $1), $0)"),
-	/* clamp with both limits makes everything NaN when one of them is; with one limit a NaN limit does nothing; and
-	 * clamp_min, clamp_max are as clamp with both. */
-	BOTH("aten::clamp_min", "", "t", "s", NULL, "vsel_nan($1, $1, vmax($1, $0))"),
-	BOTH("aten::clamp_max", "", "t", "s", NULL, "vsel_nan($1, $1, vmin($1, $0))"),
-	BOTH("aten::clamp", "", "t", "ss", NULL, CLAMP),
-	BOTH("aten::clamp", "", "t", "s-", NULL, "vmax($1, $0)"),
-	BOTH("aten::clamp", "", "t", "-s", NULL, "vmin($2, $0)"),
-	BOTH("aten::hardtanh", "", "t", "ss", NULL, CLAMP),
+    BOTH("aten::neg", "", "t", "", NULL, "vneg($0)"),
+    BOTH("aten::abs", "", "t", "", NULL, "vabs($0)"),
+    BOTH("aten::sign", "", "t", "", NULL,
+	 "vsub(vsel_lt(vnum(0), $0, vnum(1), vnum(0)), vsel_lt($0, vnum(0), vnum(1), vnum(0)))"),
+    BOTH("aten::relu", "", "t", "", NULL, "vmax(vnum(0), $0)"),
+    BOTH("aten::threshold", "", "t", "ss", NULL, "vsel_le($0, $1, $2, $0)"),
+    {.op = "aten::threshold_backward", .args = "tts", .expr = "vsel_le($1, $2, vnum(0), $0)"},
+    BOTH("aten::leaky_relu", "", "t", "s", NULL, "vmul(vsel_lt(vnum(0), $0, vnum(1), $1), $0)"),
+    /* clamp with both limits makes everything NaN when one of them is; with one limit a NaN limit does nothing; and
+     * clamp_min, clamp_max are as clamp with both. */
+    BOTH("aten::clamp_min", "", "t", "s", NULL, "vsel_nan($1, $1, vmax($1, $0))"),
+    BOTH("aten::clamp_max", "", "t", "s", NULL, "vsel_nan($1, $1, vmin($1, $0))"),
+    BOTH("aten::clamp", "", "t", "ss", NULL, CLAMP),
+    BOTH("aten::clamp", "", "t", "s-", NULL, "vmax($1, $0)"),
+    BOTH("aten::clamp", "", "t", "-s", NULL, "vmin($2, $0)"),
+    BOTH("aten::hardtanh", "", "t", "ss", NULL, CLAMP),
 
-	BOTH("aten::reciprocal", "", "t", "", NULL, "vdiv(vnum(1), $0)"),
-	BOTH("aten::rsqrt", "", "t", "", NULL, "vdiv(vnum(1), vsqrt($0))"),
-	BOTH("aten::square", "", "t", "", NULL, "vmul($0, $0)"),
-	POWER("2", "vmul($0, $0)"),
-	POWER("3", "vmul(vmul($0, $0), $0)"),
-	POWER("-0.5", "vdiv(vnum(1), vsqrt($0))"),
-	POWER("-1", "vdiv(vnum(1), $0)"),
-	POWER("-2", "vdiv(vnum(1), vmul($0, $0))"),
-	{.op = "aten::pow.Tensor_Scalar", .args = "tc", .constants = "0.5", .import = "vmsSqrt"},
-	{.op = "aten::pow_.Scalar", .args = "tc", .constants = "0.5", .import = "vmsSqrt", .in_place = true},
+    BOTH("aten::reciprocal", "", "t", "", NULL, "vdiv(vnum(1), $0)"),
+    BOTH("aten::rsqrt", "", "t", "", NULL, "vdiv(vnum(1), vsqrt($0))"),
+    BOTH("aten::square", "", "t", "", NULL, "vmul($0, $0)"),
+    POWER("2", "vmul($0, $0)"),
+    POWER("3", "vmul(vmul($0, $0), $0)"),
+    POWER("-0.5", "vdiv(vnum(1), vsqrt($0))"),
+    POWER("-1", "vdiv(vnum(1), $0)"),
+    POWER("-2", "vdiv(vnum(1), vmul($0, $0))"),
+    {.op = "aten::pow.Tensor_Scalar", .args = "tc", .constants = "0.5", .import = "vmsSqrt"},
+    {.op = "aten::pow_.Scalar", .args = "tc", .constants = "0.5", .import = "vmsSqrt", .in_place = true},
 
-	VML("aten::sqrt", "vmsSqrt"),
-	VML("aten::exp", "vmsExp"),
-	VML("aten::log", "vmsLn"),
-	VML("aten::log2", "vmsLog2"),
-	VML("aten::log10", "vmsLog10"),
-	VML("aten::tanh", "vmsTanh"),
-	VML("aten::erf", "vmsErf"),
-	VML("aten::erfc", "vmsErfc"),
-	VML("aten::sin", "vmsSin"),
-	VML("aten::cos", "vmsCos"),
-	VML("aten::tan", "vmsTan"),
-	VML("aten::asin", "vmsAsin"),
-	VML("aten::acos", "vmsAcos"),
-	VML("aten::atan", "vmsAtan"),
-	VML("aten::trunc", "vmsTrunc"),
+    VML("aten::sqrt", "vmsSqrt"),
+    VML("aten::exp", "vmsExp"),
+    VML("aten::log", "vmsLn"),
+    VML("aten::log2", "vmsLog2"),
+    VML("aten::log10", "vmsLog10"),
+    VML("aten::tanh", "vmsTanh"),
+    VML("aten::erf", "vmsErf"),
+    VML("aten::erfc", "vmsErfc"),
+    VML("aten::sin", "vmsSin"),
+    VML("aten::cos", "vmsCos"),
+    VML("aten::tan", "vmsTan"),
+    VML("aten::asin", "vmsAsin"),
+    VML("aten::acos", "vmsAcos"),
+    VML("aten::atan", "vmsAtan"),
+    VML("aten::trunc", "vmsTrunc"),
 
-	/* With one output for a whole row 1 - output^2 is rounded in between. */
-	{.op = "aten::tanh_backward", .args = "td", .expr = "vmul($0, vfnma($1, $1, vnum(1)))"},
-	{.op = "aten::sigmoid_backward", .args = "tt", .expr = "vmul(vmul(vsub(vnum(1), $1), $0), $1)"},
+    /* With one output for a whole row 1 - output^2 is rounded in between. */
+    {.op = "aten::tanh_backward", .args = "td", .expr = "vmul($0, vfnma($1, $1, vnum(1)))"},
+    {.op = "aten::sigmoid_backward", .args = "tt", .expr = "vmul(vmul(vsub(vnum(1), $1), $0), $1)"},
 
-	/* With weight 1 the body gives end + 0 * (end - self), the tail end - 0 * (end - self): -0 comes out differently. */
-	BOTH("aten::lerp", ".Scalar", "t", "tc", "!1", LERP),
-	BOTH("aten::addcmul", "", "t", "dts", NULL, "vfma(vmul($1, $3), $2, $0)"),
-	BOTH("aten::addcdiv", "", "t", "tts", NULL, "vadd(vdiv(vmul($1, $3), $2), $0)"),
+    /* With weight 1 the body gives end + 0 * (end - self), the tail end - 0 * (end - self): -0 comes out differently.
+     */
+    BOTH("aten::lerp", ".Scalar", "t", "tc", "!1", LERP),
+    BOTH("aten::addcmul", "", "t", "dts", NULL, "vfma(vmul($1, $3), $2, $0)"),
+    BOTH("aten::addcdiv", "", "t", "tts", NULL, "vadd(vdiv(vmul($1, $3), $2), $0)"),
 };
 
-static const char by_position[] = "the vector body and the scalar tail use different functions: bits depend on position";
+/* clang-format on */
+
+static const char by_position[] =
+    "the vector body and the scalar tail use different functions: bits depend on position";
 static const char nan_by_position[] = "a NaN has other bits in the vector body than in the scalar tail";
 static const char not_float[] = "reads or makes a tensor that is not float32";
 
@@ -119,31 +124,31 @@ static const struct {
 	const char *op; /* without overload and in-place underscore */
 	const char *reason;
 } excluded[] = {
-	{"aten::sigmoid", by_position},
-	{"aten::silu", by_position},
-	{"aten::silu_backward", by_position},
-	{"aten::elu", by_position},
-	{"aten::mish", by_position},
-	{"aten::softplus", by_position},
-	{"aten::exp2", by_position},
-	{"aten::atan2", by_position},
-	{"aten::pow", "only the exponents -2, -1, -0.5, 0.5, 2 and 3 are arithmetic; others depend on position"},
-	{"aten::gelu", "without approximation it is oneDNN's own code; with tanh bits depend on position"},
-	{"aten::gelu_backward", "without approximation it is oneDNN's own code; with tanh bits depend on position"},
-	{"aten::maximum", "the sign of a zero and the bits of a NaN differ between vector body and scalar tail"},
-	{"aten::minimum", "the sign of a zero and the bits of a NaN differ between vector body and scalar tail"},
-	{"aten::hardswish", nan_by_position},
-	{"aten::hardsigmoid", nan_by_position},
-	{"aten::hardtanh_backward", nan_by_position},
-	{"aten::leaky_relu_backward", "signalling NaNs and flushed denormals differ between vector body and scalar tail"},
-	{"aten::gt", not_float},
-	{"aten::ge", not_float},
-	{"aten::lt", not_float},
-	{"aten::le", not_float},
-	{"aten::eq", not_float},
-	{"aten::ne", not_float},
-	{"aten::where", not_float},
-	{"aten::masked_fill", not_float},
+    {"aten::sigmoid", by_position},
+    {"aten::silu", by_position},
+    {"aten::silu_backward", by_position},
+    {"aten::elu", by_position},
+    {"aten::mish", by_position},
+    {"aten::softplus", by_position},
+    {"aten::exp2", by_position},
+    {"aten::atan2", by_position},
+    {"aten::pow", "only the exponents -2, -1, -0.5, 0.5, 2 and 3 are arithmetic; others depend on position"},
+    {"aten::gelu", "without approximation it is oneDNN's own code; with tanh bits depend on position"},
+    {"aten::gelu_backward", "without approximation it is oneDNN's own code; with tanh bits depend on position"},
+    {"aten::maximum", "the sign of a zero and the bits of a NaN differ between vector body and scalar tail"},
+    {"aten::minimum", "the sign of a zero and the bits of a NaN differ between vector body and scalar tail"},
+    {"aten::hardswish", nan_by_position},
+    {"aten::hardsigmoid", nan_by_position},
+    {"aten::hardtanh_backward", nan_by_position},
+    {"aten::leaky_relu_backward", "signalling NaNs and flushed denormals differ between vector body and scalar tail"},
+    {"aten::gt", not_float},
+    {"aten::ge", not_float},
+    {"aten::lt", not_float},
+    {"aten::le", not_float},
+    {"aten::eq", not_float},
+    {"aten::ne", not_float},
+    {"aten::where", not_float},
+    {"aten::masked_fill", not_float},
 };
 
 const struct oprule *oprule_table(size_t *n)

@@ -24,26 +24,28 @@ struct oprule {
 	 *   -  an absent optional (token -)
 	 * At least one argument of a line is a tensor. */
 	const char *args;
-	/* For each `c`, in order, separated by blanks, what it may be: a number, or "!<number>" for any finite number but
-	 * this one. NULL when args has no `c`. */
+	/* For each `c`, in order, separated by blanks, what it may be: a number, or "!<number>" for any finite number
+	 * but this one. NULL when args has no `c`. */
 	const char *constants;
 	/* Exactly one of the two: */
-	const char *expr;   /* the value as a C expression: $<n> is schema argument n; see kernel_source.c for its functions */
+	const char
+	    *expr; /* the value as a C expression: $<n> is schema argument n; see kernel_source.c for its functions */
 	const char *import; /* symbol of a framework function that is applied to each block of argument 0; its C type is
 			       that of MKL's vector functions: void (int n, const float *a, float *r, int64_t mode) */
-	bool in_place;      /* the result takes the place of argument 0, which is then a tensor of the domain: v or i */
+	bool in_place;	    /* the result takes the place of argument 0, which is then a tensor of the domain: v or i */
 };
 
 /* The first rule of this name, or NULL: then the op can't be fused. An op may have several rules, one for each set of
  * constants or kinds of arguments, all with the same name; see oprule_match. */
 const struct oprule *oprule_find(const char *op);
-/* The rule for a whole plan line: name, number of arguments, tokens against `args`, constants. NULL if there is none. */
+/* The rule for a whole plan line: name, number of arguments, tokens against `args`, constants. NULL if there is none.
+ */
 const struct oprule *oprule_match(const struct terra_plan_op *op);
-/* For those who make plan lines, instead of oprule_match: `op` has the token s for every number, and number[i] is what argument i
- * was in the trace. The rule may want some of them as constants: then the caller replaces the token s of each argument i
- * with rule->args[i] == 'c' by #<%.17g of the number>, and oprule_match finds the same rule. E.g. alpha of
- * aten::add.Tensor v5 s s becomes #1, as only then the bits do not depend on position; with another alpha there is no
- * rule. NULL when no rule fits. */
+/* For those who make plan lines, instead of oprule_match: `op` has the token s for every number, and number[i] is what
+ * argument i was in the trace. The rule may want some of them as constants: then the caller replaces the token s of
+ * each argument i with rule->args[i] == 'c' by #<%.17g of the number>, and oprule_match finds the same rule. E.g. alpha
+ * of aten::add.Tensor v5 s s becomes #1, as only then the bits do not depend on position; with another alpha there is
+ * no rule. NULL when no rule fits. */
 const struct oprule *oprule_choose(const struct terra_plan_op *op, const double *number);
 /* Whether one given rule is for this line. */
 bool oprule_fits(const struct oprule *rule, const struct terra_plan_op *op);

@@ -1,7 +1,8 @@
 /* Generated kernels against the framework: what must be bit-identical is, and the check tells when it is not.
  *
  * Needs a libtorch_cpu.so that can be loaded (TERRA_LIBTORCH, or where probes/find.c looks); without one the tests that
- * call the framework are skipped by name.
+ * call the framework are skipped by name. With TERRA_TEST_FULL all lengths and values are tried that a plan's kernels
+ * are tried with; that takes minutes.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -25,7 +26,8 @@
 #include "probes/find.h"
 
 #define ADAMW                                                                                                          \
-	"aten::mul_.Tensor i0 s | aten::lerp_.Scalar i1 i2 #0.1 | aten::mul_.Tensor i3 s | aten::addcmul_ v2 i2 i2 s | "  \
+	"aten::mul_.Tensor i0 s | aten::lerp_.Scalar i1 i2 #0.1 | aten::mul_.Tensor i3 s | aten::addcmul_ v2 i2 i2 s " \
+	"| "                                                                                                           \
 	"aten::sqrt v3 | aten::div.Tensor v4 s | aten::add_.Tensor v5 s #1 | aten::addcdiv_ v0 v1 v6 s"
 #define GELU                                                                                                           \
 	"aten::mul.Tensor i0 s | aten::pow.Tensor_Scalar i0 #3 | aten::mul.Tensor v1 s | aten::add.Tensor i0 v2 s | "  \
@@ -96,7 +98,8 @@ static void need_framework(void)
 
 static struct check_result check(struct terra_plan *plan, uint32_t region)
 {
-	const struct check_options options = {.framework = framework, .threads = 2, .seed = 7, .quick = true};
+	const struct check_options options = {
+	    .framework = framework, .threads = 2, .seed = 7, .quick = !getenv("TERRA_TEST_FULL")};
 	struct check_result result;
 
 	if (check_region(plan, &plan->regions[region], &options, &result) < 0)
@@ -140,8 +143,9 @@ static void dropout_and_residual_are_identical(void **state)
 static void broadcast_is_identical(void **state)
 {
 	need_framework();
-	assert_identical("aten::add.Tensor i0 b1 #1 | aten::mul.Tensor b2 v0 | aten::tanh v1 | aten::sub.Tensor v2 b1 #1 | "
-			 "aten::sqrt b3 | aten::add_.Tensor v3 v4 s");
+	assert_identical(
+	    "aten::add.Tensor i0 b1 #1 | aten::mul.Tensor b2 v0 | aten::tanh v1 | aten::sub.Tensor v2 b1 #1 | "
+	    "aten::sqrt b3 | aten::add_.Tensor v3 v4 s");
 }
 
 /* ---- every rule ---- */
@@ -253,7 +257,7 @@ static void check_refuses_ieee_sqrt(void **state)
 static void check_refuses_unfused_addcmul(void **state)
 {
 	static const struct oprule wrong = {
-		.op = "aten::addcmul", .args = "ttts", .expr = "vadd(vmul(vmul($1, $3), $2), $0)"};
+	    .op = "aten::addcmul", .args = "ttts", .expr = "vadd(vmul(vmul($1, $3), $2), $0)"};
 
 	need_framework();
 	assert_refused("aten::addcmul i0 i1 i2 s", &wrong, "aten::addcmul");
@@ -262,7 +266,7 @@ static void check_refuses_unfused_addcmul(void **state)
 static void check_refuses_fused_addcdiv(void **state)
 {
 	static const struct oprule wrong = {
-		.op = "aten::addcdiv", .args = "ttts", .expr = "vfma($3, vdiv($1, $2), $0)"};
+	    .op = "aten::addcdiv", .args = "ttts", .expr = "vfma($3, vdiv($1, $2), $0)"};
 
 	need_framework();
 	assert_refused("aten::addcdiv i0 i1 i2 s", &wrong, "aten::addcdiv");
@@ -320,7 +324,7 @@ static void check_refuses_wrong_kernels(void **state)
 static void measurement_is_filled_in(void **state)
 {
 	const struct check_options options = {
-		.framework = framework, .threads = 1, .quick = true, .measure = true, .repeats = 3, .numel = 65536};
+	    .framework = framework, .threads = 1, .quick = true, .measure = true, .repeats = 3, .numel = 65536};
 	struct terra_plan *plan;
 	struct check_result result;
 
@@ -491,7 +495,8 @@ static void compiler_trouble_is_told(void **state)
 
 static void constants_are_compared_as_numbers(void **state)
 {
-	struct terra_plan_op op = {.op = (char *)"aten::pow.Tensor_Scalar", .n_args = 2, .arg = {(char *)"i0", (char *)"#0.5"}};
+	struct terra_plan_op op = {
+	    .op = (char *)"aten::pow.Tensor_Scalar", .n_args = 2, .arg = {(char *)"i0", (char *)"#0.5"}};
 
 	assert_string_equal(oprule_match(&op)->import, "vmsSqrt");
 	op.arg[1] = (char *)"#5e-1";
@@ -510,7 +515,8 @@ static void constants_are_compared_as_numbers(void **state)
 
 static void numbers_become_constants_where_they_must(void **state)
 {
-	struct terra_plan_op op = {.op = (char *)"aten::add.Tensor", .n_args = 3, .arg = {(char *)"i0", (char *)"s", (char *)"s"}};
+	struct terra_plan_op op = {
+	    .op = (char *)"aten::add.Tensor", .n_args = 3, .arg = {(char *)"i0", (char *)"s", (char *)"s"}};
 	const double one[] = {0, 0.7, 1}, half[] = {0, 0.7, 0.5};
 
 	assert_null(oprule_match(&op));
@@ -528,7 +534,7 @@ static void numbers_become_constants_where_they_must(void **state)
 static void lerp_is_not_fused_where_bits_depend_on_position(void **state)
 {
 	struct terra_plan_op op = {
-		.op = (char *)"aten::lerp_.Scalar", .n_args = 3, .arg = {(char *)"i0", (char *)"i1", (char *)"s"}};
+	    .op = (char *)"aten::lerp_.Scalar", .n_args = 3, .arg = {(char *)"i0", (char *)"i1", (char *)"s"}};
 	const double one[] = {0, 0, 1}, tenth[] = {0, 0, 1 - 0.9}, nan[] = {0, 0, NAN};
 
 	assert_null(oprule_choose(&op, one));
@@ -567,27 +573,27 @@ static int close_framework(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(code_and_names_are_filled_in),
-		cmocka_unit_test(work_dir_keeps_the_source),
-		cmocka_unit_test(impossible_regions_are_refused),
-		cmocka_unit_test(compiler_trouble_is_told),
-		cmocka_unit_test(constants_are_compared_as_numbers),
-		cmocka_unit_test(numbers_become_constants_where_they_must),
-		cmocka_unit_test(lerp_is_not_fused_where_bits_depend_on_position),
-		cmocka_unit_test(adamw_is_identical),
-		cmocka_unit_test(gelu_is_identical),
-		cmocka_unit_test(dropout_and_residual_are_identical),
-		cmocka_unit_test(broadcast_is_identical),
-		cmocka_unit_test(fused_order_is_read_from_memory_correctly),
-		cmocka_unit_test(every_rule_is_identical),
-		cmocka_unit_test(check_refuses_ieee_sqrt),
-		cmocka_unit_test(check_refuses_unfused_addcmul),
-		cmocka_unit_test(check_refuses_fused_addcdiv),
-		cmocka_unit_test(check_refuses_other_operand_order),
-		cmocka_unit_test(check_refuses_wrong_kernels),
-		cmocka_unit_test(measurement_is_filled_in),
-		cmocka_unit_test(bernoulli_is_identical),
-		cmocka_unit_test(check_refuses_wrong_replacements),
+	    cmocka_unit_test(code_and_names_are_filled_in),
+	    cmocka_unit_test(work_dir_keeps_the_source),
+	    cmocka_unit_test(impossible_regions_are_refused),
+	    cmocka_unit_test(compiler_trouble_is_told),
+	    cmocka_unit_test(constants_are_compared_as_numbers),
+	    cmocka_unit_test(numbers_become_constants_where_they_must),
+	    cmocka_unit_test(lerp_is_not_fused_where_bits_depend_on_position),
+	    cmocka_unit_test(adamw_is_identical),
+	    cmocka_unit_test(gelu_is_identical),
+	    cmocka_unit_test(dropout_and_residual_are_identical),
+	    cmocka_unit_test(broadcast_is_identical),
+	    cmocka_unit_test(fused_order_is_read_from_memory_correctly),
+	    cmocka_unit_test(every_rule_is_identical),
+	    cmocka_unit_test(check_refuses_ieee_sqrt),
+	    cmocka_unit_test(check_refuses_unfused_addcmul),
+	    cmocka_unit_test(check_refuses_fused_addcdiv),
+	    cmocka_unit_test(check_refuses_other_operand_order),
+	    cmocka_unit_test(check_refuses_wrong_kernels),
+	    cmocka_unit_test(measurement_is_filled_in),
+	    cmocka_unit_test(bernoulli_is_identical),
+	    cmocka_unit_test(check_refuses_wrong_replacements),
 	};
 
 	return cmocka_run_group_tests(tests, open_framework, close_framework);
