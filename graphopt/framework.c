@@ -34,6 +34,14 @@ static int load_library(struct framework *fw, const char *path, char *err, size_
 	    path, dlerror());
 }
 
+/* As the library itself finds it: what was loaded before it goes first (operator new of a preloaded allocator). */
+static void *find_symbol(const struct framework *fw, const char *name)
+{
+	void *symbol = dlsym(RTLD_DEFAULT, name);
+
+	return symbol ? symbol : dlsym(fw->handle, name);
+}
+
 static int find_symbols(struct framework *fw, char *err, size_t err_size)
 {
 	int32_t (*dtype[3])(void), (*cpu)(void);
@@ -59,7 +67,7 @@ static int find_symbols(struct framework *fw, char *err, size_t err_size)
 	};
 
 	for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
-		void *symbol = dlsym(fw->handle, wanted[i].name);
+		void *symbol = find_symbol(fw, wanted[i].name);
 
 		if (!symbol)
 			return fail(err, err_size, -ENOTSUP, "this libtorch does not export %s", wanted[i].name);
