@@ -64,8 +64,8 @@ static void test_line_cut(void **state)
 static const char program[] =
 	"import sys\n"
 	"def " INNER "(n):\n"
-	"    sys.stdin.readline(\n"
-	"        print('ready', flush=True) or -1)\n"
+	"    sys.stdin.readline(print('ready', flush=True) or -1)\n"
+	"    # one line: it says that it is there, and waits there\n"
 	"    return n\n"
 	"class Model:\n"
 	"    def forward(self, x):\n"
