@@ -145,6 +145,14 @@ static void test_lists(void **state)
 	check("_ZN2at4_ops3cat4callERKN3c108IListRefINS_6TensorEEEl", 1, "ITensor[] rsi, int rdx");
 }
 
+static void test_optional_numbers_and_storage(void **state)
+{
+	check("_ZN2at4_ops6argmax4callERKNS_6TensorESt8optionalIlEb", 1, "Tensor rsi, int? rdx:rcx, bool r8");
+	check("_ZN2at4_ops12slice_Tensor4callERKNS_6TensorElSt8optionalIN3c106SymIntEES8_S7_", 1,
+	      "Tensor rsi, int rdx, SymInt? rcx, SymInt? r8, SymInt r9");
+	check("_ZN2at4_ops19set__source_Storage4callERNS_6TensorEN3c107StorageE", 0, "Tensor! rdi, Storage rsi");
+}
+
 static void test_more_than_eight_doubles(void **state)
 {
 	check("_ZN2at4_ops1x4callEdddddddddb", 0,
@@ -306,6 +314,7 @@ int main(void)
 		cmocka_unit_test(test_by_value_in_memory),
 		cmocka_unit_test(test_strings_and_generators),
 		cmocka_unit_test(test_lists),
+		cmocka_unit_test(test_optional_numbers_and_storage),
 		cmocka_unit_test(test_more_than_eight_doubles),
 		cmocka_unit_test(test_opaque),
 		cmocka_unit_test(test_unknown_sret),

@@ -239,6 +239,7 @@ static void test_returns(void **state)
 		{"Tensor[]", TERRA_RET_TENSOR_LIST, 0, 1},
 		{"Tensor(a)[]", TERRA_RET_TENSOR_LIST, 0, 1},
 		{"(Tensor, Tensor[])", TERRA_RET_OTHER_SRET, 0, 1},
+		{"(Tensor(a!), Tensor)", TERRA_RET_OTHER_SRET, 0, 1},
 		{"(float, int)", TERRA_RET_OTHER_SRET, 0, 1},
 		{"Scalar", TERRA_RET_OTHER_SRET, 0, 1},
 		{"SymInt", TERRA_RET_OTHER_SRET, 0, 1},

@@ -656,11 +656,78 @@ static int call_max_out(void)
 	return 0;
 }
 
+/* optional<int64_t>: value and flag in two registers. */
+static int call_argmax(void)
+{
+	const struct terra_op *op = find("aten::argmax", "");
+	float a[] = {1, 9, 4, 8, 7, 6};
+	void *x = tensor(a, 2, (int64_t[]){2, 3}), *result = NULL;
+	int64_t ndim = 0;
+	struct call call;
+
+	start(&call);
+	put_pointer(op, &call, 0, x);
+	put(op, &call, 1, 1, (RUBBISH & ~0xffull) | 1, 0);
+	put(op, &call, 2, RUBBISH & ~0xffull, 0, 0);
+	run(op, &call, &result);
+	torch.get_dim(&result, &ndim);
+	CHECK(ndim == 1 && ((int64_t *)data_of(&result))[0] == 1 && ((int64_t *)data_of(&result))[1] == 0);
+	start(&call);
+	put_pointer(op, &call, 0, x);
+	put(op, &call, 1, 1, RUBBISH & ~0xffull, 0);
+	put(op, &call, 2, RUBBISH & ~0xffull, 0, 0);
+	run(op, &call, &result);
+	torch.get_dim(&result, &ndim);
+	CHECK(ndim == 0 && ((int64_t *)data_of(&result))[0] == 1);
+	return 0;
+}
+
+/* SymInt and optional<SymInt> behind pointers. */
+static int call_slice(void)
+{
+	const struct terra_op *op = find("aten::slice", "Tensor");
+	float a[] = {0, 1, 2, 3, 4, 5, 6, 7};
+	void *x = tensor(a, 1, (int64_t[]){8}), *result = NULL;
+	int64_t from[] = {3, 1}, to[] = {5, 0}, step = 2, *strides = NULL;
+	struct call call;
+
+	start(&call);
+	put_pointer(op, &call, 0, x);
+	put(op, &call, 1, 0, 0, 0);
+	put_pointer(op, &call, 2, from);
+	put_pointer(op, &call, 3, to);
+	put_pointer(op, &call, 4, &step);
+	run(op, &call, &result);
+	torch.get_strides(&result, &strides);
+	CHECK(data_of(&result) == a + 3 && strides[0] == 2);
+	return 0;
+}
+
+/* A Storage by value travels as a pointer to the caller's copy. */
+static int call_set_storage(void)
+{
+	const struct terra_op *op = find("aten::set_", "source_Storage");
+	float a[] = {1, 2, 3}, b[] = {7, 8};
+	void *x = tensor(a, 1, (int64_t[]){3}), *y = tensor(b, 1, (int64_t[]){2});
+	void *storage;
+	struct call call;
+
+	memcpy(&storage, *(char **)y + offsets.storage.offset, sizeof(storage));
+	start(&call);
+	put_pointer(op, &call, 0, x);
+	put_pointer(op, &call, 1, &storage);
+	run(op, &call, NULL);
+	CHECK(data_of(x) == b);
+	CHECK(call.rax == (uintptr_t)x);
+	return 0;
+}
+
 static int call_all(const char *path)
 {
 	static int (*const calls[])(void) = {
 		call_mul,	 call_mul_,	 call_gelu,	call_empty_strided, call_sum,	   call_upsample, call_convolution_backward,
-		call_bernoulli, call_addcdiv_, call_clamp, call_max_out,
+		call_bernoulli, call_addcdiv_, call_clamp, call_max_out, call_argmax,
+		call_slice,	 call_set_storage,
 	};
 
 	if (load_torch(path))
