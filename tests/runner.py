@@ -168,8 +168,15 @@ def python_suites(patterns):
     return suites
 
 
+def libtorch():
+    """Path of the libtorch beside the Python that runs this: the C tests that need a real one take it from TERRA_LIBTORCH."""
+    found = glob.glob(os.path.join(sys.prefix, "lib", "python3*", "site-packages", "torch", "lib", "libtorch_cpu.so"))
+    return {"TERRA_LIBTORCH": found[0]} if found else {}
+
+
 def c_suites(prefix, folder, seconds, patterns, env=None, accept=lambda name, labels: True):
     """The C programs of a build folder that the patterns and `accept` choose."""
+    env = {**libtorch(), **(env or {})}
     return [Suite(f"{prefix}/{name}", command, seconds, "cmocka", cwd=folder, env=env)
             for name, command, labels in ctest_programs(folder)
             if chosen(f"{prefix}/{name}", patterns) and accept(name, labels)]
