@@ -105,7 +105,7 @@ static int find_pieces(const uint8_t *at, const uint8_t *end, struct pieces *out
 	out->first = at;
 	out->recorded = 0;
 	do {
-		if (piece->kind != first->kind || piece->recorded > first->count + 1)
+		if (piece->kind != first->kind || piece->recorded > piece->bytes)
 			return -EPROTO;
 		out->recorded += piece->recorded;
 		at = packed_end(piece);
@@ -335,6 +335,13 @@ static uint8_t unreadable_kind(uint8_t kind)
 	return plain[kind] ? plain[kind] : kind;
 }
 
+/* Kinds that hold one element, which is there when the value is. */
+static bool is_single(uint8_t kind)
+{
+	return kind == TERRA_KIND_TENSOR || kind == TERRA_KIND_OPT_TENSOR || kind == TERRA_KIND_SCALAR ||
+	       kind == TERRA_KIND_OPT_SCALAR;
+}
+
 static int unpack_value(struct unpacker *u, struct terra_value *value)
 {
 	const struct terra_packed *first = (const struct terra_packed *)u->pieces.first;
@@ -354,9 +361,9 @@ static int unpack_value(struct unpacker *u, struct terra_value *value)
 		value->count = value->recorded = 0;
 		return 0;
 	}
-	if (value->kind == TERRA_KIND_TENSOR || value->kind == TERRA_KIND_OPT_TENSOR)
+	if (is_single(value->kind))
 		value->count = 1;
-	if (value->recorded > value->count && value->kind != TERRA_KIND_SCALAR && value->kind != TERRA_KIND_OPT_SCALAR)
+	if (value->recorded > value->count || (is_single(value->kind) && value->recorded != 1))
 		return -EPROTO;
 	begin_elements(u);
 	return unpack_payload(u, value);

@@ -91,6 +91,9 @@ static void put_element(const struct terra_value *v, uint32_t i)
 	case TERRA_KIND_SCALAR_LIST:
 		put_scalar(&v->u.scalars[i]);
 		break;
+	case TERRA_KIND_BOOL_ARRAY:
+		printf("%s", v->u.ints[i] ? "true" : "false");
+		break;
 	default:
 		printf("%lld", (long long)v->u.ints[i]);
 	}

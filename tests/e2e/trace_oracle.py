@@ -112,6 +112,7 @@ class Comparison:
         self.differences = []      # one line each
         self.unreadable = Counter()   # values that the backend could not read, by op and kind; never a difference alone
         self.only_mode = Counter()    # ops that came through no entry point
+        self.used = set()             # seqs of the entries that the mode saw
         self.only_trace = Counter()   # entries with none inside them that the mode did not see
 
 
@@ -129,6 +130,23 @@ def compare_arguments(comparison, enter, op, allow_unreadable):
     return wrong
 
 
+def compare_results(exit_event, op):
+    """What the op returned, where the exit says so (an op left by an exception has no results)."""
+    if exit_event is None or "results" not in op:
+        return [] if exit_event and exit_event["raised"] == ("raised" in op) else ["its end is not in the trace"]
+    wanted = op["results"]
+    values = exit_event["values"]
+    if not values:
+        return [] if wanted is None or "opaque" in wanted else ["no results in the trace"]
+    if len(values) == 1 and isinstance(values[0].get("value"), list):
+        return [text for text in [differs_list(values[0], wanted)] if text]
+    wanted = wanted if isinstance(wanted, list) else [wanted]
+    if len(values) != len(wanted):
+        return [f"{len(values)} results for {len(wanted)}"]
+    return [f"result {index}: {text}" for index, (value, element) in enumerate(zip(values, wanted))
+            for text in [differs_value(value, element)] if text]
+
+
 def compare_op(comparison, enter, trace, op, allow_unreadable):
     if enter is None:
         return ["no entry before it"]
@@ -137,7 +155,7 @@ def compare_op(comparison, enter, trace, op, allow_unreadable):
     exit_event = trace.exit_of(enter)
     if exit_event and exit_event["time"] < op["entered"]:
         return ["the trace's entry is over before the mode sees it"]
-    return compare_arguments(comparison, enter, op, allow_unreadable)
+    return compare_arguments(comparison, enter, op, allow_unreadable) + compare_results(exit_event, op)
 
 
 def compare(trace, watched, allow_unreadable=lambda value: False):
@@ -147,7 +165,7 @@ def compare(trace, watched, allow_unreadable=lambda value: False):
     for enter in trace.enters:
         by_thread.setdefault(enter["thread"], []).append(enter)
     times = {thread: [enter["time"] for enter in enters] for thread, enters in by_thread.items()}
-    used = set()
+    used = comparison.used
     for number, op in enumerate(watched["ops"]):
         if not op["through_entry"]:
             comparison.only_mode[op["op"]] += 1
@@ -164,6 +182,10 @@ def compare(trace, watched, allow_unreadable=lambda value: False):
             comparison.differences.append(f"op {number}, {op['op']}.{op['overload']}: " + "; ".join(wrong))
         else:
             comparison.matched += 1
+    known = {enter["seq"] for enter in trace.enters}
+    for exit_event in trace.exits.values():
+        if exit_event["enter"] not in known:
+            comparison.differences.append(f"{exit_event['op']}.{exit_event['overload']} ends without a beginning")
     count_unseen(comparison, trace, watched, used)
     return comparison
 

@@ -1,0 +1,401 @@
+"""The preload recorder: what it records is what PyTorch's own TorchDispatchMode sees, and the program does not notice."""
+# timeout: 900
+import copy
+import glob
+import json
+import os
+import signal
+import subprocess
+import time
+
+import trace_oracle
+from harness import PYTHON, RECORD, ROOT, clean_env, main, program, python, run, temporary_folder, test, tool
+
+DUMP = tool("trace_dump")
+WATCHED = os.path.join(ROOT, "tests", "e2e", "watched.py")
+ZOO = os.path.join(ROOT, "tests", "e2e", "op_zoo.py")
+
+
+def record(command, folder, *, env=None, timeout=120, check=True):
+    """Runs a command under the recorder; its outcome and the path of the trace."""
+    path = os.path.join(folder, "program.terra")
+    result = run(command, env={"TERRA_RECORD_FILE": path, **(env or {})}, preload=RECORD, timeout=timeout, check=check)
+    return result, path
+
+
+def record_python(code, folder, **options):
+    return record([PYTHON, "-c", code], folder, **options)
+
+
+def watch(path, arguments):
+    """A program under recorder and mode together."""
+    with temporary_folder() as folder:
+        out = os.path.join(folder, "watched.json")
+        _, trace = record([PYTHON, WATCHED, out, path, *arguments], folder)
+        with open(out) as file:
+            return trace_oracle.Trace.read(DUMP, trace), json.load(file)
+
+
+def check_against_mode(path, arguments, at_least):
+    trace, watched = watch(path, arguments)
+    comparison = trace_oracle.compare(trace, watched)
+    assert not comparison.differences, "\n".join(comparison.differences[:20])
+    assert comparison.matched >= at_least, comparison.matched
+    assert trace.end["clean"] and trace.end["lost"] == 0, trace.end
+    foreign = {name for name in comparison.only_mode if name.startswith("aten::")}
+    assert foreign <= {"aten::detach"}, comparison.only_mode
+    print(f"  {comparison.matched} ops equal; only the mode saw {dict(comparison.only_mode)}; "
+          f"only the trace has {dict(comparison.only_trace)}")
+
+
+@test
+def mlp_holds_every_op_of_the_dispatch_mode():
+    "Ops, order, sizes, strides, dtypes, scalars and results of the MLP are those that the mode sees: 100 %."
+    check_against_mode(program("mlp.py"), ["3"], 300)
+
+
+@test(timeout=240)
+def gpt2_holds_every_op_of_the_dispatch_mode():
+    "Likewise for a transformer in training mode."
+    check_against_mode(program("gpt2.py"), ["1"], 2000)
+
+
+@test
+def every_form_of_argument_is_read():
+    "Stack and vector registers, optionals, lists of all kinds, strings, scalars, tuples, out= and in-place."
+    check_against_mode(ZOO, [], 800)
+
+
+def altered(trace, change):
+    """A copy of the trace whose enters `change` was applied to."""
+    events = copy.deepcopy(trace.events)
+    change(events)
+    return trace_oracle.Trace(events)
+
+
+def enters_of_mode(trace, watched):
+    """Positions in trace.events of the entries that the comparison uses, all different ops in a row."""
+    comparison = trace_oracle.compare(trace, watched)
+    assert not comparison.differences
+    return [index for index, event in enumerate(trace.events) if event["event"] == "enter" and
+            event["seq"] in comparison.used]
+
+
+@test
+def the_comparison_finds_what_is_wrong():
+    "One op dropped, two swapped, one stride, size, dtype, scalar or result changed: each is a difference."
+    trace, watched = watch(program("mlp.py"), ["1"])
+    used = enters_of_mode(trace, watched)
+
+    def differences(change):
+        return trace_oracle.compare(altered(trace, change), watched).differences
+
+    def tensor_at(events):
+        index = next(i for i in used if any(v["kind"] == "Tensor" and v["value"]["ndim"] == 2
+                                            for v in events[i]["values"]))
+        return next(v["value"] for v in events[index]["values"] if v["kind"] == "Tensor" and v["value"]["ndim"] == 2)
+
+    def swap(events, a, b):
+        for key in ("op", "overload", "values"):
+            events[a][key], events[b][key] = events[b][key], events[a][key]
+
+    def scalar_at(events):
+        return next(v for i in used for v in events[i]["values"] if v["present"] and v["kind"] == "Scalar")
+
+    def double_at(events):
+        return next(v for i in used for v in events[i]["values"] if v["present"] and v["kind"] == "float")
+
+    def result_at(events):
+        return next(e for e in events if e["event"] == "exit" and e["enter"] == events[used[3]]["seq"])["values"][0]["value"]
+
+    def drop(events, index):
+        """All levels of an op: its innermost entry with those of the same op around it, and their ends."""
+        gone, seq = set(), events[index]["seq"]
+        by_seq = {event["seq"]: event for event in events if event["event"] == "enter"}
+        while seq in by_seq and by_seq[seq]["op"] == events[index]["op"]:
+            gone.add(seq)
+            seq = by_seq[seq].get("parent")
+        events[:] = [e for e in events if e.get("seq") not in gone and e.get("enter") not in gone]
+
+    assert differences(lambda events: None) == []
+    for position in range(0, len(used), 7):
+        assert differences(lambda events: drop(events, used[position])), f"drop {position}"
+        assert differences(lambda events: events.pop(used[position])), f"drop one level of {position}"
+    for position in range(0, len(used) - 1, 7):
+        a, b = used[position], used[position + 1]
+        if trace.events[a]["op"] != trace.events[b]["op"]:
+            assert differences(lambda events: swap(events, a, b)), f"swap {position}"
+    assert differences(lambda events: tensor_at(events)["strides"].reverse())
+    assert differences(lambda events: tensor_at(events)["sizes"].append(1))
+    assert differences(lambda events: tensor_at(events).update(dtype=7))
+    assert differences(lambda events: scalar_at(events).update(value=scalar_at(events)["value"] + 1e-12))
+    assert differences(lambda events: double_at(events).update(value=double_at(events)["value"] * (1 + 1e-15)))
+    assert differences(lambda events: double_at(events).update(present=False))
+    assert differences(lambda events: result_at(events).update(impl=1))
+
+
+@test
+def results_are_the_programs_own():
+    "Output and exit code of a recorded program are its own, also where arguments are on the stack."
+    plain = run([PYTHON, ZOO])
+    with temporary_folder() as folder:
+        recorded, path = record([PYTHON, ZOO], folder)
+        assert recorded.stdout == plain.stdout and recorded.stderr == plain.stderr
+        assert trace_oracle.Trace.read(DUMP, path).end["clean"]
+        code = "import torch, sys; torch.ones(3); sys.stderr.write('bye'); sys.exit(7)"
+        recorded, _ = record_python(code, folder, check=False)
+        assert recorded.returncode == 7 and recorded.stderr.endswith("bye"), recorded
+
+
+@test
+def exceptions_pass_and_are_marked():
+    "A forward that raises 100 times, at several depths, is caught each time; those ops and no others are marked raised."
+    code = """if True:
+        import torch
+        layer = torch.nn.Linear(4, 4)
+        caught = 0
+        for i in range(100):
+            try:
+                y = layer(torch.ones(2, 4))
+                if i % 3 == 0: torch.mm(y, torch.ones(3, 3))
+                elif i % 3 == 1: y.reshape(3, 3)
+                else: torch.nn.functional.embedding(torch.tensor([9]), y)
+            except (RuntimeError, IndexError) as error:
+                caught += 1
+            assert torch.ones(2).add(1).sum().item() == 4
+        print(caught)
+    """
+    with temporary_folder() as folder:
+        result, path = record_python(code, folder)
+        assert result.stdout == "100\n", result.stdout
+        trace = trace_oracle.Trace.read(DUMP, path)
+        raised = [event for event in trace.exits.values() if event["raised"]]
+        outermost = {enter["seq"] for enter in trace.enters if "parent" not in enter}
+        assert sum(event["enter"] in outermost for event in raised) == 100
+        assert {event["op"] for event in raised} <= {"aten::mm", "aten::reshape", "aten::embedding", "aten::index_select",
+                                                     "aten::view", "aten::_reshape_alias"}, {e["op"] for e in raised}
+        assert len(trace.exits) == len(trace.enters)
+        assert all(not event["values"] for event in raised)
+
+
+@test
+def nesting_is_sound():
+    "A parent is open on the same thread while its children run; every op has one end."
+    with temporary_folder() as folder:
+        _, path = record([PYTHON, program("mlp.py"), "3"], folder)
+        trace = trace_oracle.Trace.read(DUMP, path)
+        by_seq = {enter["seq"]: enter for enter in trace.enters}
+        for enter in trace.enters:
+            exit_event = trace.exit_of(enter)
+            assert exit_event["seq"] > enter["seq"] and exit_event["time"] >= enter["time"]
+            if "parent" in enter:
+                parent = by_seq[enter["parent"]]
+                assert parent["thread"] == enter["thread"] and trace.exit_of(parent)["seq"] > exit_event["seq"]
+        assert all(enter["op"].startswith("aten::") for enter in trace.enters)
+
+
+@test
+def python_stacks_name_the_programs_lines():
+    "An op has the file, function and line that called it, innermost first; without stacks there are none."
+    code = "import torch\ndef inner():\n    return torch.ones(3) + 1\ndef outer():\n    return inner()\nouter()\n"
+    with temporary_folder() as folder:
+        script = os.path.join(folder, "lines.py")
+        with open(script, "w") as file:
+            file.write(code)
+        _, path = record([PYTHON, script], folder)
+        adds = [enter for enter in trace_oracle.Trace.read(DUMP, path).enters if enter["op"] == "aten::add"]
+        assert adds
+        for enter in adds:
+            assert enter["frames"] == [[script, "inner", 3], [script, "outer", 5], [script, "<module>", 6]], enter["frames"]
+        os.unlink(path)
+        _, path = record([PYTHON, script], folder, env={"TERRA_RECORD_STACKS": "0"})
+        assert all(not enter["frames"] for enter in trace_oracle.Trace.read(DUMP, path).enters)
+
+
+@test
+def levels_can_be_chosen():
+    "TERRA_RECORD_LEVELS=call or =redispatch records that level alone."
+    for number, level in enumerate(("call", "redispatch")):
+        with temporary_folder() as folder:
+            _, path = record_python("import torch; torch.ones(3).relu()", folder, env={"TERRA_RECORD_LEVELS": level})
+            enters = trace_oracle.Trace.read(DUMP, path).enters
+            assert enters and {enter["level"] for enter in enters} == {number}
+
+
+@test
+def threads_are_told_apart():
+    "Ops of four threads are recorded without loss, each thread's in its own order."
+    code = """if True:
+        import threading, torch
+        torch.set_num_threads(1)
+        def work(size):
+            for i in range(300):
+                torch.ones(size).add_(i)
+        threads = [threading.Thread(target=work, args=(3 + i,)) for i in range(4)]
+        [t.start() for t in threads]; [t.join() for t in threads]
+        """
+    with temporary_folder() as folder:
+        _, path = record_python(code, folder)
+        trace = trace_oracle.Trace.read(DUMP, path)
+        assert trace.end["clean"] and trace.end["lost"] == 0
+        sizes = {}
+        for enter in trace.enters:
+            if enter["op"] == "aten::add_" and enter["level"] == 0:
+                sizes.setdefault(enter["thread"], []).append(enter["values"][0]["value"]["sizes"][0])
+        assert sorted(map(len, sizes.values())) == [300] * 4
+        assert sorted(set(map(tuple, map(set, sizes.values())))) == [(3,), (4,), (5,), (6,)]
+        times = {}
+        for event in trace.events:
+            if event["event"] in ("enter", "exit"):
+                assert event["time"] >= times.get(event["thread"], 0)
+                times[event["thread"]] = event["time"]
+
+
+@test
+def long_lists_are_whole():
+    "The foreach update of 500 parameters has all of them in every list."
+    code = """if True:
+        import torch
+        parameters = [torch.ones(i % 7 + 1, requires_grad=True) for i in range(500)]
+        optimizer = torch.optim.AdamW(parameters, foreach=True)
+        sum(p.sum() for p in parameters).backward()
+        optimizer.step()
+        """
+    with temporary_folder() as folder:
+        _, path = record_python(code, folder)
+        lists = [value for enter in trace_oracle.Trace.read(DUMP, path).enters if enter["op"].startswith("aten::_foreach")
+                 for value in enter["values"] if value["kind"] == "Tensor[]"]
+        assert len(lists) > 10
+        for value in lists:
+            assert value["count"] == value["recorded"] == len(value["value"])
+        assert any([t["sizes"] for t in value["value"]] == [[i % 7 + 1] for i in range(500)] for value in lists)
+
+
+@test
+def killed_programs_leave_a_readable_trace():
+    "After SIGKILL everything but the last moments is there, and the reader says that the end is missing."
+    code = """if True:
+        import torch, time
+        x = torch.ones(3)
+        for i in range(2000): x.add(1)
+        print('go', flush=True)
+        while True: x.add(1); time.sleep(0.01)
+        """
+    with temporary_folder() as folder:
+        path = os.path.join(folder, "killed.terra")
+        child = subprocess.Popen([PYTHON, "-c", code], stdout=subprocess.PIPE,
+                                 env=clean_env({"TERRA_RECORD_FILE": path}, preload=RECORD))
+        assert child.stdout.readline() == b"go\n"
+        time.sleep(2)
+        killed = time.monotonic_ns()
+        child.send_signal(signal.SIGKILL)
+        child.wait(20)
+        trace = trace_oracle.Trace.read(DUMP, path)
+        assert not trace.end["clean"] and trace.end["lost"] == 0
+        assert len(trace.enters) > 1000
+        assert killed - trace.enters[-1]["time"] < 1_500_000_000, (killed - trace.enters[-1]["time"]) / 1e9
+
+
+@test
+def other_ways_out_end_the_trace():
+    "os._exit and an uncaught exception end the trace cleanly, with the program's exit code."
+    for code, status in (("import os; os._exit(5)", 5), ("raise KeyError", 1), ("import sys; sys.exit(3)", 3)):
+        with temporary_folder() as folder:
+            result, path = record_python("import torch\ntorch.ones(2).add(1)\n" + code, folder, check=False)
+            assert result.returncode == status, result
+            trace = trace_oracle.Trace.read(DUMP, path)
+            assert trace.end["clean"] and any(enter["op"] == "aten::add" for enter in trace.enters)
+
+
+@test
+def children_leave_the_trace_alone():
+    "A forked child records nothing and its exit ends nothing; another process with torch writes a file of its own."
+    code = """if True:
+        import os, subprocess, sys, torch
+        torch.ones(2).add(1)
+        child = os.fork()
+        if child == 0:
+            torch.ones(2).mul(3)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert subprocess.run([sys.executable, '-c', 'import torch; torch.ones(2).div(5)']).returncode == 0
+        assert subprocess.run(['/does/not/exist'], capture_output=True).returncode
+        """.replace("        assert subprocess.run(['/does/not/exist'], capture_output=True).returncode\n", """
+        try: subprocess.run(['/does/not/exist'])
+        except FileNotFoundError: pass
+        torch.ones(2).sub(7)
+        """)
+    with temporary_folder() as folder:
+        _, path = record_python(code, folder)
+        trace = trace_oracle.Trace.read(DUMP, path)
+        ops = {enter["op"] for enter in trace.enters}
+        assert trace.end["clean"] and {"aten::add", "aten::sub"} <= ops and not ops & {"aten::mul", "aten::div"}, ops
+        (other,) = glob.glob(path + ".*")
+        assert "aten::div" in {enter["op"] for enter in trace_oracle.Trace.read(DUMP, other).enters}
+
+
+@test
+def programs_without_torch_are_left_alone():
+    "No file, no output, for programs that never load libtorch; and nothing without TERRA_RECORD_FILE."
+    with temporary_folder() as folder:
+        result, path = record(["/bin/echo", "hello"], folder)
+        assert result.stdout == "hello\n" and result.stderr == "" and not os.path.exists(path)
+        result = run([PYTHON, "-c", "import torch; print(torch.ones(2).sum().item())"], preload=RECORD)
+        assert result.stdout == "2.0\n" and result.stderr == ""
+
+
+@test
+def a_file_that_cannot_be_written_is_one_line():
+    "The program runs all the same."
+    result = run([PYTHON, "-c", "import torch; print(torch.ones(2).sum().item())"], preload=RECORD,
+                 env={"TERRA_RECORD_FILE": "/does/not/exist/x.terra"})
+    assert result.stdout == "2.0\n"
+    assert result.stderr.startswith("terra: not recording: ") and result.stderr.count("\n") == 1, result.stderr
+
+
+@test(timeout=240)
+def recording_stops_after_some_iterations():
+    "With TERRA_RECORD_ITERATIONS the trace is complete long before the program ends, and the program goes on."
+    plain = run([PYTHON, program("mlp.py"), "60"], timeout=120)
+    with temporary_folder() as folder:
+        recorded, path = record([PYTHON, program("mlp.py"), "60"], folder, env={"TERRA_RECORD_ITERATIONS": "4"})
+        assert recorded.stdout == plain.stdout
+        trace = trace_oracle.Trace.read(DUMP, path)
+        backwards = sum(enter["op"] == "aten::_log_softmax_backward_data" and enter["level"] == 0 for enter in trace.enters)
+        assert trace.end["clean"] and 4 <= backwards < 40, backwards
+
+
+@test
+def libraries_loaded_later_are_recorded():
+    "An extension loaded in the middle of the program has slots of its own: they are seen from the next op on."
+    source = """
+    void *_ZN2at4_ops4relu4callERKNS_6TensorE(void *result, const void *tensor);
+    void *extension_relu(void *result, const void *tensor) { return _ZN2at4_ops4relu4callERKNS_6TensorE(result, tensor); }
+    """
+    code = """if True:
+        import ctypes, sys, torch
+        x = torch.tensor([-1.0, 2.0])
+        x.add(1)
+        extension = ctypes.CDLL(sys.argv[1])
+        x.mul(1)
+        word, result = ctypes.c_void_p(x._cdata), ctypes.c_void_p()
+        extension.extension_relu.restype = ctypes.c_void_p
+        extension.extension_relu(ctypes.byref(result), ctypes.byref(word))
+        print(bool(result))
+        x.sub(1)
+        """
+    library = python("import os, torch; print(os.path.join(os.path.dirname(torch.__file__), 'lib', 'libtorch_cpu.so'))")
+    with temporary_folder() as folder:
+        extension = os.path.join(folder, "extension.so")
+        with open(os.path.join(folder, "extension.c"), "w") as file:
+            file.write(source)
+        run(["cc", "-shared", "-fPIC", "-o", extension, file.name, library.stdout.strip(), "-Wl,--allow-shlib-undefined",
+             "-Wl,-rpath," + os.path.dirname(library.stdout.strip())])
+        result, path = record([PYTHON, "-c", code, extension], folder)
+        assert result.stdout == "True\n"
+        levels = {enter["level"] for enter in trace_oracle.Trace.read(DUMP, path).enters if enter["op"] == "aten::relu"}
+        assert levels == {0, 1}, levels
+
+
+if __name__ == "__main__":
+    main()
