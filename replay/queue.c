@@ -122,7 +122,9 @@ static bool block_use(void *base, uint32_t number, bool writes)
 		b->base = base;
 		b->reader = b->writer = 0;
 		queue.used[queue.n_used++] = (uint16_t)(b - queue.blocks);
+#ifndef TERRA_NO_GUARD_HOLD
 		arena_hold(base);
+#endif
 	}
 	ordered = (b->writer >= first && b->writer != me) || (writes && b->reader >= first && b->reader != me);
 	if (writes)
@@ -137,7 +139,9 @@ static void blocks_release(void)
 	for (uint32_t i = 0; i < queue.n_used; i++) {
 		struct block *b = &queue.blocks[queue.used[i]];
 
+#ifndef TERRA_NO_GUARD_HOLD
 		arena_release(b->base);
+#endif
 		b->base = NULL;
 	}
 	queue.n_used = 0;
@@ -173,6 +177,9 @@ static size_t op_bytes(const struct call *call)
 /* Whether every tensor that the op brings in is memory whose reads and writes may be late. */
 static bool inputs_are_ours(const struct call *call, const struct binding *binding)
 {
+#ifdef TERRA_NO_GUARD_FOREIGN
+	return true;
+#endif
 	for (uint32_t i = 0; i < call->n_args; i++) {
 		const struct tensor_view *t = &call->arg[i].t;
 
@@ -198,6 +205,10 @@ static bool input_add(struct instance *inst, const struct call *call, const stru
 	if (!inst->full[j])
 		inst->strided[j] = binding->strided[i];
 	base = block_base(t->data, (size_t)inst->input_span[j] * sizeof(float));
+#ifdef TERRA_NO_GUARD_FOREIGN
+	if (base == NULL)
+		return false;
+#endif
 	if (base == NULL) {
 		/* inputs_are_ours said that it is small enough; a full feed space was flushed before. */
 		inst->strided[j].data = feed_copy(t, inst->input_span[j]);
@@ -387,6 +398,12 @@ static bool result_is_needed(const struct instance *inst, uint32_t k, uint32_t n
 	for (uint32_t m = n_fused; m < inst->n_ops; m++)
 		if (reads_value(inst->edge[m], k))
 			return true;
+#ifdef TERRA_NO_GUARD_LIVE
+	return k + 1 == n_fused;
+#endif
+#ifdef TERRA_NO_GUARD_HOLD
+	return true;
+#endif
 	for (uint32_t m = k + 1; m < n_fused; m++)
 		if (inst->result[m] == inst->result[k])
 			return false;
@@ -460,7 +477,9 @@ static void job_run(const struct job *job, float *scratch, int64_t begin, int64_
 	uint32_t mxcsr = _mm_getcsr();
 
 	args.scratch = scratch;
+#ifndef TERRA_NO_GUARD_MXCSR
 	_mm_setcsr(job->mxcsr);
+#endif
 	job->fn(&args, begin, end);
 	_mm_setcsr(mxcsr);
 }

@@ -14,6 +14,12 @@
 
 volatile bool guard_active;
 
+#ifdef TERRA_NO_GUARD_SIGNALS
+#define WATCHED false
+#else
+#define WATCHED guard_active
+#endif
+
 #define REAL(name, type)                                                                                               \
 	static type real;                                                                                              \
 	if (real == NULL)                                                                                              \
@@ -30,7 +36,7 @@ int guard_real_sigaction(int sig, const struct sigaction *act, struct sigaction 
 
 REPLAY_EXPORT int sigaction(int sig, const struct sigaction *restrict act, struct sigaction *restrict old)
 {
-	if (sig == SIGSEGV && guard_active) {
+	if (sig == SIGSEGV && WATCHED) {
 		guard_program_action(act, old);
 		return 0;
 	}
@@ -42,7 +48,7 @@ REPLAY_EXPORT sighandler_t signal(int sig, sighandler_t handler)
 	typedef sighandler_t (*signal_fn)(int, sighandler_t);
 	REAL("signal", signal_fn);
 
-	if (sig == SIGSEGV && guard_active) {
+	if (sig == SIGSEGV && WATCHED) {
 		struct sigaction act = {.sa_handler = handler, .sa_flags = SA_RESTART}, old;
 
 		guard_program_action(&act, &old);
@@ -54,7 +60,7 @@ REPLAY_EXPORT sighandler_t signal(int sig, sighandler_t handler)
 /* `set` without SIGSEGV where that would block it. */
 static const sigset_t *unblocked(int how, const sigset_t *set, sigset_t *copy)
 {
-	if (set == NULL || how == SIG_UNBLOCK || !guard_active || sigismember(set, SIGSEGV) != 1)
+	if (set == NULL || how == SIG_UNBLOCK || !WATCHED || sigismember(set, SIGSEGV) != 1)
 		return set;
 	*copy = *set;
 	sigdelset(copy, SIGSEGV);
