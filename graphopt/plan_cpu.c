@@ -59,7 +59,7 @@ static bool has_feature(const struct cpu_feature *feature)
 	return (xcr0() & feature->xcr0) == feature->xcr0;
 }
 
-static void read_vendor(char out[13])
+void plan_cpu_vendor(char out[13])
 {
 	uint32_t eax, ebx, ecx, edx;
 
@@ -88,7 +88,7 @@ const char *plan_cpu_mismatch(const char *features, const char *vendor)
 	char here[13];
 	size_t n;
 
-	read_vendor(here);
+	plan_cpu_vendor(here);
 	if (strcmp(here, vendor))
 		return "the plan was made on another vendor's CPU, whose library functions give other bits: make it again here";
 	while (!reason && *(p += strspn(p, " "))) {

@@ -55,6 +55,7 @@ int plan_region_compare(const struct terra_plan_region *a, const struct terra_pl
 
 /* plan_cpu.c */
 const char *plan_cpu_mismatch(const char *features, const char *vendor);
+void plan_cpu_vendor(char out[13]);
 /* The value of a `capability=` word of the plan's cpu line into out, "" when there is none. */
 void plan_cpu_capability(const char *features, char *out, size_t size);
 

@@ -1,0 +1,276 @@
+/* assemble.c - builds the plan of a graph. Everything in a plan is malloc'ed piece by piece: readers, the code generator
+ * and terra_plan_free take it apart that way. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "graphopt/assemble.h"
+#include "graphopt/plan_internal.h"
+
+static bool copy_op(const struct terra_plan_op *from, struct terra_plan_op *to)
+{
+	uint32_t i;
+
+	memset(to, 0, sizeof(*to));
+	to->op = strdup(from->op);
+	for (i = 0; i < from->n_args; i++) {
+		to->arg[i] = strdup(from->arg[i]);
+		if (!to->arg[i])
+			return false;
+		to->n_args++;
+	}
+	return to->op;
+}
+
+static struct terra_plan_region *add_region(struct terra_plan *plan, const char *name, uint32_t n_ops)
+{
+	struct terra_plan_region *regions = realloc(plan->regions, (plan->n_regions + 1) * sizeof(*regions)), *region;
+
+	if (!regions)
+		return NULL;
+	plan->regions = regions;
+	region = memset(&regions[plan->n_regions], 0, sizeof(*region));
+	region->id = plan->n_regions++;
+	region->name = strdup(name);
+	region->ops = calloc(n_ops, sizeof(*region->ops));
+	return region->name && region->ops ? region : NULL;
+}
+
+static int add_graph_region(struct terra_plan *plan, const struct graph_region *from)
+{
+	struct terra_plan_region *region = add_region(plan, from->name, from->n_ops);
+
+	if (!region)
+		return -ENOMEM;
+	region->numel = from->numel;
+	for (; region->n_ops < from->n_ops; region->n_ops++)
+		if (!copy_op(&from->lines[region->n_ops], &region->ops[region->n_ops]))
+			return -ENOMEM;
+	return 0;
+}
+
+/* The form of an op that stands alone: what was a value of the region is an input, numbered anew by first use. */
+static void stand_alone(const struct terra_plan_op *op, char token[TERRA_PLAN_MAX_ARGS][8])
+{
+	uint32_t i, e, n = 0;
+
+	for (i = 0; i < op->n_args; i++) {
+		if (!strchr("vib", op->arg[i][0])) {
+			token[i][0] = '\0'; /* stays as it is */
+			continue;
+		}
+		for (e = 0; e < i && strcmp(op->arg[e], op->arg[i]); e++)
+			continue;
+		if (e < i)
+			memcpy(token[i], token[e], sizeof(token[i]));
+		else
+			snprintf(token[i], sizeof(token[i]), "%c%u", op->arg[i][0] == 'b' ? 'b' : 'i', n++);
+	}
+}
+
+static bool is_alone_form(const struct terra_plan_op *op, const struct terra_plan_op *form)
+{
+	char token[TERRA_PLAN_MAX_ARGS][8];
+	uint32_t i;
+
+	if (strcmp(op->op, form->op) || op->n_args != form->n_args)
+		return false;
+	stand_alone(op, token);
+	for (i = 0; i < op->n_args; i++)
+		if (strcmp(token[i][0] ? token[i] : op->arg[i], form->arg[i]))
+			return false;
+	return true;
+}
+
+static bool has_fallback(const struct terra_plan *plan, const struct terra_plan_op *op)
+{
+	uint32_t r;
+
+	for (r = 0; r < plan->n_regions; r++)
+		if (plan->regions[r].fallback && is_alone_form(op, &plan->regions[r].ops[0]))
+			return true;
+	return false;
+}
+
+static int add_fallback(struct terra_plan *plan, const struct terra_plan_op *op, int64_t numel)
+{
+	char token[TERRA_PLAN_MAX_ARGS][8];
+	struct terra_plan_region *region;
+	struct terra_plan_op form;
+	uint32_t i;
+
+	if (has_fallback(plan, op))
+		return 0;
+	form = *op;
+	stand_alone(op, token);
+	for (i = 0; i < op->n_args; i++)
+		form.arg[i] = token[i][0] ? token[i] : op->arg[i];
+	region = add_region(plan, op->op, 1);
+	if (!region)
+		return -ENOMEM;
+	region->fallback = true;
+	region->numel = numel;
+	region->n_ops = 1;
+	return copy_op(&form, &region->ops[0]) ? 0 : -ENOMEM;
+}
+
+static int add_fallbacks(struct terra_plan *plan, const struct graph_region *from)
+{
+	uint32_t k;
+	int ret = 0;
+
+	for (k = 0; k < from->n_ops && !ret; k++)
+		ret = add_fallback(plan, &from->lines[k], from->numel);
+	return ret;
+}
+
+static int add_passive(struct terra_plan *plan)
+{
+	const char *const *names;
+	size_t i, n;
+
+	names = passive_list(&n);
+	plan->passive = calloc(n, sizeof(*plan->passive));
+	for (i = 0; plan->passive && i < n; i++, plan->n_passive++) {
+		plan->passive[i] = strdup(names[i]);
+		if (!plan->passive[i])
+			return -ENOMEM;
+	}
+	return plan->passive ? 0 : -ENOMEM;
+}
+
+/* Ops that run at once and have a faster kernel. */
+static const struct {
+	const char *op, *form;
+} replacements[] = {
+	{"aten::bernoulli_.float", "mt19937_bernoulli"},
+};
+
+static int add_replace(struct terra_plan *plan, const char *op, const char *form)
+{
+	struct terra_plan_replace *replaces = realloc(plan->replaces, (plan->n_replaces + 1) * sizeof(*replaces));
+
+	if (!replaces)
+		return -ENOMEM;
+	plan->replaces = replaces;
+	replaces = memset(&replaces[plan->n_replaces++], 0, sizeof(*replaces));
+	replaces->op = strdup(op);
+	replaces->form = strdup(form);
+	return replaces->op && replaces->form ? 0 : -ENOMEM;
+}
+
+static bool graph_has(const struct graph *graph, const char *op)
+{
+	uint32_t i;
+
+	for (i = 0; i < graph->n_ops; i++)
+		if (!strcmp(graph->ops[i].name, op) && graph->ops[i].plain_keys)
+			return true;
+	return false;
+}
+
+static int add_replaces(struct terra_plan *plan, const struct graph *graph)
+{
+	size_t i;
+	int ret = 0;
+
+	for (i = 0; i < sizeof(replacements) / sizeof(replacements[0]) && !ret; i++)
+		if (graph_has(graph, replacements[i].op))
+			ret = add_replace(plan, replacements[i].op, replacements[i].form);
+	return ret;
+}
+
+static int fill(struct terra_plan *plan, const struct graph *graph)
+{
+	uint32_t i;
+	int ret = add_passive(plan);
+
+	plan->build_id = strdup(graph->build_id);
+	plan->source = strdup(graph->source);
+	if (!plan->build_id || !plan->source)
+		return -ENOMEM;
+	for (i = 0; i < graph->n_regions && !ret; i++)
+		if (!graph->regions[i].dropped)
+			ret = add_graph_region(plan, &graph->regions[i]);
+	for (i = 0; i < graph->n_regions && !ret; i++)
+		if (!graph->regions[i].dropped)
+			ret = add_fallbacks(plan, &graph->regions[i]);
+	return ret ? ret : add_replaces(plan, graph);
+}
+
+int assemble_plan(const struct graph *graph, struct terra_plan **out)
+{
+	struct terra_plan *plan = calloc(1, sizeof(*plan));
+	int ret = plan ? fill(plan, graph) : -ENOMEM;
+
+	if (ret)
+		terra_plan_free(plan);
+	*out = ret ? NULL : plan;
+	return ret;
+}
+
+/* ---- changes ---- */
+
+bool plan_fallback_serves(const struct terra_plan_region *fallback, const struct terra_plan_region *region)
+{
+	uint32_t k;
+
+	for (k = 0; k < region->n_ops; k++)
+		if (is_alone_form(&region->ops[k], &fallback->ops[0]))
+			return true;
+	return false;
+}
+
+static void free_region(struct terra_plan_region *region)
+{
+	uint32_t k, i;
+
+	for (k = 0; k < region->n_ops; k++) {
+		free(region->ops[k].op);
+		for (i = 0; i < TERRA_PLAN_MAX_ARGS; i++)
+			free(region->ops[k].arg[i]);
+	}
+	free(region->ops);
+	free(region->name);
+	free(region->kernel);
+}
+
+static bool is_needed(const struct terra_plan *plan, uint32_t index, const bool *drop)
+{
+	uint32_t r;
+
+	if (drop[index] || !plan->regions[index].fallback)
+		return !drop[index];
+	for (r = 0; r < plan->n_regions; r++)
+		if (!drop[r] && !plan->regions[r].fallback &&
+		    plan_fallback_serves(&plan->regions[index], &plan->regions[r]))
+			return true;
+	return false;
+}
+
+void plan_drop_regions(struct terra_plan *plan, const bool *drop)
+{
+	bool keep[PLAN_MAX_REGIONS];
+	uint32_t r, n = 0;
+
+	for (r = 0; r < plan->n_regions; r++)
+		keep[r] = is_needed(plan, r, drop);
+	for (r = 0; r < plan->n_regions; r++) {
+		if (keep[r])
+			plan->regions[n++] = plan->regions[r];
+		else
+			free_region(&plan->regions[r]);
+	}
+	plan->n_regions = n;
+}
+
+void plan_drop_replace(struct terra_plan *plan, uint32_t index)
+{
+	struct terra_plan_replace *replace = &plan->replaces[index];
+
+	free(replace->op);
+	free(replace->form);
+	free(replace->kernel);
+	plan->n_replaces--;
+	memmove(replace, replace + 1, (plan->n_replaces - index) * sizeof(*replace));
+}
