@@ -109,7 +109,8 @@ static const struct oprule rules[] = {
     /* With weight 1 the body gives end + 0 * (end - self), the tail end - 0 * (end - self): -0 comes out differently.
      */
     BOTH("aten::lerp", ".Scalar", "t", "tc", "!1", LERP),
-    BOTH("aten::addcmul", "", "t", "dts", NULL, "vfma(vmul($1, $3), $2, $0)"),
+    /* With a factor that is the same for a whole row another of two NaNs survives. */
+    BOTH("aten::addcmul", "", "t", "dds", NULL, "vfma(vmul($1, $3), $2, $0)"),
     BOTH("aten::addcdiv", "", "t", "tts", NULL, "vadd(vdiv(vmul($1, $3), $2), $0)"),
 };
 

@@ -474,6 +474,8 @@ static void impossible_regions_are_refused(void **state)
 	assert_no_kernel("aten::mul.Tensor s s", "no rule");
 	assert_no_kernel("aten::mul.Tensor i0", "no rule");
 	assert_no_kernel("aten::add_.Tensor b0 i1 s", "no rule");
+	assert_no_kernel("aten::addcmul i0 i1 b2 s", "no rule");
+	assert_no_kernel("aten::add.Tensor i0 b1 s", "no rule");
 	assert_no_kernel("aten::neg v0", "makes no sense");
 	assert_no_kernel("aten::neg i1", "makes no sense");
 	assert_no_kernel("aten::neg i0 | aten::neg v1", "makes no sense");
