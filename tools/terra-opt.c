@@ -101,9 +101,11 @@ static void say(const char *format, ...)
 	fputc('\n', stderr);
 }
 
-/* On a terminal one line that is rewritten, elsewhere nothing: logs do not want a line for each region. */
+/* On a terminal one line that is rewritten; logs get a single one. */
 static bool show_progress(void *ctx, const char *what, uint32_t done, uint32_t total)
 {
+	if (!options.quiet && !done && !isatty(STDERR_FILENO))
+		say("compiling and checking kernels in %u steps", total);
 	if (!options.quiet && isatty(STDERR_FILENO)) {
 		fprintf(stderr, "\r\033[Kterra-opt: %u of %u: %.90s", done + 1, total, what);
 		progress_shown = true;
@@ -298,7 +300,9 @@ static int make_graph(enum input_kind kind, struct graph **graph)
 		return 0;
 	if (!ret)
 		ret = graph_run_passes(*graph, options.dump_after, options.disabled.items, err, sizeof(err));
-	if (ret)
+	if (ret && strstr(err, options.input))
+		say("%s", err);
+	else if (ret)
 		say("%s: %s", options.input, err);
 	return ret;
 }
