@@ -258,9 +258,9 @@ def iterations_end_the_recording():
     need_bpf()
     with temporary_folder() as folder:
         outcome = run([tool("terra-trace"), "--backend", "bpf", "--iterations", "3", "--no-stacks", "--",
-                       PYTHON, program("mlp.py"), "200"], cwd=folder, timeout=180)
+                       PYTHON, program("mlp.py"), "80"], cwd=folder, timeout=180)
         assert os.listdir(folder) == ["mlp.terra"], os.listdir(folder)
-        assert len(outcome.stdout.splitlines()) == 20, outcome.stdout
+        assert len(outcome.stdout.splitlines()) == 8, outcome.stdout
         match = re.search(r"(\d+) iterations, 0 lost", outcome.stderr)
         assert match and 3 <= int(match[1]) <= 40, outcome.stderr
         events, _, end = load(os.path.join(folder, "mlp.terra"))
