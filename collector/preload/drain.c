@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "collector/consume.h"
@@ -189,9 +190,15 @@ void record_drain(bool wait)
 	pthread_mutex_unlock(&drain.lock);
 }
 
+/* Does not wait for ever: a signal handler that leaves the program may have interrupted a drain of its own thread. */
 void record_drain_close(void)
 {
-	pthread_mutex_lock(&drain.lock);
+	struct timespec until;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += 5;
+	if (pthread_mutex_timedlock(&drain.lock, &until) != 0)
+		return;
 	if (may_write())
 		drain_locked(record_now(), true);
 	if (may_write())

@@ -50,8 +50,6 @@ void record_libtorch_seen(void);
 void record_look_for_libraries(void);
 /* Takes the hooks out of the program; what is recorded so far is written. Any thread. */
 void record_stop(void);
-/* Writes what is recorded and ends the file. Once, by the recording process. */
-void record_finish(void);
 
 /* ring.c: single producer (its thread), single consumer (who holds the drain lock). */
 struct record_ring {
