@@ -58,7 +58,7 @@ static const char usage[] =
 	"                        not found by itself\n"
 	"        --buffer MB     memory for what waits to be written, a power of two\n"
 	"                        (bpf backend; 128 by default)\n"
-	"    -q, --quiet         no summary and no progress\n"
+	"    -q, --quiet         say nothing but errors\n"
 	"        --list-ops      print the operators of the libtorch found, and how their\n"
 	"                        arguments are passed\n"
 	"        --json          with --list-ops: as JSON\n"
@@ -490,7 +490,7 @@ int main(int argc, char **argv)
 		say("the bpf backend cannot be used: %s", reason);
 		return EXIT_OURS;
 	} else {
-		if (options.backend == BACKEND_AUTO)
+		if (options.backend == BACKEND_AUTO && !options.quiet)
 			say("recording through a preloaded library (bpf backend: %s)", reason);
 		run_preload(&options, &launch, &summary);
 	}
