@@ -1,0 +1,332 @@
+/* test_graph_build.c - from nested events to the program's ops: traces written here with every way an op can nest. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "collector/trace.h"
+#include "graphopt/graph.h"
+#include "graphopt/graph_report.h"
+
+#define BACKEND_KEYS 0x10001u
+#define VERSION_COUNTER_KEYS 0x800010001u
+#define ITERATIONS 6
+#define THREAD 77
+
+static char path[] = "/tmp/terra-graph-XXXXXX";
+static struct terra_trace_writer *writer;
+static uint64_t seq, stack[16], now;
+static struct terra_event entered[16];
+static int depth;
+
+static struct terra_tensor tensor_at(uint64_t address, int64_t n)
+{
+	return (struct terra_tensor){
+		.impl = address + 1, .storage = address + 2, .data = address, .storage_data = address,
+		.storage_bytes = (uint64_t)n * 4, .numel = n, .size = {n}, .stride = {1}, .ndim = 1, .dtype = 6,
+		.device_index = -1, .defined = 1,
+	};
+}
+
+static struct terra_value value_of(struct terra_tensor *tensor)
+{
+	return (struct terra_value){.kind = TERRA_KIND_TENSOR, .present = 1, .count = 1, .recorded = 1, .u.tensor = tensor};
+}
+
+static void put(struct terra_event *event)
+{
+	event->thread = THREAD;
+	event->time_ns = now += 100;
+	assert_int_equal(terra_trace_write(writer, event), 0);
+	seq++;
+}
+
+/* Enters an op of up to two tensors (0: none). */
+static void enter(const char *op, const char *overload, uint8_t level, uint64_t keyset, uint64_t a, uint64_t b)
+{
+	struct terra_tensor tensors[2] = {tensor_at(a, 1000), tensor_at(b, 1000)};
+	struct terra_value values[2] = {value_of(&tensors[0]), value_of(&tensors[1])};
+	struct terra_frame frames[2] = {{"/site/torch/nn/functional.py", "relu", 10}, {"train.py", "step", 20}};
+	struct terra_event event = {
+		.type = TERRA_EVENT_OP_ENTER, .level = level, .op = op, .overload = overload, .keyset = keyset,
+		.parent_seq = depth ? stack[depth - 1] : UINT64_MAX, .n_values = a ? (b ? 2u : 1u) : 0, .values = values,
+		.n_frames = 2, .frames = frames,
+	};
+
+	entered[depth] = event;
+	stack[depth++] = seq;
+	put(&event);
+}
+
+static void leave(uint64_t result, bool raised)
+{
+	struct terra_tensor tensor = tensor_at(result, 1000);
+	struct terra_value value = value_of(&tensor);
+	struct terra_event event = {
+		.type = TERRA_EVENT_OP_EXIT, .enter_seq = stack[depth - 1], .op = entered[depth - 1].op,
+		.overload = entered[depth - 1].overload, .level = entered[depth - 1].level, .raised = raised, .n_values = result ? 1 : 0,
+		.values = &value,
+	};
+
+	depth--;
+	put(&event);
+}
+
+#define CALL TERRA_LEVEL_CALL
+#define AGAIN TERRA_LEVEL_REDISPATCH
+
+/* call, redispatch, and a kernel that allocates and calls another op inside. */
+static void plain_op(const char *op, uint64_t a, uint64_t result)
+{
+	enter(op, "", CALL, 0, a, 0);
+	enter(op, "", AGAIN, BACKEND_KEYS, a, 0);
+	enter("aten::empty", "memory_format", CALL, 0, 0, 0);
+	enter("aten::empty", "memory_format", AGAIN, BACKEND_KEYS, 0, 0);
+	leave(result, false);
+	leave(result, false);
+	enter("aten::copy_", "", CALL, 0, result, a);
+	leave(result, false);
+	leave(result, false);
+	leave(result, false);
+}
+
+/* The backend level of an in-place op leaves by a tail jump: only the outermost level has an exit. */
+static void in_place_op(void)
+{
+	enter("aten::relu_", "", CALL, 0, 0x3000, 0);
+	enter("aten::relu_", "", AGAIN, VERSION_COUNTER_KEYS, 0x3000, 0);
+	enter("aten::relu_", "", AGAIN, BACKEND_KEYS, 0x3000, 0);
+	depth -= 2;
+	leave(0x3000, false);
+}
+
+static void op_made_of_others(void)
+{
+	enter("aten::feature", "", CALL, 0, 0x1000, 0);
+	plain_op("aten::neg", 0x3000, 0x4000);
+	plain_op("aten::abs", 0x4000, 0x5000);
+	leave(0x5000, false);
+}
+
+/* Reaches its kernel without redispatch; the kernel allocates, which is redispatched by the choice of the backend. */
+static void call_only_op(void)
+{
+	enter("aten::flash", "", CALL, 0, 0x5000, 0);
+	enter("aten::empty", "memory_format", CALL, 0, 0, 0);
+	enter("aten::empty", "memory_format", AGAIN, BACKEND_KEYS, 0, 0);
+	leave(0x6000, false);
+	leave(0x6000, false);
+	leave(0x6000, false);
+}
+
+static void no_op(void)
+{
+	enter("aten::to", "dtype", CALL, 0, 0x6000, 0);
+	leave(0x6000, false);
+}
+
+static void raising_op(void)
+{
+	enter("aten::exp", "", CALL, 0, 0x6000, 0);
+	enter("aten::exp", "", AGAIN, BACKEND_KEYS, 0x6000, 0);
+	leave(0, true);
+	leave(0, true);
+}
+
+static void one_iteration(void)
+{
+	plain_op("aten::exp", 0x1000, 0x3000);
+	in_place_op();
+	op_made_of_others();
+	call_only_op();
+	no_op();
+	raising_op();
+}
+
+static void write_trace(int iterations, bool lose)
+{
+	struct terra_trace_info info = {
+		.backend = "preload", .command = "python train.py", .library = "/lib/libtorch_cpu.so", .build_id = "c0ffee",
+		.cpu = "", .pid = THREAD, .threads = 2,
+	};
+	struct terra_event lost = {.type = TERRA_EVENT_LOST, .lost = 5};
+	int i;
+
+	seq = now = 0;
+	depth = 0;
+	assert_int_equal(terra_trace_create(path, &info, &writer, NULL, 0), 0);
+	for (i = 0; i < iterations; i++) {
+		one_iteration();
+		if (lose && i > 0) {
+			put(&lost);
+			plain_op("aten::exp", 0x1000, 0x3000);
+		}
+	}
+	assert_int_equal(terra_trace_finish(writer), 0);
+}
+
+static struct graph *build(void)
+{
+	struct graph *graph;
+	char err[256] = "";
+
+	if (graph_build(path, &graph, err, sizeof(err)))
+		fail_msg("%s", err);
+	return graph;
+}
+
+/* The iteration may begin at any of its ops: looks an op up by name. */
+static const struct graph_op *find(const struct graph *graph, const char *name)
+{
+	uint32_t i;
+
+	for (i = 0; i < graph->n_ops; i++)
+		if (!strcmp(graph->ops[i].name, name) && !graph->ops[i].raised)
+			return &graph->ops[i];
+	fail_msg("no %s among the ops", name);
+	return NULL;
+}
+
+static void test_nodes(void **state)
+{
+	static const char *const names[] = {"aten::exp", "aten::relu_", "aten::neg", "aten::abs", "aten::flash", "aten::to.dtype"};
+	struct graph *graph;
+	size_t i;
+
+	write_trace(ITERATIONS, false);
+	graph = build();
+	assert_int_equal(graph->n_ops, 7);
+	for (i = 0; i < 6; i++)
+		assert_int_equal(find(graph, names[i])->n_results, 1);
+	assert_true(find(graph, "aten::exp")->plain_keys);
+	assert_true(find(graph, "aten::relu_")->plain_keys);
+	assert_int_equal(find(graph, "aten::relu_")->results[0].address, 0x3000);
+	assert_true(find(graph, "aten::flash")->call_only);
+	assert_true(find(graph, "aten::to.dtype")->call_only);
+	assert_false(find(graph, "aten::neg")->call_only);
+	assert_string_equal(find(graph, "aten::neg")->file, "train.py"); /* not the wrapper */
+	assert_int_equal(find(graph, "aten::neg")->line, 20);
+	assert_int_equal(find(graph, "aten::exp")->ns, 700);
+	assert_string_equal(graph->build_id, "c0ffee");
+	assert_int_equal(graph->threads, 2);
+	for (i = 0; i < graph->n_ops && !graph->ops[i].raised; i++)
+		continue;
+	assert_true(i < graph->n_ops);
+	graph_free(graph);
+}
+
+static void test_classes(void **state)
+{
+	struct graph *graph;
+	char err[256];
+
+	write_trace(ITERATIONS, false);
+	graph = build();
+	assert_int_equal(graph_run_passes(graph, NULL, NULL, err, sizeof(err)), 0);
+	assert_int_equal(find(graph, "aten::relu_")->class, GRAPH_FUSIBLE);
+	assert_int_equal(find(graph, "aten::flash")->class, GRAPH_STOP);
+	assert_int_equal(find(graph, "aten::to.dtype")->class, GRAPH_PASSIVE);
+	assert_int_equal(graph->n_regions, 1);
+	assert_int_equal(graph->regions[0].n_ops, 4);
+	assert_string_equal(graph->regions[0].lines[3].op, "aten::abs");
+	graph_free(graph);
+}
+
+static void test_report(void **state)
+{
+	struct terra_graph_report *report;
+	char err[256];
+
+	write_trace(ITERATIONS, false);
+	assert_int_equal(terra_graph_report(path, &report, err, sizeof(err)), 0);
+	assert_int_equal(report->n_ops, 7);
+	assert_int_equal(report->n_passive, 1);
+	assert_int_equal(report->n_fusible, 4);
+	assert_int_equal(report->n_regions, 1);
+	assert_string_equal(report->regions[0].ops[0].line, "aten::exp i0");
+	assert_string_equal(report->regions[0].ops[0].file, "train.py");
+	assert_true(report->regions[0].traced_ns > 0);
+	assert_int_equal(report->n_blockers, 1);
+	assert_string_equal(report->blockers[0].op, "aten::flash");
+	assert_int_equal(report->blockers[0].count, 1);
+	terra_graph_report_free(report);
+	assert_int_not_equal(terra_graph_report("/nonexistent", &report, err, sizeof(err)), 0);
+	assert_null(report);
+}
+
+static void test_no_iteration(void **state)
+{
+	struct graph *graph;
+	char err[256];
+
+	write_trace(1, false);
+	assert_int_equal(graph_build(path, &graph, err, sizeof(err)), -ENODATA);
+	assert_non_null(strstr(err, "iteration"));
+	assert_null(graph);
+}
+
+static void test_lost_events(void **state)
+{
+	struct graph *graph;
+	char err[256];
+
+	write_trace(ITERATIONS, true);
+	assert_int_equal(graph_build(path, &graph, err, sizeof(err)), -ENODATA);
+	assert_non_null(strstr(err, "missing"));
+}
+
+/* A trace cut anywhere gives a graph or a message. */
+static void test_cut_traces(void **state)
+{
+	struct graph *graph;
+	char err[256];
+	long size, n;
+	FILE *file;
+
+	write_trace(ITERATIONS, false);
+	file = fopen(path, "r");
+	assert_non_null(file);
+	fseek(file, 0, SEEK_END);
+	size = ftell(file);
+	fclose(file);
+	for (n = size - 1; n >= 0; n -= 1 + size / 200) {
+		assert_int_equal(truncate(path, n), 0);
+		err[0] = '\0';
+		if (graph_build(path, &graph, err, sizeof(err)))
+			assert_true(err[0]);
+		else
+			graph_free(graph);
+	}
+}
+
+static int make_file(void **state)
+{
+	int fd = mkstemp(path);
+
+	return fd < 0 ? -1 : close(fd);
+}
+
+static int remove_file(void **state)
+{
+	return unlink(path);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_nodes),
+		cmocka_unit_test(test_classes),
+		cmocka_unit_test(test_report),
+		cmocka_unit_test(test_no_iteration),
+		cmocka_unit_test(test_lost_events),
+		cmocka_unit_test(test_cut_traces),
+	};
+
+	return cmocka_run_group_tests(tests, make_file, remove_file);
+}
