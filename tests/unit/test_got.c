@@ -121,10 +121,13 @@ static void relro_is_closed_again(void **state)
 	void *handle = load("now");
 	uint8_t *code = find(handle, "address_of_add", "now");
 	void **slot = NULL;
+	int32_t distance;
 
-	for (int i = 0; i < 24 && !slot; i++)
+	for (int i = 0; i < 24 && !slot; i++) {
+		memcpy(&distance, code + i + 3, sizeof(distance));
 		if (code[i] == 0x48 && code[i + 1] == 0x8b && code[i + 2] == 0x05)
-			slot = (void **)(code + i + 7 + *(int32_t *)(code + i + 3));
+			slot = (void **)(code + i + 7 + distance);
+	}
 	assert_non_null(slot);
 	assert_int_equal(page_access(slot), 'r');
 	assert_true(got_patch(patches, 2, NULL) > 0);
