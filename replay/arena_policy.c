@@ -36,7 +36,7 @@ static struct {
 	uint64_t live, resident;
 	uint64_t peak; /* of live, since the program last shrank */
 	uint64_t run_start; /* live when the present run of frees began */
-	uint64_t floor, trigger;
+	uint64_t trigger;   /* below it the program shrinks: an eighth under the floor */
 
 	struct epoch epochs[N_EPOCHS]; /* ring; `epoch` is the current one */
 	unsigned epoch, n_complete;
@@ -50,7 +50,7 @@ static struct {
 	bool runs_usual;
 
 	uint64_t peak_live, peak_resident, n_alloc, n_free, n_fresh, trimmed;
-} policy = {.window = WINDOW_FIRST, .epochs = {{0, 0}}};
+} policy = {.window = WINDOW_FIRST};
 
 static uint64_t budget(uint64_t live)
 {
@@ -68,7 +68,6 @@ static void set_floor(uint64_t floor)
 {
 	uint64_t drop = floor / 8 > SLACK ? floor / 8 : SLACK;
 
-	policy.floor = floor;
 	policy.trigger = floor > drop ? floor - drop : 0;
 }
 
