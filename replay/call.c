@@ -1,6 +1,8 @@
 /* call.c - reads an op's arguments from the registers and stack that it was called with. */
 #include "replay/call.h"
 
+#include <float.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -70,6 +72,14 @@ static bool read_string(const uint64_t *word, struct call_arg *arg)
 		return false;
 	snprintf(arg->text, sizeof(arg->text), "#\"%.*s\"", (int)length, (const char *)word[1]);
 	return true;
+}
+
+/* The framework raises, or rounds to infinity, where a number does not fit the tensors' type: its own business. */
+static bool fits_float(const struct call_arg *arg)
+{
+	bool number = arg->kind == ARG_NUMBER || (arg->kind == ARG_TENSOR && arg->scalar_ok);
+
+	return !number || isinf(arg->number) || !(fabs(arg->number) > FLT_MAX);
 }
 
 static bool read_arg(const struct terra_arg *from, const struct hook_regs *regs, struct call_arg *arg)
@@ -205,7 +215,7 @@ bool call_read(const struct terra_op *op, const struct hook_regs *regs, struct c
 	if (call->n_args == 0 || call->n_args > TERRA_PLAN_MAX_ARGS)
 		return false;
 	for (uint32_t i = 0; i < call->n_args; i++)
-		if (!read_arg(&op->args[first + i], regs, &call->arg[i]))
+		if (!read_arg(&op->args[first + i], regs, &call->arg[i]) || !fits_float(&call->arg[i]))
 			return false;
 	if (call->in_place)
 		call->self = (uint64_t)arg_object(&op->args[first], regs);

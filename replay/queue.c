@@ -252,7 +252,8 @@ static void instance_grow(struct instance *inst, const struct call *call, const 
 	for (uint32_t i = 0; i < call->n_args; i++) {
 		uint8_t type = binding->token[i].type;
 
-		if (type == 's')
+		/* A number that the edge has as a constant is in the kernel already. */
+		if (edge->arg[i].type == 's')
 			inst->scalar[inst->n_scalars++] = call->arg[i].number;
 		else if ((type == 'i' || type == 'b') && binding->token[i].index == inst->n_inputs)
 			ordered |= input_add(inst, call, binding, i, number);

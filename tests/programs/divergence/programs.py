@@ -732,7 +732,11 @@ def main(name):
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--list":
+    if sys.argv[1] == "--all":
+        for key in PROGRAMS:
+            print("==", key, flush=True)
+            main(key)
+    elif sys.argv[1] == "--list":
         for key, (_, guard, reason) in PROGRAMS.items():
             print(key, guard or "-", reason)
     else:
