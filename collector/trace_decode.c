@@ -205,7 +205,7 @@ static int define_stack(struct trace_decoder *d, struct trace_cursor *c)
 	d->stacks = array;
 	if (c->bad || n > TRACE_FRAMES_MAX || n > left(c) / 3)
 		return -EBADMSG;
-	array = grow(d->frames, &d->frames_capacity, d->n_frames + n, sizeof(*d->frames));
+	array = grow(d->frames, &d->frames_capacity, d->n_frames + n + 1, sizeof(*d->frames));
 	if (!array)
 		return -ENOMEM;
 	d->frames = array;

@@ -315,7 +315,7 @@ static int decompress(struct terra_trace_reader *reader, const struct block_head
 {
 	size_t n;
 
-	if (!ensure(&reader->raw, &reader->raw_capacity, b->raw))
+	if (!ensure(&reader->raw, &reader->raw_capacity, b->raw + 1)) /* not NULL, be it empty */
 		return fail(reader, -ENOMEM, "no memory for a block of %" PRIu32 " bytes", b->raw);
 	n = ZSTD_decompressDCtx(reader->zstd, reader->raw, b->raw, reader->stored, b->stored);
 	if (ZSTD_isError(n) || n != b->raw)
