@@ -345,6 +345,89 @@ static int compile(const char *source, const char *library)
 	return system(command);
 }
 
+static bool make_fake(const char *name, const char *option, char *library, size_t size)
+{
+	char command[512];
+
+	snprintf(library, size, "%s/%s.so", folder, name);
+	snprintf(command, sizeof(command), "cc -shared -fPIC %s -o %s %s/tests/unit/fixtures/fake_torch.c", option, library,
+		 TERRA_SOURCE_DIR);
+	return system(command) == 0;
+}
+
+static void check_field(struct terra_field field, unsigned offset)
+{
+	assert_true(field.known);
+	assert_int_equal(field.offset, offset);
+}
+
+/* Another layout than PyTorch ever had: nothing may depend on knowing the real one. */
+static void test_other_layout(void **state)
+{
+	struct terra_offsets got;
+	char library[64];
+
+	if (!make_fake("fake", "", library, sizeof(library))) {
+		print_message("skipped: no C compiler\n");
+		skip();
+	}
+	assert_int_equal(load(library, false, &got), 0);
+	check_field(got.numel, 16);
+	check_field(got.storage_offset, 24);
+	check_field(got.device_type, 32);
+	check_field(got.device_index, 33);
+	check_field(got.data_type, 34);
+	check_field(got.strides, 40);
+	check_field(got.sizes, 64);
+	check_field(got.ndim, 88);
+	check_field(got.key_set, 96);
+	check_field(got.storage, 104);
+	check_field(got.nbytes, 8);
+	check_field(got.data_ptr, 24);
+	assert_int_equal(got.scalar_type[23], 3);
+	assert_int_equal(got.scalar_type[21], 1);
+	assert_int_equal(got.scalar_type[22], TERRA_DTYPE_UNKNOWN);
+	assert_int_equal(got.undefined_type, 60);
+	/* It has no autograd and no scalars, and that is what must be said. */
+	assert_false(got.autograd_meta.known || got.requires_grad.known || got.grad_fn.known);
+	assert_int_equal(got.scalar.size, 0);
+	assert_int_equal(got.scalar.tag_double, -1);
+	/* Out of line it is read as {sizes, strides} from the word at `sizes`, which here is not so. */
+	assert_int_equal(got.inline_dims, 0);
+}
+
+/* Two places that always agree: no field is better than a guess. The others are not affected. */
+static void test_ambiguous_field(void **state)
+{
+	struct terra_offsets got;
+	char library[64];
+
+	if (!make_fake("twice", "-DTWICE", library, sizeof(library))) {
+		print_message("skipped: no C compiler\n");
+		skip();
+	}
+	assert_int_equal(load(library, false, &got), 0);
+	assert_false(got.numel.known);
+	check_field(got.storage_offset, 24);
+	check_field(got.ndim, 88);
+}
+
+/* An op that ends the child loses what its stage would have found, nothing else. */
+static void test_op_that_aborts(void **state)
+{
+	struct terra_offsets got;
+	char library[64];
+
+	if (!make_fake("abort-in-op", "-DABORT_IN_OP", library, sizeof(library))) {
+		print_message("skipped: no C compiler\n");
+		skip();
+	}
+	assert_int_equal(load(library, false, &got), 0);
+	check_field(got.numel, 16);
+	check_field(got.key_set, 96);
+	assert_false(got.autograd_meta.known);
+}
+
 static void test_missing_file(void **state)
 {
 	struct terra_offsets got;
@@ -404,6 +487,9 @@ int main(void)
 		cmocka_unit_test(test_missing_file),
 		cmocka_unit_test(test_other_library),
 		cmocka_unit_test(test_library_that_aborts),
+		cmocka_unit_test(test_other_layout),
+		cmocka_unit_test(test_ambiguous_field),
+		cmocka_unit_test(test_op_that_aborts),
 		cmocka_unit_test(test_all_known),
 		cmocka_unit_test(test_geometry),
 		cmocka_unit_test(test_types),
