@@ -45,14 +45,28 @@ static bool has_word(const char *list, const char *word)
 	return at && (at == list || at[-1] == ',') && (at[n] == 0 || at[n] == ',');
 }
 
+/* The program may have changed its folder by the time torch is loaded. Room is left for ".<pid>". */
+static int set_file(const char *file)
+{
+	char folder[sizeof(options.file)];
+	int n;
+
+	if (file[0] == '/')
+		n = snprintf(options.file, sizeof(options.file), "%s", file);
+	else if (getcwd(folder, sizeof(folder)))
+		n = snprintf(options.file, sizeof(options.file), "%s/%s", folder, file);
+	else
+		return -errno;
+	return n < (int)sizeof(options.file) - 16 ? 0 : -ENAMETOOLONG;
+}
+
 static void read_options(void)
 {
 	const char *file = getenv("TERRA_RECORD_FILE"), *levels = getenv("TERRA_RECORD_LEVELS");
 	const char *stacks = getenv("TERRA_RECORD_STACKS"), *iterations = getenv("TERRA_RECORD_ITERATIONS");
 
-	if (!file || !file[0] || strlen(file) >= sizeof(options.file) - 16 || getauxval(AT_SECURE))
+	if (!file || !file[0] || getauxval(AT_SECURE) || set_file(file))
 		return;
-	strcpy(options.file, file);
 	record_state.levels[TERRA_LEVEL_CALL] = !levels || has_word(levels, "call");
 	record_state.levels[TERRA_LEVEL_REDISPATCH] = !levels || has_word(levels, "redispatch");
 	record_state.stacks = !stacks || strcmp(stacks, "0") != 0;

@@ -345,6 +345,16 @@ def programs_without_torch_are_left_alone():
 
 
 @test
+def a_relative_file_is_where_the_program_began():
+    "Also when the program changes its folder before it loads torch."
+    with temporary_folder() as folder:
+        os.mkdir(os.path.join(folder, "sub"))
+        run([PYTHON, "-c", "import os; os.chdir('sub'); import torch; torch.ones(2)"], cwd=folder, preload=RECORD,
+            env={"TERRA_RECORD_FILE": "here.terra"})
+        assert trace_oracle.Trace.read(DUMP, os.path.join(folder, "here.terra")).end["clean"]
+
+
+@test
 def a_file_that_cannot_be_written_is_one_line():
     "The program runs all the same."
     result = run([PYTHON, "-c", "import torch; print(torch.ones(2).sum().item())"], preload=RECORD,
