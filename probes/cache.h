@@ -24,7 +24,7 @@ struct terra_cache_key {
 /* 0; -ENODATA when the file has no build-id, and then nothing can be cached. */
 int terra_cache_key_make(const struct terra_elf *elf, uint64_t layout, struct terra_cache_key *key);
 
-/* Reads the file of `kind` ("ops", "offsets") for the key. 0 and an allocated block (the caller frees it), or -errno. */
+/* Reads the file of `kind` ("ops", "offsets") for the key. 0 and a block that the caller frees, or -errno. */
 int terra_cache_read(const char *kind, const struct terra_cache_key *key, void **data, size_t *size);
 
 /* Writes it (temporary file, then rename), creating the folder. 0 or -errno. */

@@ -52,7 +52,7 @@ struct terra_snapshot {
 	};
 };
 
-/* Copies a block that came from malloc. The block's own size is the limit, so that a neighbour is never taken for it. */
+/* Copies a block that came from malloc. Its own size is the limit, so that a neighbour is never taken for it. */
 void terra_snapshot_take(const void *block, struct terra_snapshot *snapshot);
 /* False when `address` can't be the start of such a block; reads it through the kernel, so it may be anything. */
 bool terra_read_memory(uint64_t address, void *buffer, size_t size);

@@ -64,7 +64,8 @@ static void find_requires_grad(void *tensor, void *(*requires_grad)(void *, bool
 	requires_grad(tensor, true);
 	for (size_t i = 0; i < on.size; i++)
 		if (on.bytes[i] != off.bytes[i]) {
-			out->requires_grad = (struct terra_field){(uint16_t)i, 1, on.bytes[i] == 1 && off.bytes[i] == 0};
+			out->requires_grad =
+				(struct terra_field){(uint16_t)i, 1, on.bytes[i] == 1 && off.bytes[i] == 0};
 			times++;
 		}
 	if (times != 1)
@@ -188,8 +189,8 @@ static size_t find_tag(const struct scalar_sample *samples, size_t value_offset)
 
 /* Multiplies two tensors by an array of two Scalars: only if the second Scalar is at `size` bytes is the product right.
  * A wrong size cannot run astray: the array is padded with copies of the first Scalar. */
-static bool size_is(const struct terra_torch_abi *abi, const struct scalar_sample *two, const struct scalar_sample *five,
-		    size_t size)
+static bool size_is(const struct terra_torch_abi *abi, const struct scalar_sample *two,
+		    const struct scalar_sample *five, size_t size)
 {
 	void (*multiply)(void *tensors, size_t n_tensors, const void *scalars, size_t n_scalars) =
 		dlsym(abi->library, "_ZN2at4_ops24_foreach_mul__ScalarList4callEN3c108ArrayRefINS_6TensorEEENS3_INS2_"

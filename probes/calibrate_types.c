@@ -17,10 +17,28 @@
 
 /* By name through aoti_torch_dtype_<name>; one that a library does not have is passed over. */
 static const char *const dtype_names[] = {
-	"float32",	 "float64",	    "float16",	       "bfloat16",	  "int8",	      "int16",
-	"int32",	 "int64",	    "uint8",	       "uint16",	  "uint32",	      "uint64",
-	"bool",		 "complex32",	    "complex64",       "complex128",	  "float8_e4m3fn",    "float8_e5m2",
-	"float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu", "float4_e2m1fn_x2",
+	"float32",
+	"float64",
+	"float16",
+	"bfloat16",
+	"int8",
+	"int16",
+	"int32",
+	"int64",
+	"uint8",
+	"uint16",
+	"uint32",
+	"uint64",
+	"bool",
+	"complex32",
+	"complex64",
+	"complex128",
+	"float8_e4m3fn",
+	"float8_e5m2",
+	"float8_e4m3fnuz",
+	"float8_e5m2fnuz",
+	"float8_e8m0fnu",
+	"float4_e2m1fn_x2",
 };
 
 struct kinds_of_tensor {
@@ -158,13 +176,13 @@ static bool byte_is(const struct kinds_of_tensor *all, size_t offset, uint8_t on
 }
 
 /* c10::Device is {type, index}; both devices were made with index -1. */
-static void find_device(const struct terra_torch_abi *abi, const struct kinds_of_tensor *all,
-			struct terra_offsets *out)
+static void find_device(const struct terra_torch_abi *abi, const struct kinds_of_tensor *all, struct terra_offsets *out)
 {
 	unsigned times = 0;
 
 	for (size_t offset = 0; all->n_meta && offset + 1 < all->cpu[0][0].size; offset++) {
-		if (!byte_is(all, offset, (uint8_t)abi->cpu, (uint8_t)abi->meta) || !byte_is(all, offset + 1, 0xff, 0xff))
+		if (!byte_is(all, offset, (uint8_t)abi->cpu, (uint8_t)abi->meta) ||
+		    !byte_is(all, offset + 1, 0xff, 0xff))
 			continue;
 		out->device_type = (struct terra_field){(uint16_t)offset, 1, 1};
 		out->device_index = (struct terra_field){(uint16_t)(offset + 1), 1, 1};

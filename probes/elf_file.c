@@ -66,7 +66,8 @@ static void find_symbols(struct terra_elf *elf)
 		if (section->sh_type != SHT_DYNSYM || section->sh_entsize != sizeof(Elf64_Sym) ||
 		    section->sh_link >= elf->n_sections)
 			continue;
-		elf->symbols = table_at(elf, section->sh_offset, section->sh_size / sizeof(Elf64_Sym), sizeof(Elf64_Sym));
+		elf->symbols =
+			table_at(elf, section->sh_offset, section->sh_size / sizeof(Elf64_Sym), sizeof(Elf64_Sym));
 		strings = terra_elf_section_data(elf, section->sh_link, &size);
 		if (!elf->symbols || !strings)
 			continue;

@@ -243,7 +243,8 @@ static bool choose_python(const char *python, struct found *program)
 	char name[PATH_MAX];
 
 	if (!python) {
-		if (venv && *venv && join(name, sizeof(name), "%s/bin/python3%s", venv, "") && find_program(name, program))
+		if (venv && *venv && join(name, sizeof(name), "%s/bin/python3%s", venv, "") &&
+		    find_program(name, program))
 			return true;
 		return find_program("python3", program) || find_program("python", program);
 	}

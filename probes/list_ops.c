@@ -125,7 +125,10 @@ static void print_json_op(const struct terra_op *op, FILE *out)
 	fprintf(out, ",\"level\":\"%s\",\"address\":%" PRIu64 ",\"file_offset\":%" PRIu64 ",\"size\":%" PRIu64,
 		level_name(op), op->address, op->file_offset, op->size);
 	fprintf(out, ",\"returns\":\"%s\",\"sret\":%s,\"complete\":%s,\"schema\":", return_name(op),
-		op->has_sret == 0xff ? "null" : op->has_sret ? "true" : "false", op->complete ? "true" : "false");
+		op->has_sret == 0xff ? "null"
+		: op->has_sret	     ? "true"
+				     : "false",
+		op->complete ? "true" : "false");
 	if (op->schema)
 		print_json_string(op->schema, out);
 	else

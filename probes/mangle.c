@@ -248,9 +248,20 @@ static struct span parse_standard_or_substitution(struct parser *p)
 static const char *builtin_name(char c)
 {
 	static const char *const names['z' + 1] = {
-		['v'] = "void", ['b'] = "bool", ['c'] = "char", ['a'] = "signed char", ['h'] = "unsigned char",
-		['s'] = "short", ['t'] = "unsigned short", ['i'] = "int", ['j'] = "unsigned int", ['l'] = "long",
-		['m'] = "unsigned long", ['x'] = "long long", ['y'] = "unsigned long long", ['f'] = "float",
+		['v'] = "void",
+		['b'] = "bool",
+		['c'] = "char",
+		['a'] = "signed char",
+		['h'] = "unsigned char",
+		['s'] = "short",
+		['t'] = "unsigned short",
+		['i'] = "int",
+		['j'] = "unsigned int",
+		['l'] = "long",
+		['m'] = "unsigned long",
+		['x'] = "long long",
+		['y'] = "unsigned long long",
+		['f'] = "float",
 		['d'] = "double",
 	};
 

@@ -73,7 +73,8 @@ static int calibrate(void *library, struct terra_offsets *out, void (*after)(con
 	set_unknown(out);
 	code = terra_torch_abi_resolve(library, &abi, &missing);
 	if (code)
-		return report(err, err_size, code, "the library does not export %s; PyTorch 2.2 or later is needed", missing);
+		return report(err, err_size, code, "the library does not export %s; PyTorch 2.2 or later is needed",
+			      missing);
 	code = terra_calibrate_tensor(&abi, out);
 	if (code)
 		return report(err, err_size, code, "the library cannot make a CPU tensor");
@@ -141,7 +142,8 @@ static _Noreturn void run_child(const char *path, int fd)
 	be_quiet();
 	library = dlopen(path, RTLD_LAZY | RTLD_LOCAL);
 	if (library) {
-		message.code = calibrate(library, &message.offsets, send_offsets, &fd, message.text, sizeof(message.text));
+		message.code =
+			calibrate(library, &message.offsets, send_offsets, &fd, message.text, sizeof(message.text));
 	} else {
 		message.code = -ELIBACC;
 		snprintf(message.text, sizeof(message.text), "%s", dlerror());
@@ -239,8 +241,7 @@ static bool load_cached(const struct terra_cache_key *key, struct terra_offsets 
 	return fits;
 }
 
-int terra_offsets_load(const char *libtorch_path, bool use_cache, struct terra_offsets *out, char *err,
-		       size_t err_size)
+int terra_offsets_load(const char *libtorch_path, bool use_cache, struct terra_offsets *out, char *err, size_t err_size)
 {
 	struct terra_cache_key key;
 	struct terra_elf elf;

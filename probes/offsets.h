@@ -24,7 +24,7 @@ struct terra_field {
 /* c10::Scalar. Found by reading tensors of known dtypes back with `aten::_local_scalar_dense`, which returns one.
  * `size` 0: not known, so no Scalar can be read. A tag that was not seen is -1. */
 struct terra_scalar_layout {
-	uint16_t size;         /* bytes of a Scalar: the distance in arrays, and where optional<Scalar> keeps its flag */
+	uint16_t size;         /* bytes of a Scalar: the distance in arrays; optional<Scalar> has its flag there */
 	uint16_t tag_offset;   /* 4 bytes */
 	uint16_t value_offset; /* double, int64_t, or two doubles */
 	int8_t tag_double, tag_int, tag_unsigned, tag_complex, tag_bool;
@@ -47,8 +47,8 @@ struct terra_offsets {
 	struct terra_field device_index;   /* int8_t, -1 for the current device (and the CPU) */
 	struct terra_field key_set;        /* 8 bytes of c10::DispatchKeySet */
 
-	/* The undefined tensor is one static object whose data_type is an index of its own: this one. Its key set is not
-	 * zero in every version, so do not test that. 0xffff: not known. */
+	/* The undefined tensor is one static object whose data_type is an index of its own: this one. Its key set is
+	 * not zero in every version, so do not test that. 0xffff: not known. */
 	uint16_t undefined_type;
 
 	/* More dimensions than this: the word at `sizes` is a pointer to int64_t[2 * ndim], sizes first, then strides.

@@ -21,7 +21,7 @@ enum terra_level {
 /* What a C++ parameter type means. Names follow the schema language where it has a word. */
 enum terra_kind {
 	TERRA_KIND_OPAQUE = 0,
-	TERRA_KIND_TENSOR,        /* at::Tensor const& or at::Tensor&: pointer to an 8-byte intrusive_ptr (TensorImpl*) */
+	TERRA_KIND_TENSOR,        /* at::Tensor const& or at::Tensor&: pointer to an 8-byte TensorImpl pointer */
 	TERRA_KIND_OPT_TENSOR,    /* std::optional<at::Tensor> const& */
 	TERRA_KIND_TENSOR_LIST,   /* c10::ArrayRef<at::Tensor> by value: {Tensor const *data; size_t length} */
 	TERRA_KIND_ITENSOR_LIST,  /* c10::IListRef<at::Tensor> const& */
@@ -65,7 +65,7 @@ enum terra_place {
 	TERRA_PLACE_GPR,    /* integer registers index .. index + words - 1, in order rdi rsi rdx rcx r8 r9 */
 	TERRA_PLACE_SSE,    /* xmm register number index */
 	TERRA_PLACE_STACK,  /* `offset` bytes above the return address' end (i.e. rsp + 8 + offset at entry) */
-	TERRA_PLACE_GPR_SSE, /* optional<double>: flag and payload split; payload double in xmm index, flag word in GPR index2 */
+	TERRA_PLACE_GPR_SSE, /* optional<double> split: payload in xmm `index`, word with the flag in GPR `index2` */
 };
 
 struct terra_arg {
@@ -73,8 +73,8 @@ struct terra_arg {
 	uint8_t place;   /* enum terra_place */
 	uint8_t index;   /* register number within its class */
 	uint8_t index2;  /* second register number (TERRA_PLACE_GPR_SSE) */
-	uint8_t words;   /* 8-byte words taken: 1 or 2 by value, 3 for an optional of a two-word type (always on the stack),
-			  * 1 for a pointer */
+	uint8_t words;   /* 8-byte words taken: 1 or 2 by value, 3 for an optional of a two-word type (always on the
+			  * stack), 1 for a pointer */
 	uint8_t count;   /* elements of a BOOL_ARRAY, else 0 */
 	uint8_t by_ref;  /* 1: the word is a pointer to the object, 0: the object itself */
 	uint8_t is_mutable; /* 1: the op writes to it: non-const reference, or marked so in the schema (Tensor(a!)[]) */
@@ -97,8 +97,8 @@ enum terra_return {
 	TERRA_RET_TENSOR_LIST, /* std::vector<at::Tensor> through sret */
 	TERRA_RET_VALUE,       /* something else by value in registers (int64, bool, double, ScalarType) */
 	TERRA_RET_OTHER_SRET,  /* something else through sret (Scalar, Storage, string, a mixed tuple) */
-	TERRA_RET_TENSOR_REFS, /* out ops with several outputs: tuple of `n_returns` Tensor references through sret, last
-				* first; each word points to the caller's Tensor */
+	TERRA_RET_TENSOR_REFS, /* out ops with several outputs: tuple of `n_returns` Tensor references through sret,
+				* last first; each word points to the caller's Tensor */
 };
 
 #define TERRA_MAX_ARGS 32
@@ -117,7 +117,7 @@ struct terra_op {
 	uint8_t complete;     /* 1: every argument has a known place and kind */
 	struct terra_arg args[TERRA_MAX_ARGS];
 	const char *mangled;  /* full symbol name; owned by the table */
-	const char *schema;   /* "mul.Tensor(Tensor self, Tensor other) -> Tensor", NULL when none was found; likewise */
+	const char *schema;   /* "mul.Tensor(Tensor self, Tensor other) -> Tensor", NULL: none found; likewise */
 };
 
 /* The table of one library. Sorted by name, then overload, then level. */

@@ -228,8 +228,7 @@ static void store_strings(struct drafts *drafts, struct strings *strings)
 		struct draft *draft = &drafts->items[i], *before = i ? draft - 1 : NULL;
 		const char *schema = draft->op.schema;
 
-		draft->op.mangled =
-			as_position(add_string(strings, "", draft->op.mangled, strlen(draft->op.mangled)));
+		draft->op.mangled = as_position(add_string(strings, "", draft->op.mangled, strlen(draft->op.mangled)));
 		if (before && before->name == draft->name && before->overload == draft->overload) {
 			draft->op.name = before->op.name;
 			draft->op.overload = before->op.overload;
@@ -310,7 +309,8 @@ static bool load_cached(const struct terra_cache_key *key, struct terra_op_table
 	if (size >= sizeof(n_ops)) {
 		size -= sizeof(n_ops);
 		memcpy(&n_ops, (char *)block + size, sizeof(n_ops));
-		if (n_ops && n_ops <= UINT32_MAX && n_ops <= size / sizeof(struct terra_op) && unpack(block, size, n_ops)) {
+		if (n_ops && n_ops <= UINT32_MAX && n_ops <= size / sizeof(struct terra_op) &&
+		    unpack(block, size, n_ops)) {
 			table->storage = block;
 			table->ops = block;
 			table->n_ops = (uint32_t)n_ops;
@@ -401,14 +401,15 @@ int terra_op_table_load(const char *path, bool use_cache, struct terra_op_table 
 	int code = terra_elf_open(path, &elf);
 
 	if (code == -ENOEXEC)
-		return report(err, err_size, code, "%s is not an x86-64 ELF library; give the path of libtorch_cpu.so", path);
+		return report(err, err_size, code, "%s is not an x86-64 ELF library; give the path of libtorch_cpu.so",
+			      path);
 	if (code)
 		return report(err, err_size, code, "cannot read %s: %s", path, strerror(-code));
 	code = make_table(&elf, path, use_cache, out);
 	terra_elf_close(&elf);
 	if (code == -ENOENT)
 		report(err, err_size, code,
-		       "%s exports no op entry points (at::_ops::*::call); is it libtorch_cpu.so of PyTorch 1.10 or later?",
+		       "%s exports no op entry points (at::_ops::*::call); is it the libtorch_cpu.so of PyTorch?",
 		       path);
 	else if (code)
 		report(err, err_size, code, "cannot build the op table of %s: %s", path, strerror(-code));

@@ -12,7 +12,7 @@
 #include "probes/mangle.h"
 
 struct terra_schema {
-	const char *text;    /* "add_.Tensor(...) -> ...", without namespace; NUL-terminated, owned by the ELF mapping */
+	const char *text;    /* "add_.Tensor(...) -> ..." without namespace; NUL-terminated, in the ELF mapping */
 	uint32_t name_size;  /* bytes of "add_" */
 	uint32_t head_size;  /* bytes of "add_.Tensor": the class name is this with '.' as '_' */
 	bool prefixed;       /* the string had "aten::" before it: written for TorchScript, not for the dispatcher */

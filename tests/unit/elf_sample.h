@@ -93,14 +93,16 @@ static inline void sample_finish(struct elf_sample *sample)
 	sample->size = sizeof(header) + sizeof(segments);
 	segments[1].p_offset = sample_put(sample, &note, sizeof(note));
 	segments[1].p_filesz = sizeof(note);
-	sample_section(&sections[SAMPLE_DYNSYM], 1, SHT_DYNSYM, sample_put(sample, sample->symbols, symbols_size), symbols_size);
+	sample_section(&sections[SAMPLE_DYNSYM], 1, SHT_DYNSYM, sample_put(sample, sample->symbols, symbols_size),
+		       symbols_size);
 	sections[SAMPLE_DYNSYM].sh_link = SAMPLE_DYNSTR;
 	sections[SAMPLE_DYNSYM].sh_entsize = sizeof(Elf64_Sym);
 	sample_section(&sections[SAMPLE_DYNSTR], 9, SHT_STRTAB, sample_put(sample, sample->dynstr, sample->dynstr_size),
 		       sample->dynstr_size);
-	sample_section(&sections[SAMPLE_RODATA], 17, SHT_PROGBITS, sample_put(sample, sample->rodata, sample->rodata_size),
-		       sample->rodata_size);
-	sample_section(&sections[SAMPLE_NAMES], 25, SHT_STRTAB, sample_put(sample, names, sizeof(names)), sizeof(names));
+	sample_section(&sections[SAMPLE_RODATA], 17, SHT_PROGBITS,
+		       sample_put(sample, sample->rodata, sample->rodata_size), sample->rodata_size);
+	sample_section(&sections[SAMPLE_NAMES], 25, SHT_STRTAB, sample_put(sample, names, sizeof(names)),
+		       sizeof(names));
 	header.e_shoff = sample_put(sample, sections, sizeof(sections));
 	header.e_shentsize = sizeof(Elf64_Shdr);
 	header.e_shnum = SAMPLE_SECTIONS;

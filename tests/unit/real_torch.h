@@ -1,4 +1,4 @@
-/* real_torch.h - the libtorch of this machine, for tests of what only a real one shows. They skip where there is none. */
+/* real_torch.h - the libtorch of this machine, for tests of what only a real one shows. They skip without one. */
 #ifndef TERRA_TESTS_REAL_TORCH_H
 #define TERRA_TESTS_REAL_TORCH_H
 

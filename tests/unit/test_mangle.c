@@ -76,9 +76,10 @@ static void test_class_and_level(void **state)
 {
 	struct terra_signature signature;
 
-	assert_int_equal(terra_mangle_parse("_ZN2at4_ops10_copy_from10redispatchEN3c1014DispatchKeySetERKNS_6TensorES6_b",
-					    &signature),
-			 0);
+	assert_int_equal(
+		terra_mangle_parse("_ZN2at4_ops10_copy_from10redispatchEN3c1014DispatchKeySetERKNS_6TensorES6_b",
+				   &signature),
+		0);
 	assert_int_equal(signature.level, TERRA_LEVEL_REDISPATCH);
 	assert_int_equal(signature.class_size, strlen("_copy_from"));
 	assert_memory_equal(signature.class_name, "_copy_from", strlen("_copy_from"));
@@ -90,10 +91,10 @@ static void test_class_and_level(void **state)
 /* Lists and strings are two words, and go to the stack whole: pin_memory is behind what filled the registers. */
 static void test_empty_strided(void **state)
 {
-	check("_ZN2at4_ops13empty_strided4callEN3c108ArrayRefINS2_6SymIntEEES5_St8optionalINS2_10ScalarTypeEES6_INS2_6LayoutEE"
+	check("_ZN2at4_ops13empty_strided4callEN3c108ArrayRefINS2_6SymIntEEES5_St8optionalINS2_10ScalarTypeEES6_INS2_"
+	      "6LayoutEE"
 	      "S6_INS2_6DeviceEES6_IbE",
-	      1,
-	      "SymInt[] rsi:rdx, SymInt[] rcx:r8, ScalarType? r9, Layout? +0, Device? +8, bool? +16");
+	      1, "SymInt[] rsi:rdx, SymInt[] rcx:r8, ScalarType? r9, Layout? +0, Device? +8, bool? +16");
 }
 
 /* A two-word argument that finds one register left leaves it to the next one-word argument. */
@@ -117,9 +118,11 @@ static void test_optional_double(void **state)
 
 static void test_by_value_in_memory(void **state)
 {
-	check("_ZN2at4_ops15sum_dim_IntList4callERKNS_6TensorEN3c1016OptionalArrayRefIlEEbSt8optionalINS5_10ScalarTypeEE", 1,
-	      "Tensor rsi, int[]? +0, bool rdx, ScalarType? rcx");
-	check("_ZN2at4_ops20convolution_backward4callERKNS_6TensorES4_S4_N3c1016OptionalArrayRefINS5_6SymIntEEENS5_8ArrayRefIS7_E"
+	check("_ZN2at4_ops15sum_dim_IntList4callERKNS_6TensorEN3c1016OptionalArrayRefIlEEbSt8optionalINS5_"
+	      "10ScalarTypeEE",
+	      1, "Tensor rsi, int[]? +0, bool rdx, ScalarType? rcx");
+	check("_ZN2at4_ops20convolution_backward4callERKNS_6TensorES4_S4_N3c1016OptionalArrayRefINS5_6SymIntEEENS5_"
+	      "8ArrayRefIS7_E"
 	      "ESA_SA_bSA_S7_St5arrayIbLm3EE",
 	      1,
 	      "Tensor rsi, Tensor rdx, Tensor rcx, SymInt[]? +0, SymInt[] r8:r9, SymInt[] +24, SymInt[] +40, bool +56, "
@@ -128,9 +131,11 @@ static void test_by_value_in_memory(void **state)
 
 static void test_strings_and_generators(void **state)
 {
-	check("_ZN2at4_ops4gelu4callERKNS_6TensorESt17basic_string_viewIcSt11char_traitsIcEE", 1, "Tensor rsi, str rdx:rcx");
-	check("_ZN2at4_ops15div_Tensor_mode4callERKNS_6TensorES4_St8optionalISt17basic_string_viewIcSt11char_traitsIcEEE", 1,
-	      "Tensor rsi, Tensor rdx, str? +0");
+	check("_ZN2at4_ops4gelu4callERKNS_6TensorESt17basic_string_viewIcSt11char_traitsIcEE", 1,
+	      "Tensor rsi, str rdx:rcx");
+	check("_ZN2at4_ops15div_Tensor_mode4callERKNS_6TensorES4_St8optionalISt17basic_string_viewIcSt11char_"
+	      "traitsIcEEE",
+	      1, "Tensor rsi, Tensor rdx, str? +0");
 	check("_ZN2at4_ops11bernoulli_p4callERKNS_6TensorEdSt8optionalINS_9GeneratorEE", 1,
 	      "Tensor rsi, float xmm0, Generator? rdx");
 	check("_ZN2at4_ops11bernoulli_p10redispatchEN3c1014DispatchKeySetERKNS_6TensorEdSt8optionalINS_9GeneratorEE", 1,
@@ -141,7 +146,8 @@ static void test_lists(void **state)
 {
 	check("_ZN2at4_ops28_foreach_addcdiv__ScalarList4callEN3c108ArrayRefINS_6TensorEEES5_S5_NS3_INS2_6ScalarEEE", 0,
 	      "Tensor[] rdi:rsi, Tensor[] rdx:rcx, Tensor[] r8:r9, Scalar[] +0");
-	check("_ZN2at4_ops12index_Tensor4callERKNS_6TensorERKN3c104ListISt8optionalIS2_EEE", 1, "Tensor rsi, Tensor?[] rdx");
+	check("_ZN2at4_ops12index_Tensor4callERKNS_6TensorERKN3c104ListISt8optionalIS2_EEE", 1,
+	      "Tensor rsi, Tensor?[] rdx");
 	check("_ZN2at4_ops3cat4callERKN3c108IListRefINS_6TensorEEEl", 1, "ITensor[] rsi, int rdx");
 }
 
@@ -156,7 +162,8 @@ static void test_optional_numbers_and_storage(void **state)
 static void test_more_than_eight_doubles(void **state)
 {
 	check("_ZN2at4_ops1x4callEdddddddddb", 0,
-	      "float xmm0, float xmm1, float xmm2, float xmm3, float xmm4, float xmm5, float xmm6, float xmm7, float +0, "
+	      "float xmm0, float xmm1, float xmm2, float xmm3, float xmm4, float xmm5, float xmm6, float xmm7, float "
+	      "+0, "
 	      "bool rdi");
 }
 
@@ -168,7 +175,8 @@ static void test_opaque(void **state)
 	assert_string_equal(spell("_ZN2at4_ops11all_dimname4callERKNS_6TensorENS_7DimnameEb", 1, &op),
 			    "Tensor rsi, opaque rdx, bool rcx");
 	assert_int_equal(op.complete, 0);
-	assert_string_equal(spell("_ZN2at4_ops1x4callERKNS_6TensorENS_5NovelEb", 1, &op), "Tensor rsi, opaque ?, opaque ?");
+	assert_string_equal(spell("_ZN2at4_ops1x4callERKNS_6TensorENS_5NovelEb", 1, &op),
+			    "Tensor rsi, opaque ?, opaque ?");
 	assert_int_equal(op.complete, 0);
 	assert_string_equal(spell("_ZN2at4_ops1x4callERKNS_5NovelEb", 0, &op), "opaque rdi, bool rsi");
 	assert_int_equal(op.complete, 0);
@@ -188,9 +196,18 @@ static void test_unknown_sret(void **state)
 static void test_not_an_op(void **state)
 {
 	static const char *const names[] = {
-		"", "_Z", "main", "_ZN2at4_ops", "_ZN2at4_ops4relu", "_ZN2at4_ops4relu4call", "_ZN2at4_ops4relu4callB",
-		"_ZN2at4_ops4relu5calleERKNS_6TensorE", "_ZN2at4_ops99relu4callEv", "_ZN2at4_ops04relu4callEv",
-		"_ZN2at4_ops99999999999999999999999relu4callEv", "_ZN2at3foo4relu4callEv",
+		"",
+		"_Z",
+		"main",
+		"_ZN2at4_ops",
+		"_ZN2at4_ops4relu",
+		"_ZN2at4_ops4relu4call",
+		"_ZN2at4_ops4relu4callB",
+		"_ZN2at4_ops4relu5calleERKNS_6TensorE",
+		"_ZN2at4_ops99relu4callEv",
+		"_ZN2at4_ops04relu4callEv",
+		"_ZN2at4_ops99999999999999999999999relu4callEv",
+		"_ZN2at3foo4relu4callEv",
 	};
 	struct terra_signature signature;
 
@@ -202,9 +219,37 @@ static void test_not_an_op(void **state)
 static void test_malformed_parameters(void **state)
 {
 	static const char *const tails[] = {
-		"S_", "S9_", "SZZZZZZZZZZ_", "S", "S?_", "N", "NS", "N3c10", "N3c108ArrayRefI", "N3c108ArrayRefIlE", "RK", "K", "E",
-		"I", "IE", "St", "StS_", "St8optionalI", "St8optionalIb", "NIE", "1", "9", "9x", "L", "Li1E", "St5arrayIbLm",
-		"St5arrayIbLm3", "St5arrayIbLz3EE", "DpT_", "FvvE", "\xff\xfe",
+		"S_",
+		"S9_",
+		"SZZZZZZZZZZ_",
+		"S",
+		"S?_",
+		"N",
+		"NS",
+		"N3c10",
+		"N3c108ArrayRefI",
+		"N3c108ArrayRefIlE",
+		"RK",
+		"K",
+		"E",
+		"I",
+		"IE",
+		"St",
+		"StS_",
+		"St8optionalI",
+		"St8optionalIb",
+		"NIE",
+		"1",
+		"9",
+		"9x",
+		"L",
+		"Li1E",
+		"St5arrayIbLm",
+		"St5arrayIbLm3",
+		"St5arrayIbLz3EE",
+		"DpT_",
+		"FvvE",
+		"\xff\xfe",
 	};
 	char name[256];
 
@@ -283,8 +328,9 @@ static void test_too_many_parameters(void **state)
 /* Every prefix of a real name either is no op or yields no more than the whole does. */
 static void test_prefixes(void **state)
 {
-	static const char name[] = "_ZN2at4_ops20convolution_backward4callERKNS_6TensorES4_S4_N3c1016OptionalArrayRefINS5_6SymIntEEENS5_"
-				   "8ArrayRefIS7_EESA_SA_bSA_S7_St5arrayIbLm3EE";
+	static const char name[] =
+		"_ZN2at4_ops20convolution_backward4callERKNS_6TensorES4_S4_N3c1016OptionalArrayRefINS5_6SymIntEEENS5_"
+		"8ArrayRefIS7_EESA_SA_bSA_S7_St5arrayIbLm3EE";
 
 	for (size_t size = 0; size < sizeof(name); size++) {
 		/* An allocation of exactly this size lets a sanitizer see a read past the end. */

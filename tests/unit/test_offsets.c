@@ -46,7 +46,8 @@ static void test_all_known(void **state)
 struct torch {
 	void *library;
 	int32_t (*empty_strided)(int64_t, const int64_t *, const int64_t *, int32_t, int32_t, int32_t, void **);
-	int32_t (*from_blob)(void *, int64_t, const int64_t *, const int64_t *, int64_t, int32_t, int32_t, int32_t, void **);
+	int32_t (*from_blob)(void *, int64_t, const int64_t *, const int64_t *, int64_t, int32_t, int32_t, int32_t,
+			     void **);
 	int32_t (*undefined)(void **);
 };
 
@@ -163,7 +164,8 @@ static int body_geometry(const char *path)
 			sizes[i] = i % 2 + 1;
 			strides[i] = 3 * i + ndim;
 		}
-		CHECK(torch.from_blob(data, ndim, sizes, strides, 2 * ndim, number("aoti_torch_dtype_float64"), 0, -1, &handle) == 0);
+		CHECK(torch.from_blob(data, ndim, sizes, strides, 2 * ndim, number("aoti_torch_dtype_float64"), 0, -1,
+				      &handle) == 0);
 		if (check_geometry(handle, ndim, sizes, strides) || check_storage(handle, data) || check_types(handle))
 			return 1;
 	}
@@ -172,8 +174,9 @@ static int body_geometry(const char *path)
 
 static int body_types(const char *path)
 {
-	static const char *const dtypes[] = {"aoti_torch_dtype_float16", "aoti_torch_dtype_bfloat16", "aoti_torch_dtype_int64",
-					     "aoti_torch_dtype_bool", "aoti_torch_dtype_complex64", "aoti_torch_dtype_uint8"};
+	static const char *const dtypes[] = {"aoti_torch_dtype_float16",   "aoti_torch_dtype_bfloat16",
+					     "aoti_torch_dtype_int64",	   "aoti_torch_dtype_bool",
+					     "aoti_torch_dtype_complex64", "aoti_torch_dtype_uint8"};
 	int64_t sizes[] = {4, 6}, strides[] = {6, 1};
 	void *handle;
 
@@ -184,7 +187,8 @@ static int body_types(const char *path)
 		if (check_types(handle))
 			return 1;
 	}
-	CHECK(torch.empty_strided(2, sizes, strides, number(dtypes[0]), number("aoti_torch_device_type_meta"), -1, &handle) == 0);
+	CHECK(torch.empty_strided(2, sizes, strides, number(dtypes[0]), number("aoti_torch_device_type_meta"), -1,
+				  &handle) == 0);
 	if (check_types(handle) || check_geometry(handle, 2, sizes, strides))
 		return 1;
 	CHECK(torch.undefined(&handle) == 0);
@@ -231,7 +235,8 @@ static int body_autograd(const char *path)
 
 static int scalar_of(const char *dtype, const void *data, uint8_t *scalar)
 {
-	void *(*item)(void *, const void *) = dlsym(torch.library, "_ZN2at4_ops19_local_scalar_dense4callERKNS_6TensorE");
+	void *(*item)(void *, const void *) =
+		dlsym(torch.library, "_ZN2at4_ops19_local_scalar_dense4callERKNS_6TensorE");
 	void *handle;
 
 	CHECK(item && torch.from_blob((void *)data, 0, NULL, NULL, 0, number(dtype), 0, -1, &handle) == 0);
@@ -341,7 +346,8 @@ static int compile(const char *source, const char *library)
 {
 	char command[512];
 
-	snprintf(command, sizeof(command), "printf '%%s' '%s' | cc -shared -fPIC -x c -o %s - 2>/dev/null", source, library);
+	snprintf(command, sizeof(command), "printf '%%s' '%s' | cc -shared -fPIC -x c -o %s - 2>/dev/null", source,
+		 library);
 	return system(command);
 }
 
@@ -350,8 +356,8 @@ static bool make_fake(const char *name, const char *option, char *library, size_
 	char command[512];
 
 	snprintf(library, size, "%s/%s.so", folder, name);
-	snprintf(command, sizeof(command), "cc -shared -fPIC %s -o %s %s/tests/unit/fixtures/fake_torch.c", option, library,
-		 TERRA_SOURCE_DIR);
+	snprintf(command, sizeof(command), "cc -shared -fPIC %s -o %s %s/tests/unit/fixtures/fake_torch.c", option,
+		 library, TERRA_SOURCE_DIR);
 	return system(command) == 0;
 }
 

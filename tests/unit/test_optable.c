@@ -201,10 +201,12 @@ static void test_mutable_behind_const(void **state)
 	sample_symbol(&sample, RESIZE_, 0x10);
 	sample_symbol(&sample, FOREACH_ADD_, 0x20);
 	sample_symbol(&sample, MAX_OUT, 0x30);
-	sample_string(&sample, "resize_(Tensor(a!) self, SymInt[] size, *, MemoryFormat? memory_format=None) -> Tensor(a!)");
+	sample_string(&sample,
+		      "resize_(Tensor(a!) self, SymInt[] size, *, MemoryFormat? memory_format=None) -> Tensor(a!)");
 	sample_string(&sample, "_foreach_add_.Scalar(Tensor(a!)[] self, Scalar scalar) -> ()");
-	sample_string(&sample, "max.dim_max(Tensor self, int dim, bool keepdim=False, *, Tensor(a!) max, Tensor(b!) max_values) "
-			       "-> (Tensor(a!) values, Tensor(b!) indices)");
+	sample_string(&sample,
+		      "max.dim_max(Tensor self, int dim, bool keepdim=False, *, Tensor(a!) max, Tensor(b!) max_values) "
+		      "-> (Tensor(a!) values, Tensor(b!) indices)");
 	table = table_of(&sample);
 	op = terra_op_table_find(table, "aten::resize_", "", TERRA_LEVEL_CALL);
 	assert_int_equal(op->args[0].is_mutable, 1);
@@ -294,7 +296,8 @@ static void many_ops(struct elf_sample *sample, uint8_t id)
 	sample_symbol(sample, RESIZE_, 0x30);
 	sample_symbol(sample, MAX_OUT, 0x40);
 	sample_string(sample, "mul.Tensor(Tensor self, Tensor other) -> Tensor");
-	sample_string(sample, "resize_(Tensor(a!) self, SymInt[] size, *, MemoryFormat? memory_format=None) -> Tensor(a!)");
+	sample_string(sample,
+		      "resize_(Tensor(a!) self, SymInt[] size, *, MemoryFormat? memory_format=None) -> Tensor(a!)");
 	sample_finish(sample);
 }
 
@@ -521,7 +524,9 @@ static void test_list_text_and_json(void **state)
 	assert_int_equal(terra_list_ops(library, true, out), 0);
 	fclose(out);
 	assert_non_null(strstr(text, "\"complete\":3,\"opaque\":1"));
-	assert_non_null(strstr(text, "{\"name\":\"self\",\"kind\":\"Tensor\",\"place\":\"rsi\",\"by_reference\":true,\"mutable\":false}"));
+	assert_non_null(strstr(
+		text,
+		"{\"name\":\"self\",\"kind\":\"Tensor\",\"place\":\"rsi\",\"by_reference\":true,\"mutable\":false}"));
 	free(text);
 }
 

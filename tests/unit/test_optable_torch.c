@@ -85,8 +85,9 @@ static void test_known_ops(void **state)
 	check_args(find("aten::nll_loss_backward", ""), TERRA_RET_TENSOR,
 		   KINDS(TERRA_KIND_TENSOR, TERRA_KIND_TENSOR, TERRA_KIND_TENSOR, TERRA_KIND_OPT_TENSOR, TERRA_KIND_INT,
 			 TERRA_KIND_SYMINT, TERRA_KIND_TENSOR));
-	check_args(find("aten::_foreach_addcdiv_", "ScalarList"), TERRA_RET_VOID,
-		   KINDS(TERRA_KIND_TENSOR_LIST, TERRA_KIND_TENSOR_LIST, TERRA_KIND_TENSOR_LIST, TERRA_KIND_SCALAR_LIST));
+	check_args(
+		find("aten::_foreach_addcdiv_", "ScalarList"), TERRA_RET_VOID,
+		KINDS(TERRA_KIND_TENSOR_LIST, TERRA_KIND_TENSOR_LIST, TERRA_KIND_TENSOR_LIST, TERRA_KIND_SCALAR_LIST));
 }
 
 /* ---- against the headers that are installed with the library ---- */
@@ -292,7 +293,8 @@ _Static_assert(offsetof(struct call, n_stack) == 112 && offsetof(struct call, st
 
 struct torch {
 	void *library;
-	int32_t (*from_blob)(void *, int64_t, const int64_t *, const int64_t *, int64_t, int32_t, int32_t, int32_t, void **);
+	int32_t (*from_blob)(void *, int64_t, const int64_t *, const int64_t *, int64_t, int32_t, int32_t, int32_t,
+			     void **);
 	int32_t (*get_data_ptr)(void *, void **);
 	int32_t (*get_dim)(void *, int64_t *);
 	int32_t (*get_strides)(void *, int64_t **);
@@ -358,7 +360,8 @@ static void start(struct call *call)
 }
 
 /* Puts the words of argument `i` where the table says. */
-static void put(const struct terra_op *op, struct call *call, unsigned i, uint64_t first, uint64_t second, uint64_t third)
+static void put(const struct terra_op *op, struct call *call, unsigned i, uint64_t first, uint64_t second,
+		uint64_t third)
 {
 	const struct terra_arg *arg = &op->args[i];
 	uint64_t words[3] = {first, second, third};
@@ -544,7 +547,8 @@ static int call_convolution_backward(void)
 	const struct terra_op *op = find("aten::convolution_backward", "");
 	float grad[] = {2}, input[] = {3}, weight[] = {5};
 	int64_t ones[] = {1, 1, 1, 1}, zeros[] = {0, 0}, groups = 1;
-	void *handles[3] = {tensor(grad, 4, ones), tensor(input, 4, ones), tensor(weight, 4, ones)}, *results[3] = {NULL};
+	void *handles[3] = {tensor(grad, 4, ones), tensor(input, 4, ones), tensor(weight, 4, ones)},
+	     *results[3] = {NULL};
 	struct call call;
 
 	start(&call);
@@ -725,9 +729,20 @@ static int call_set_storage(void)
 static int call_all(const char *path)
 {
 	static int (*const calls[])(void) = {
-		call_mul,	 call_mul_,	 call_gelu,	call_empty_strided, call_sum,	   call_upsample, call_convolution_backward,
-		call_bernoulli, call_addcdiv_, call_clamp, call_max_out, call_argmax,
-		call_slice,	 call_set_storage,
+		call_mul,
+		call_mul_,
+		call_gelu,
+		call_empty_strided,
+		call_sum,
+		call_upsample,
+		call_convolution_backward,
+		call_bernoulli,
+		call_addcdiv_,
+		call_clamp,
+		call_max_out,
+		call_argmax,
+		call_slice,
+		call_set_storage,
 	};
 
 	if (load_torch(path))
