@@ -1,5 +1,5 @@
-/* assemble.c - builds the plan of a graph. Everything in a plan is malloc'ed piece by piece: readers, the code generator
- * and terra_plan_free take it apart that way. */
+/* assemble.c - builds the plan of a graph. Everything in a plan is malloc'ed piece by piece: readers, the code
+ * generator and terra_plan_free take it apart that way. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -143,7 +143,7 @@ static int add_passive(struct terra_plan *plan)
 static const struct {
 	const char *op, *form;
 } replacements[] = {
-	{"aten::bernoulli_.float", "mt19937_bernoulli"},
+    {"aten::bernoulli_.float", "mt19937_bernoulli"},
 };
 
 static int add_replace(struct terra_plan *plan, const char *op, const char *form)

@@ -1,7 +1,8 @@
 /* graph.h - the TraceGraph of one iteration, and the passes that turn it into regions.
  *
- * Like a compiler's intermediate form it has a text form (graph_text.c, described in graphopt/README.md): every pass can
- * be run on text and its result printed, so each is tested alone. A graph owns everything it points to (graph_alloc).
+ * Like a compiler's intermediate form it has a text form (graph_text.c, described in graphopt/README.md): every pass
+ * can be run on text and its result printed, so each is tested alone. A graph owns everything it points to
+ * (graph_alloc).
  */
 #ifndef TERRA_GRAPHOPT_GRAPH_H
 #define TERRA_GRAPHOPT_GRAPH_H
@@ -18,20 +19,20 @@
 
 /* A tensor as one op saw it. Memory is an address in the trace; the values pass names it by storage and version. */
 struct graph_tensor {
-	uint64_t address;     /* of the storage's first byte; 0: unknown or undefined */
-	uint64_t bytes;       /* of the storage */
-	uint32_t storage;     /* number of the storage, GRAPH_NONE before the values pass */
-	uint32_t version;     /* counts the in-place writes to the storage */
-	int64_t offset;       /* elements from the storage's start */
+	uint64_t address; /* of the storage's first byte; 0: unknown or undefined */
+	uint64_t bytes;	  /* of the storage */
+	uint32_t storage; /* number of the storage, GRAPH_NONE before the values pass */
+	uint32_t version; /* counts the in-place writes to the storage */
+	int64_t offset;	  /* elements from the storage's start */
 	int64_t numel;
 	int64_t size[GRAPH_MAX_DIM];
 	int64_t stride[GRAPH_MAX_DIM];
 	uint8_t ndim;
-	char dtype[8];        /* "f32", "i64", ...; "?" when it is none of those with a name here */
+	char dtype[8]; /* "f32", "i64", ...; "?" when it is none of those with a name here */
 };
 
 enum graph_arg_kind {
-	GRAPH_ABSENT,  /* an absent optional, or an undefined tensor */
+	GRAPH_ABSENT, /* an absent optional, or an undefined tensor */
 	GRAPH_TENSOR,
 	GRAPH_TENSORS, /* a list of them */
 	GRAPH_NUMBER,  /* Scalar or double */
@@ -41,58 +42,58 @@ enum graph_arg_kind {
 
 struct graph_arg {
 	uint8_t kind;
-	uint32_t n;                  /* TENSOR: 1; TENSORS: how many */
+	uint32_t n; /* TENSOR: 1; TENSORS: how many */
 	struct graph_tensor *tensor;
 	double number;
 	const char *text;
 };
 
 enum graph_class {
-	GRAPH_UNKNOWN,  /* before the kinds pass */
-	GRAPH_FUSIBLE,  /* has a rule and may be part of a region */
-	GRAPH_PASSIVE,  /* neither reads nor writes data: passes between the ops of a region */
-	GRAPH_SMALL,    /* only touches tensors too small to be deferred: likewise */
-	GRAPH_STOP,     /* ends a run; `reason` says why */
+	GRAPH_UNKNOWN, /* before the kinds pass */
+	GRAPH_FUSIBLE, /* has a rule and may be part of a region */
+	GRAPH_PASSIVE, /* neither reads nor writes data: passes between the ops of a region */
+	GRAPH_SMALL,   /* only touches tensors too small to be deferred: likewise */
+	GRAPH_STOP,    /* ends a run; `reason` says why */
 };
 
 struct graph_op {
-	const char *name;     /* "aten::mul.Tensor" */
+	const char *name; /* "aten::mul.Tensor" */
 	uint32_t n_args;
 	struct graph_arg *args;
-	uint32_t n_results;   /* tensors; an in-place op's result is its first argument */
+	uint32_t n_results; /* tensors; an in-place op's result is its first argument */
 	struct graph_tensor *results;
-	bool plain_keys;      /* dispatched with the backend's own keys and no other functionality */
-	bool call_only;       /* reached its kernel without redispatch: replay does not see it */
+	bool plain_keys; /* dispatched with the backend's own keys and no other functionality */
+	bool call_only;	 /* reached its kernel without redispatch: replay does not see it */
 	bool raised;
-	uint64_t ns;          /* traced duration, tracing included */
-	const char *file;     /* innermost Python frame; "" without stacks */
+	uint64_t ns;	  /* traced duration, tracing included */
+	const char *file; /* innermost Python frame; "" without stacks */
 	const char *function;
 	int32_t line;
-	uint8_t class;        /* enum graph_class */
-	const char *reason;   /* of GRAPH_STOP, else NULL */
+	uint8_t class;	    /* enum graph_class */
+	const char *reason; /* of GRAPH_STOP, else NULL */
 };
 
 struct graph_value { /* made by the liveness pass: one version of one storage */
 	uint32_t storage;
 	uint32_t version;
-	uint32_t made;        /* op that wrote it; GRAPH_NONE: a feed, it was there before the iteration */
-	uint32_t last;        /* last op that reads it; GRAPH_NONE: none in this iteration */
-	bool fetched;         /* the host reads it (item and the like) */
-	bool lives_on;        /* newest version of memory that was there before the iteration: the next one reads it */
+	uint32_t made; /* op that wrote it; GRAPH_NONE: a feed, it was there before the iteration */
+	uint32_t last; /* last op that reads it; GRAPH_NONE: none in this iteration */
+	bool fetched;  /* the host reads it (item and the like) */
+	bool lives_on; /* newest version of memory that was there before the iteration: the next one reads it */
 };
 
 struct graph_region {
 	struct terra_plan_op *lines; /* canonical */
 	uint32_t n_ops;
 	const char *name;
-	int64_t numel;        /* largest domain */
-	uint32_t count;       /* instances in the iteration */
-	uint32_t *at;         /* count * n_ops op numbers */
-	int64_t *domain;      /* per instance */
-	double saved_bytes;   /* cost pass: memory traffic saved, all instances */
-	double gain;          /* cost pass: expected; check: measured */
+	int64_t numel;		   /* largest domain */
+	uint32_t count;		   /* instances in the iteration */
+	uint32_t *at;		   /* count * n_ops op numbers */
+	int64_t *domain;	   /* per instance */
+	double saved_bytes;	   /* cost pass: memory traffic saved, all instances */
+	double gain;		   /* cost pass: expected; check: measured */
 	double eager_ns, fused_ns; /* check, at numel, one instance */
-	const char *dropped;  /* why it is not used, or NULL */
+	const char *dropped;	   /* why it is not used, or NULL */
 };
 
 struct graph_stop { /* why a run ended: op and how many runs of the iteration it ended */
@@ -103,16 +104,16 @@ struct graph_stop { /* why a run ended: op and how many runs of the iteration it
 struct graph_chunk;
 
 struct graph {
-	const char *after;    /* name of the last pass that ran: "build" */
+	const char *after; /* name of the last pass that ran: "build" */
 	const char *build_id;
 	const char *library;
-	const char *source;   /* trace and command */
+	const char *source; /* trace and command */
 	uint32_t threads;
-	uint64_t iterations;  /* found in the trace, and which one this is */
+	uint64_t iterations; /* found in the trace, and which one this is */
 	uint64_t iteration;
 	uint32_t n_ops;
 	struct graph_op *ops;
-	uint32_t n_storages;  /* values pass */
+	uint32_t n_storages; /* values pass */
 	uint32_t n_values;
 	struct graph_value *values;
 	uint32_t n_regions;
@@ -145,7 +146,7 @@ void graph_print_tensor(const struct graph_tensor *tensor, FILE *out);
 int graph_build(const char *trace_path, struct graph **out, char *err, size_t err_size);
 
 /* ---- graph_tensor.c: what the passes ask of tensors ---- */
-size_t graph_dtype_size(const char *dtype);      /* 0: unknown */
+size_t graph_dtype_size(const char *dtype); /* 0: unknown */
 bool graph_tensor_contiguous(const struct graph_tensor *tensor);
 /* Bytes of the storage from the first to the last element that the tensor reaches: [*begin, *end). */
 void graph_tensor_range(const struct graph_tensor *tensor, uint64_t *begin, uint64_t *end);
@@ -159,8 +160,8 @@ bool graph_tensor_is_full(const struct graph_tensor *tensor, uint8_t ndim, const
 /* ---- passes ---- */
 struct graph_pass {
 	const char *name;
-	const char *what;  /* one line for --passes */
-	bool optional;     /* may be switched off; the result is right without it, only slower */
+	const char *what; /* one line for --passes */
+	bool optional;	  /* may be switched off; the result is right without it, only slower */
 	int (*run)(struct graph *graph, char *err, size_t err_size);
 };
 
@@ -170,19 +171,19 @@ int pass_kinds(struct graph *graph, char *err, size_t err_size);    /* pass_kind
 int pass_inplace(struct graph *graph, char *err, size_t err_size);
 int pass_passive(struct graph *graph, char *err, size_t err_size);
 int pass_small(struct graph *graph, char *err, size_t err_size);
-int pass_regions(struct graph *graph, char *err, size_t err_size);  /* regions.c */
-int pass_cost(struct graph *graph, char *err, size_t err_size);     /* pass_cost.c */
+int pass_regions(struct graph *graph, char *err, size_t err_size); /* regions.c */
+int pass_cost(struct graph *graph, char *err, size_t err_size);	   /* pass_cost.c */
 
 /* All of them in order; NULL-terminated by a NULL name. */
 extern const struct graph_pass graph_passes[];
 const struct graph_pass *graph_pass_find(const char *name);
-/* Runs the passes that come behind graph->after, up to `last` (NULL: all), leaving out those named in `disabled` (NULL, or
- * NULL-terminated). Returns 0, -EINVAL for an unknown name or one that can't be left out, or what a pass returned. */
+/* Runs the passes that come behind graph->after, up to `last` (NULL: all), leaving out those named in `disabled` (NULL,
+ * or NULL-terminated). Returns 0, -EINVAL for an unknown name or one that can't be left out, or what a pass returned.
+ */
 int graph_run_passes(struct graph *graph, const char *last, const char *const *disabled, char *err, size_t err_size);
 
 /* passive.c: whether the op (with its overload) neither reads nor writes tensor data. The list, for plans. */
 bool passive_op(const char *name);
 const char *const *passive_list(size_t *n);
-
 
 #endif

@@ -7,7 +7,7 @@
 #include "graphopt/graph_events.h"
 
 /* Numbers of c10::ScalarType. They are written into saved models, so they do not change between versions. */
-static const char *const dtype_names[] = {"u8",	 "i8",	"i16",	"i32", "i64", "f16", "f32", "f64",
+static const char *const dtype_names[] = {"u8",	 "i8",	"i16",	"i32", "i64", "f16", "f32",  "f64",
 					  "c32", "c64", "c128", "b8",  "qi8", "qu8", "qi32", "bf16"};
 
 /* Memory of other devices has a dtype of its own kind: no rule has it. */

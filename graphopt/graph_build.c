@@ -1,4 +1,5 @@
-/* graph_build.c - from a trace to the graph of its steady iteration: one reading finds the iteration, the next its ops. */
+/* graph_build.c - from a trace to the graph of its steady iteration: one reading finds the iteration, the next its ops.
+ */
 #include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -50,8 +51,9 @@ static int take_steady(struct build *build, const struct terra_op_stream *stream
 	int ret = terra_op_stream_iterations(stream, pid, &iterations);
 
 	if (ret == -ENOENT || (!ret && !iterations.n))
-		return fail(build, -ENODATA,
-			    "no iteration repeats in this trace: record at least three iterations of the program's main loop");
+		return fail(
+		    build, -ENODATA,
+		    "no iteration repeats in this trace: record at least three iterations of the program's main loop");
 	if (ret)
 		return fail(build, ret, "looking for iterations: %s", strerror(-ret));
 	build->steady = iterations.items[iterations.steady];
@@ -84,7 +86,8 @@ static int copy_info(struct build *build, const struct terra_trace_info *info)
 	graph->after = "build";
 	graph->build_id = graph_strdup(graph, info->build_id ? info->build_id : "");
 	graph->library = graph_strdup(graph, info->library ? info->library : "");
-	graph->source = graph_format(graph, "%s: %s", name ? name + 1 : build->path, info->command ? info->command : "");
+	graph->source =
+	    graph_format(graph, "%s: %s", name ? name + 1 : build->path, info->command ? info->command : "");
 	graph->threads = info->threads;
 	if (!graph->build_id || !graph->library || !graph->source)
 		return fail(build, -ENOMEM, "out of memory");

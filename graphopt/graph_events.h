@@ -1,4 +1,5 @@
-/* graph_events.h - private to graph_build.c: the op events of one iteration as a tree, and values as graph arguments. */
+/* graph_events.h - private to graph_build.c: the op events of one iteration as a tree, and values as graph arguments.
+ */
 #ifndef TERRA_GRAPHOPT_GRAPH_EVENTS_H
 #define TERRA_GRAPHOPT_GRAPH_EVENTS_H
 
@@ -10,7 +11,7 @@ struct op_event { /* an OP_ENTER with what its OP_EXIT added */
 	uint64_t seq;
 	uint64_t keyset;
 	uint64_t time_ns;
-	uint32_t parent;       /* index, GRAPH_NONE: none in the iteration */
+	uint32_t parent; /* index, GRAPH_NONE: none in the iteration */
 	uint32_t first_child, next_sibling, last_child;
 	uint8_t level;
 	bool exited;

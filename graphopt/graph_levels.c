@@ -1,8 +1,8 @@
 /* graph_levels.c - which of the nested events are the program's ops as the backend sees them.
  *
- * One op of a program is several events: its call, then a redispatch below autograd (for in-place ops another one below the
- * version counter), and inside the kernel whatever that calls. An op made of others (linear, dropout) is a call with the
- * calls of its parts inside. What replay can defer is the innermost redispatch of an op:
+ * One op of a program is several events: its call, then a redispatch below autograd (for in-place ops another one below
+ * the version counter), and inside the kernel whatever that calls. An op made of others (linear, dropout) is a call
+ * with the calls of its parts inside. What replay can defer is the innermost redispatch of an op:
  *   - a redispatch is a node unless it contains a redispatch of the same op; what happens inside a node is its own
  *     business;
  *   - a call is looked into when it contains its own redispatch, or any redispatch of an op on tensors (then it is made

@@ -49,15 +49,15 @@ static int report_region(struct graph *graph, const struct graph_region *region,
 	uint32_t k;
 
 	*out = (struct terra_report_region){
-		.name = region->name,
-		.n_ops = region->n_ops,
-		.ops = graph_alloc(graph, region->n_ops * sizeof(*out->ops)),
-		.count = region->count,
-		.numel = region->numel,
-		.saved_bytes = region->saved_bytes,
-		.expected_gain = region->gain,
-		.traced_ns = traced_ns(graph, region),
-		.dropped = region->dropped,
+	    .name = region->name,
+	    .n_ops = region->n_ops,
+	    .ops = graph_alloc(graph, region->n_ops * sizeof(*out->ops)),
+	    .count = region->count,
+	    .numel = region->numel,
+	    .saved_bytes = region->saved_bytes,
+	    .expected_gain = region->gain,
+	    .traced_ns = traced_ns(graph, region),
+	    .dropped = region->dropped,
 	};
 	if (!out->ops)
 		return -ENOMEM;
@@ -105,11 +105,11 @@ static int report_blockers(struct graph *graph, struct terra_graph_report *out)
 			continue;
 		if (j == out->n_blockers)
 			out->blockers[out->n_blockers++] = (struct terra_report_blocker){
-				.op = op->name,
-				.reason = graph->stops[i].reason,
-				.file = op->file,
-				.function = op->function,
-				.line = op->line,
+			    .op = op->name,
+			    .reason = graph->stops[i].reason,
+			    .file = op->file,
+			    .function = op->function,
+			    .line = op->line,
 			};
 		out->blockers[j].count++;
 	}

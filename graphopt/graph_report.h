@@ -1,7 +1,7 @@
 /* graph_report.h - what of a traced program can be fused, what it would gain, and what stands in the way.
  *
- * For terra-report: the passes run up to the cost model, nothing is compiled or measured, so this needs neither a compiler
- * nor the framework's library.
+ * For terra-report: the passes run up to the cost model, nothing is compiled or measured, so this needs neither a
+ * compiler nor the framework's library.
  */
 #ifndef TERRA_GRAPHOPT_GRAPH_REPORT_H
 #define TERRA_GRAPHOPT_GRAPH_REPORT_H
@@ -10,8 +10,8 @@
 #include <stdint.h>
 
 struct terra_report_op {
-	const char *line;     /* as in a plan: "aten::mul.Tensor i0 s" */
-	const char *file;     /* Python source of the first instance; "" when stacks were not recorded */
+	const char *line; /* as in a plan: "aten::mul.Tensor i0 s" */
+	const char *file; /* Python source of the first instance; "" when stacks were not recorded */
 	const char *function;
 	int32_t source_line;
 };
@@ -20,8 +20,8 @@ struct terra_report_region { /* convertible */
 	const char *name;
 	uint32_t n_ops;
 	struct terra_report_op *ops;
-	uint32_t count;       /* instances per iteration */
-	int64_t numel;        /* largest domain */
+	uint32_t count;	      /* instances per iteration */
+	int64_t numel;	      /* largest domain */
 	double saved_bytes;   /* memory traffic saved per iteration, all instances */
 	double expected_gain; /* time of the ops one by one / time of the region, by the cost model */
 	double traced_ns;     /* time of its ops in the traced iteration, all instances; tracing included */
@@ -29,26 +29,26 @@ struct terra_report_region { /* convertible */
 };
 
 struct terra_report_blocker { /* an op that ends runs of fusible ops */
-	const char *op;       /* "aten::addmm" */
+	const char *op;	      /* "aten::addmm" */
 	const char *reason;
 	const char *file;
 	const char *function;
 	int32_t line;
-	uint32_t count;       /* runs per iteration that it ends */
+	uint32_t count; /* runs per iteration that it ends */
 };
 
 struct terra_graph_report {
-	uint64_t iterations;  /* found in the trace */
-	uint64_t iteration;   /* the one that was analysed */
-	uint32_t n_ops;       /* backend-level ops of it */
-	uint32_t n_passive;   /* of those, views, metadata and allocation */
-	uint32_t n_fusible;   /* of those, ops that have a rule */
-	uint32_t n_in_regions;/* of those, ops in regions that the cost model keeps */
+	uint64_t iterations;   /* found in the trace */
+	uint64_t iteration;    /* the one that was analysed */
+	uint32_t n_ops;	       /* backend-level ops of it */
+	uint32_t n_passive;    /* of those, views, metadata and allocation */
+	uint32_t n_fusible;    /* of those, ops that have a rule */
+	uint32_t n_in_regions; /* of those, ops in regions that the cost model keeps */
 	uint32_t n_regions;
 	struct terra_report_region *regions; /* most saved first */
 	uint32_t n_blockers;
 	struct terra_report_blocker *blockers; /* most frequent first */
-	void *storage;        /* private: backs the strings and arrays */
+	void *storage;			       /* private: backs the strings and arrays */
 };
 
 /* Reads a trace and fills *out. Returns 0, -ENODATA when the trace holds no steady iteration, or another -errno, with a

@@ -1,5 +1,5 @@
-/* graph_tensor.c - what the passes ask of tensors. Replay asks the same of live tensors (replay/call.c), by the same rules:
- * what differs here is found there as a region that never matches. */
+/* graph_tensor.c - what the passes ask of tensors. Replay asks the same of live tensors (replay/call.c), by the same
+ * rules: what differs here is found there as a region that never matches. */
 #include <string.h>
 
 #include "graphopt/graph.h"
@@ -8,8 +8,8 @@ static const struct {
 	const char *name;
 	size_t size;
 } dtypes[] = {
-	{"f32", 4}, {"f64", 8}, {"f16", 2}, {"bf16", 2}, {"i64", 8}, {"i32", 4}, {"i16", 2},
-	{"i8", 1},  {"u8", 1},	{"b8", 1},  {"c64", 8},	 {"c128", 16},
+    {"f32", 4}, {"f64", 8}, {"f16", 2}, {"bf16", 2}, {"i64", 8}, {"i32", 4},
+    {"i16", 2}, {"i8", 1},  {"u8", 1},	{"b8", 1},   {"c64", 8}, {"c128", 16},
 };
 
 size_t graph_dtype_size(const char *dtype)

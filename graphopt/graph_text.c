@@ -5,8 +5,8 @@
 #include "graphopt/graph.h"
 
 static const char *const class_names[] = {
-	[GRAPH_UNKNOWN] = "", [GRAPH_FUSIBLE] = " !fusible", [GRAPH_PASSIVE] = " !passive", [GRAPH_SMALL] = " !small",
-	[GRAPH_STOP] = " !stop",
+    [GRAPH_UNKNOWN] = "",      [GRAPH_FUSIBLE] = " !fusible", [GRAPH_PASSIVE] = " !passive",
+    [GRAPH_SMALL] = " !small", [GRAPH_STOP] = " !stop",
 };
 
 static void print_quoted(const char *text, FILE *out)

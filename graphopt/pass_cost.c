@@ -11,13 +11,13 @@
 #include "graphopt/graph.h"
 
 /* Orders of magnitude, not measurements: regions that pass are measured (check.h). */
-#define BYTES_PER_NS 8.0         /* memory traffic of one op */
+#define BYTES_PER_NS 8.0	 /* memory traffic of one op */
 #define CACHED_BYTES_PER_NS 32.0 /* of an op whose tensors fit the caches */
 #define CACHE_BYTES (1 << 20)
-#define OP_NS 1500.0             /* dispatch inside the framework, allocation, entering the threads */
-#define LOOKUP_NS 500.0          /* per op that waits */
-#define GUARD_NS 40000.0         /* per region whose tensors are large */
-#define GUARD_SMALL_NS 4000.0    /* when they share their pages with others: split between the regions of a flush */
+#define OP_NS 1500.0	      /* dispatch inside the framework, allocation, entering the threads */
+#define LOOKUP_NS 500.0	      /* per op that waits */
+#define GUARD_NS 40000.0      /* per region whose tensors are large */
+#define GUARD_SMALL_NS 4000.0 /* when they share their pages with others: split between the regions of a flush */
 #define GUARD_LARGE_BYTES (1 << 20)
 
 struct instance {
@@ -66,7 +66,8 @@ static double input_bytes(const struct instance *instance)
 		const struct graph_op *op = &instance->graph->ops[instance->at[k]];
 
 		for (i = 0; i < line->n_args && i < op->n_args; i++)
-			if (strchr("ib", line->arg[i][0]) && atoi(line->arg[i] + 1) == seen && op->args[i].kind == GRAPH_TENSOR) {
+			if (strchr("ib", line->arg[i][0]) && atoi(line->arg[i] + 1) == seen &&
+			    op->args[i].kind == GRAPH_TENSOR) {
 				bytes += 4.0 * (double)op->args[i].tensor->numel;
 				seen++;
 			}

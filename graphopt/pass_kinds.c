@@ -1,7 +1,7 @@
 /* pass_kinds.c - what each op is to a run of fusible ops: part of it, no obstacle, or its end.
  *
- * kinds finds what a rule computes; inplace, passive and small each let more ops into or between the ops of a run and can
- * be left out for what they are worth.
+ * kinds finds what a rule computes; inplace, passive and small each let more ops into or between the ops of a run and
+ * can be left out for what they are worth.
  */
 #include <errno.h>
 #include <string.h>
@@ -60,8 +60,8 @@ static bool returns_arguments(const struct graph_op *op)
 	return found && !terra_plan_op_in_place(op->name);
 }
 
-/* Known by name, as replay knows it; or an op that replay never sees and that handed back what it was given (`to` of the
- * type that the tensor has). */
+/* Known by name, as replay knows it; or an op that replay never sees and that handed back what it was given (`to` of
+ * the type that the tensor has). */
 static bool is_passive(const struct graph_op *op)
 {
 	return passive_op(op->name) || (op->call_only && returns_arguments(op));

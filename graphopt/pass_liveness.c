@@ -1,7 +1,7 @@
 /* pass_liveness.c - where each value is made, read last and read by the host.
  *
- * A trace does not say when memory is given back. A value that the iteration made and reads no more is taken for dead: it
- * may be kept (a list of losses), and then the cost model hopes for too much; what is written in the end follows the
+ * A trace does not say when memory is given back. A value that the iteration made and reads no more is taken for dead:
+ * it may be kept (a list of losses), and then the cost model hopes for too much; what is written in the end follows the
  * real use counts. Memory from before the iteration (parameters, optimizer state) lives on in its newest version.
  */
 #include <errno.h>
@@ -12,7 +12,7 @@
 
 struct liveness {
 	struct graph *graph;
-	uint32_t *newest; /* per storage: number of its newest value, GRAPH_NONE: none yet */
+	uint32_t *newest;  /* per storage: number of its newest value, GRAPH_NONE: none yet */
 	bool *from_before; /* per storage */
 };
 

@@ -1,7 +1,7 @@
 /* pass_values.c - names memory: which tensors share a storage, and which write a tensor was read after.
  *
- * Addresses come again: a storage ends when a later op returns fresh memory at its address. A result is fresh unless one
- * of the op's own arguments has its storage (views, in-place ops, ops that return an argument).
+ * Addresses come again: a storage ends when a later op returns fresh memory at its address. A result is fresh unless
+ * one of the op's own arguments has its storage (views, in-place ops, ops that return an argument).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -88,7 +88,8 @@ static void name_results(struct names *names, struct graph_op *op)
 	}
 }
 
-/* An in-place op writes its first argument, or each tensor of that list. Ops that only change metadata write nothing. */
+/* An in-place op writes its first argument, or each tensor of that list. Ops that only change metadata write nothing.
+ */
 static void count_writes(struct names *names, const struct graph_op *op)
 {
 	struct slot *slot;

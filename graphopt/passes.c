@@ -6,15 +6,15 @@
 #include "graphopt/graph.h"
 
 const struct graph_pass graph_passes[] = {
-	{"values", "names memory by storage and version", false, pass_values},
-	{"liveness", "finds where values are made, read last and read by the host", true, pass_liveness},
-	{"kinds", "finds the ops that have a rule, and why others have none", false, pass_kinds},
-	{"inplace", "lets in-place ops be part of regions", true, pass_inplace},
-	{"passive", "lets views, metadata and allocation pass inside regions", true, pass_passive},
-	{"small", "lets ops on tensors under 256 bytes pass inside regions", true, pass_small},
-	{"regions", "cuts runs of fusible ops into regions and merges equal ones", false, pass_regions},
-	{"cost", "drops regions that save less memory traffic than guarding them costs", true, pass_cost},
-	{NULL, NULL, false, NULL},
+    {"values", "names memory by storage and version", false, pass_values},
+    {"liveness", "finds where values are made, read last and read by the host", true, pass_liveness},
+    {"kinds", "finds the ops that have a rule, and why others have none", false, pass_kinds},
+    {"inplace", "lets in-place ops be part of regions", true, pass_inplace},
+    {"passive", "lets views, metadata and allocation pass inside regions", true, pass_passive},
+    {"small", "lets ops on tensors under 256 bytes pass inside regions", true, pass_small},
+    {"regions", "cuts runs of fusible ops into regions and merges equal ones", false, pass_regions},
+    {"cost", "drops regions that save less memory traffic than guarding them costs", true, pass_cost},
+    {NULL, NULL, false, NULL},
 };
 
 const struct graph_pass *graph_pass_find(const char *name)
@@ -43,7 +43,8 @@ static int check_disabled(const char *const *disabled, char *err, size_t err_siz
 		pass = graph_pass_find(*disabled);
 		if (pass && pass->optional)
 			continue;
-		snprintf(err, err_size, pass ? "the pass \"%s\" can't be left out" : "there is no pass \"%s\"", *disabled);
+		snprintf(err, err_size, pass ? "the pass \"%s\" can't be left out" : "there is no pass \"%s\"",
+			 *disabled);
 		return -EINVAL;
 	}
 	return 0;

@@ -107,9 +107,9 @@ static bool constant_valid(const char *s)
 }
 
 struct region_state {
-	uint32_t op;                              /* index of the op at hand */
+	uint32_t op; /* index of the op at hand */
 	uint32_t n_inputs, n_scalars;
-	char letter[TERRA_PLAN_MAX_INPUTS];       /* i or b, as first used */
+	char letter[TERRA_PLAN_MAX_INPUTS];	    /* i or b, as first used */
 	bool replaced_input[TERRA_PLAN_MAX_INPUTS]; /* written in place: an older name */
 	bool replaced_value[TERRA_PLAN_MAX_OPS];
 };

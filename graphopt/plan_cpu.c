@@ -6,7 +6,7 @@
 
 enum cpuid_register { EAX, EBX, ECX, EDX };
 
-#define XCR0_AVX 0x6u     /* the system saves xmm and ymm */
+#define XCR0_AVX 0x6u	  /* the system saves xmm and ymm */
 #define XCR0_AVX512 0xe6u /* and opmask, upper zmm, zmm16-31 */
 
 struct cpu_feature {
@@ -18,24 +18,27 @@ struct cpu_feature {
 	uint32_t xcr0;
 };
 
-#define FEATURE(name, leaf, reg, bit, xcr0) \
-	{name, "this CPU or system lacks " name ", which the plan's kernels use: make the plan again here", leaf, reg, bit, xcr0}
+#define FEATURE(name, leaf, reg, bit, xcr0)                                                                            \
+	{                                                                                                              \
+		name, "this CPU or system lacks " name ", which the plan's kernels use: make the plan again here",     \
+		    leaf, reg, bit, xcr0                                                                               \
+	}
 
 static const struct cpu_feature cpu_features[] = {
-	FEATURE("sse4_1", 1, ECX, 19, 0),
-	FEATURE("sse4_2", 1, ECX, 20, 0),
-	FEATURE("popcnt", 1, ECX, 23, 0),
-	FEATURE("fma", 1, ECX, 12, XCR0_AVX),
-	FEATURE("avx", 1, ECX, 28, XCR0_AVX),
-	FEATURE("f16c", 1, ECX, 29, XCR0_AVX),
-	FEATURE("avx2", 7, EBX, 5, XCR0_AVX),
-	FEATURE("bmi1", 7, EBX, 3, 0),
-	FEATURE("bmi2", 7, EBX, 8, 0),
-	FEATURE("avx512f", 7, EBX, 16, XCR0_AVX512),
-	FEATURE("avx512dq", 7, EBX, 17, XCR0_AVX512),
-	FEATURE("avx512cd", 7, EBX, 28, XCR0_AVX512),
-	FEATURE("avx512bw", 7, EBX, 30, XCR0_AVX512),
-	FEATURE("avx512vl", 7, EBX, 31, XCR0_AVX512),
+    FEATURE("sse4_1", 1, ECX, 19, 0),
+    FEATURE("sse4_2", 1, ECX, 20, 0),
+    FEATURE("popcnt", 1, ECX, 23, 0),
+    FEATURE("fma", 1, ECX, 12, XCR0_AVX),
+    FEATURE("avx", 1, ECX, 28, XCR0_AVX),
+    FEATURE("f16c", 1, ECX, 29, XCR0_AVX),
+    FEATURE("avx2", 7, EBX, 5, XCR0_AVX),
+    FEATURE("bmi1", 7, EBX, 3, 0),
+    FEATURE("bmi2", 7, EBX, 8, 0),
+    FEATURE("avx512f", 7, EBX, 16, XCR0_AVX512),
+    FEATURE("avx512dq", 7, EBX, 17, XCR0_AVX512),
+    FEATURE("avx512cd", 7, EBX, 28, XCR0_AVX512),
+    FEATURE("avx512bw", 7, EBX, 30, XCR0_AVX512),
+    FEATURE("avx512vl", 7, EBX, 31, XCR0_AVX512),
 };
 
 static uint32_t xcr0(void)
@@ -90,7 +93,8 @@ const char *plan_cpu_mismatch(const char *features, const char *vendor)
 
 	plan_cpu_vendor(here);
 	if (strcmp(here, vendor))
-		return "the plan was made on another vendor's CPU, whose library functions give other bits: make it again here";
+		return "the plan was made on another vendor's CPU, whose library functions give other bits: make it "
+		       "again here";
 	while (!reason && *(p += strspn(p, " "))) {
 		n = strcspn(p, " ");
 		if (!memchr(p, '=', n))

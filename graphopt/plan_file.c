@@ -13,7 +13,8 @@
 static int check_owner(const struct stat *st, char *err, size_t err_size)
 {
 	if (st->st_uid != geteuid() && st->st_uid != 0)
-		return plan_error(err, err_size, -EPERM, "owned by user %u, and a plan holds code: copy it to a file of your own",
+		return plan_error(err, err_size, -EPERM,
+				  "owned by user %u, and a plan holds code: copy it to a file of your own",
 				  (unsigned int)st->st_uid);
 	if (st->st_mode & (S_IWGRP | S_IWOTH))
 		return plan_error(err, err_size, -EPERM, "others can write it, and a plan holds code: chmod go-w it");

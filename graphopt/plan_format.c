@@ -7,15 +7,15 @@
 static const char plan_magic[8] = {'T', 'E', 'R', 'R', 'A', 'P', 'L', 'N'};
 
 enum { /* byte offsets in the header */
-	AT_MAGIC = 0,
-	AT_VERSION = 8,
-	AT_HEADER_SIZE = 12,
-	AT_TEXT_SIZE = 16,
-	AT_CODE_SIZE = 24,
-	AT_TEXT_CRC = 32,
-	AT_CODE_CRC = 36,
-	AT_RESERVED = 40,
-	AT_HEADER_CRC = 60,
+       AT_MAGIC = 0,
+       AT_VERSION = 8,
+       AT_HEADER_SIZE = 12,
+       AT_TEXT_SIZE = 16,
+       AT_CODE_SIZE = 24,
+       AT_TEXT_CRC = 32,
+       AT_CODE_CRC = 36,
+       AT_RESERVED = 40,
+       AT_HEADER_CRC = 60,
 };
 
 #define CRC32C_POLYNOMIAL 0x82f63b78u /* Castagnoli, bits reversed */
@@ -81,16 +81,18 @@ static int check_fixed_fields(const uint8_t *bytes, char *err, size_t err_size)
 	int i;
 
 	if (version != TERRA_PLAN_VERSION)
-		return plan_error(err, err_size, -EPROTONOSUPPORT,
-				  "plan of format version %u, this program reads version %u: make it again with terra-opt",
-				  version, TERRA_PLAN_VERSION);
+		return plan_error(
+		    err, err_size, -EPROTONOSUPPORT,
+		    "plan of format version %u, this program reads version %u: make it again with terra-opt", version,
+		    TERRA_PLAN_VERSION);
 	if (get(bytes + AT_HEADER_CRC, 4) != plan_crc32c(bytes, AT_HEADER_CRC))
 		return plan_error(err, err_size, -EBADMSG, "damaged header (checksum): make it again with terra-opt");
 	if (get(bytes + AT_HEADER_SIZE, 4) != PLAN_HEADER_SIZE)
 		return plan_error(err, err_size, -EBADMSG, "damaged header (size): make it again with terra-opt");
 	for (i = AT_RESERVED; i < AT_HEADER_CRC; i++)
 		if (bytes[i])
-			return plan_error(err, err_size, -EBADMSG, "damaged header (reserved bytes): make it again with terra-opt");
+			return plan_error(err, err_size, -EBADMSG,
+					  "damaged header (reserved bytes): make it again with terra-opt");
 	return 0;
 }
 
@@ -110,10 +112,12 @@ int plan_header_decode(const uint8_t *bytes, size_t size, struct plan_header *ou
 	out->text_crc = (uint32_t)get(bytes + AT_TEXT_CRC, 4);
 	out->code_crc = (uint32_t)get(bytes + AT_CODE_CRC, 4);
 	if (out->text_size > PLAN_MAX_TEXT || out->code_size > PLAN_MAX_CODE)
-		return plan_error(err, err_size, -EFBIG, "sizes beyond what a plan may have: make it again with terra-opt");
+		return plan_error(err, err_size, -EFBIG,
+				  "sizes beyond what a plan may have: make it again with terra-opt");
 	if (size != plan_code_offset(out->text_size) + out->code_size)
-		return plan_error(err, err_size, -EBADMSG,
-				  "%zu bytes where its header promises %llu: cut off or appended to, make it again with terra-opt",
-				  size, (unsigned long long)(plan_code_offset(out->text_size) + out->code_size));
+		return plan_error(
+		    err, err_size, -EBADMSG,
+		    "%zu bytes where its header promises %llu: cut off or appended to, make it again with terra-opt",
+		    size, (unsigned long long)(plan_code_offset(out->text_size) + out->code_size));
 	return 0;
 }

@@ -39,12 +39,14 @@ static int check_sums(const uint8_t *bytes, const struct plan_header *header, ch
 	uint64_t at = PLAN_HEADER_SIZE + header->text_size, code = plan_code_offset(header->text_size);
 
 	if (plan_crc32c(bytes + PLAN_HEADER_SIZE, header->text_size) != header->text_crc)
-		return plan_error(err, err_size, -EBADMSG, "damaged text section (checksum): make it again with terra-opt");
+		return plan_error(err, err_size, -EBADMSG,
+				  "damaged text section (checksum): make it again with terra-opt");
 	for (; at < code; at++)
 		if (bytes[at])
 			return plan_error(err, err_size, -EBADMSG, "damaged padding: make it again with terra-opt");
 	if (plan_crc32c(bytes + code, header->code_size) != header->code_crc)
-		return plan_error(err, err_size, -EBADMSG, "damaged code section (checksum): make it again with terra-opt");
+		return plan_error(err, err_size, -EBADMSG,
+				  "damaged code section (checksum): make it again with terra-opt");
 	return 0;
 }
 
@@ -109,7 +111,8 @@ int plan_encode(const struct terra_plan *plan, uint8_t **out, size_t *size, char
 		return ret;
 	ret = print_text(plan, &text, &text_size);
 	if (ret || text_size > PLAN_MAX_TEXT || plan->code_size > PLAN_MAX_CODE) {
-		ret = plan_error(err, err_size, ret ? ret : -EFBIG, "%s", ret ? "out of memory" : "the plan is too large");
+		ret = plan_error(err, err_size, ret ? ret : -EFBIG, "%s",
+				 ret ? "out of memory" : "the plan is too large");
 		goto err_out;
 	}
 	header.text_size = text_size;

@@ -16,10 +16,10 @@
 #define PLAN_HEADER_SIZE 64
 #define PLAN_MAX_TEXT ((uint64_t)16 << 20)
 #define PLAN_MAX_CODE ((uint64_t)256 << 20)
-#define PLAN_MAX_NAMES 65536  /* passive ops, imports */
+#define PLAN_MAX_NAMES 65536 /* passive ops, imports */
 #define PLAN_MAX_REGIONS 4096
 #define PLAN_MAX_REPLACES 256
-#define PLAN_MAX_WORD 4096    /* one name, token or quoted text, decoded */
+#define PLAN_MAX_WORD 4096 /* one name, token or quoted text, decoded */
 #define PLAN_MAX_NUMEL ((int64_t)1 << 48)
 
 /* plan_format.c: the header and its checksums. */
@@ -59,8 +59,8 @@ void plan_cpu_vendor(char out[13]);
 /* The value of a `capability=` word of the plan's cpu line into out, "" when there is none. */
 void plan_cpu_capability(const char *features, char *out, size_t size);
 
-/* plan_util.c. plan_error formats the message and returns `code`. plan_number reads a whole string as a number, whatever
- * locale the program has set; false when it is none. */
+/* plan_util.c. plan_error formats the message and returns `code`. plan_number reads a whole string as a number,
+ * whatever locale the program has set; false when it is none. */
 bool plan_number(const char *text, double *out);
 int plan_error(char *err, size_t err_size, int code, const char *format, ...) __attribute__((format(printf, 4, 5)));
 

@@ -118,8 +118,8 @@ static int memory_file(const void *code, size_t size)
 	return fd;
 }
 
-/* The dynamic linker takes an object of a known name for loaded, and descriptor numbers come again once closed: so every
- * load in a process spells its path differently, the load's number written in "./" and "/". */
+/* The dynamic linker takes an object of a known name for loaded, and descriptor numbers come again once closed: so
+ * every load in a process spells its path differently, the load's number written in "./" and "/". */
 static void unique_path(int fd, char *out, size_t size)
 {
 	static atomic_uint loads;
@@ -167,7 +167,8 @@ static int resolve_kernels(struct terra_plan *plan, char *err, size_t err_size)
 	for (i = 0; i < plan->n_regions; i++) {
 		plan->regions[i].fn = (terra_kernel_fn)own_symbol(plan, plan->regions[i].kernel);
 		if (!plan->regions[i].fn)
-			return plan_error(err, err_size, -ENOENT, "the plan's code has no kernel %s", plan->regions[i].kernel);
+			return plan_error(err, err_size, -ENOENT, "the plan's code has no kernel %s",
+					  plan->regions[i].kernel);
 	}
 	for (i = 0; i < plan->n_replaces; i++) {
 		plan->replaces[i].fn = own_symbol(plan, plan->replaces[i].kernel);
@@ -188,8 +189,8 @@ static int resolve_imports(struct terra_plan *plan, void *libtorch, char *err, s
 	for (i = 0; i < plan->n_imports; i++) {
 		plan->import_table[i] = (terra_import_fn)dlsym(libtorch, plan->imports[i]);
 		if (!plan->import_table[i])
-			return plan_error(err, err_size, -ENOENT, "this libtorch does not export %s, which the plan calls",
-					  plan->imports[i]);
+			return plan_error(err, err_size, -ENOENT,
+					  "this libtorch does not export %s, which the plan calls", plan->imports[i]);
 	}
 	return 0;
 }
@@ -218,8 +219,8 @@ static int check_capability(const struct terra_plan *plan, void *libtorch, char 
 		return plan_error(err, err_size, -ENOTSUP, "this libtorch does not say which CPU capability it uses");
 	get(&found);
 	if (found.length >= sizeof(wanted) || memcmp(found.text, wanted, found.length) || wanted[found.length])
-		return plan_error(err, err_size, -ENOTSUP, "the plan is for the framework's %s kernels, this process uses others",
-				  wanted);
+		return plan_error(err, err_size, -ENOTSUP,
+				  "the plan is for the framework's %s kernels, this process uses others", wanted);
 	return 0;
 }
 

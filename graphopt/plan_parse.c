@@ -7,7 +7,7 @@
 #include "graphopt/plan_internal.h"
 
 struct parser {
-	const char *at;     /* next character; the text ends with a terminator */
+	const char *at; /* next character; the text ends with a terminator */
 	uint32_t line;
 	char *err;
 	size_t err_size;
@@ -15,7 +15,8 @@ struct parser {
 
 static int fail(const struct parser *parser, const char *what)
 {
-	return plan_error(parser->err, parser->err_size, -EINVAL, "line %u of the text section: %s", parser->line, what);
+	return plan_error(parser->err, parser->err_size, -EINVAL, "line %u of the text section: %s", parser->line,
+			  what);
 }
 
 /* Grows an array of `size`-byte elements by one zeroed element; NULL without memory. Capacities are powers of two, so

@@ -2,8 +2,8 @@
  *
  * A run is a sequence of fusible ops over one domain with nothing but passive and small ops between them: what replay
  * can let wait without anything happening in between. A run may hold several computations that have nothing to do with
- * each other (one parameter's update behind the other's): it is cut wherever no memory is touched on both sides, so that
- * equal computations become equal regions, however they follow each other.
+ * each other (one parameter's update behind the other's): it is cut wherever no memory is touched on both sides, so
+ * that equal computations become equal regions, however they follow each other.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -14,7 +14,7 @@
 
 struct run {
 	struct graph *graph;
-	uint32_t *ops;   /* op numbers */
+	uint32_t *ops; /* op numbers */
 	uint32_t n;
 	int64_t numel;
 	char *err;

@@ -1,7 +1,7 @@
 /* regions.h - private to the passes: the canonical lines of a region as it grows op by op.
  *
- * Replay names the tensors of a running program by the same rules (replay/match.c). Whatever a line says here that replay
- * would say otherwise makes a region that never runs, not a wrong one.
+ * Replay names the tensors of a running program by the same rules (replay/match.c). Whatever a line says here that
+ * replay would say otherwise makes a region that never runs, not a wrong one.
  */
 #ifndef TERRA_GRAPHOPT_REGIONS_H
 #define TERRA_GRAPHOPT_REGIONS_H
@@ -11,9 +11,9 @@
 struct region_memory { /* a result, or an outside tensor */
 	uint32_t storage;
 	int64_t offset;
-	uint64_t begin, end;  /* bytes of the storage */
+	uint64_t begin, end; /* bytes of the storage */
 	bool full;
-	uint8_t ndim;         /* of a strided one: over the op's dims, collapsed */
+	uint8_t ndim; /* of a strided one: over the op's dims, collapsed */
 	int64_t size[GRAPH_MAX_DIM], stride[GRAPH_MAX_DIM];
 };
 

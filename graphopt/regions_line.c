@@ -71,7 +71,7 @@ struct binding { /* an op on its way into the region */
 	struct region_memory memory[TERRA_PLAN_MAX_ARGS];
 	bool is_tensor[TERRA_PLAN_MAX_ARGS];
 	double number[TERRA_PLAN_MAX_ARGS]; /* what an s was in the trace */
-	uint32_t n_inputs, n_scalars; /* of the region with this op */
+	uint32_t n_inputs, n_scalars;	    /* of the region with this op */
 	struct terra_plan_op line;
 };
 
@@ -88,7 +88,8 @@ static const char *set_text(struct region_builder *builder, struct binding *bind
 	return binding->line.arg[i] ? NULL : out_of_memory;
 }
 
-/* A tensor that is neither a result of the region nor one of its inputs: a new input, or that of an earlier argument. */
+/* A tensor that is neither a result of the region nor one of its inputs: a new input, or that of an earlier argument.
+ */
 static const char *name_new(struct region_builder *builder, struct binding *binding, uint32_t i)
 {
 	uint32_t e;

@@ -69,7 +69,8 @@ void show_plan(const struct terra_plan *plan, const struct graph *graph, FILE *o
 	uint32_t r, n = 0;
 
 	fprintf(out, "source    %s\nlibtorch  build-id %s\ncpu       %s, %s\n", plan->source ? plan->source : "",
-		plan->build_id ? plan->build_id : "", plan->cpu_vendor ? plan->cpu_vendor : "", plan->cpu ? plan->cpu : "");
+		plan->build_id ? plan->build_id : "", plan->cpu_vendor ? plan->cpu_vendor : "",
+		plan->cpu ? plan->cpu : "");
 	fprintf(out, "%u regions, %u kernels for single ops, %u replaced ops\n", count_regions(plan, false),
 		count_regions(plan, true), plan->n_replaces);
 	for (r = 0; r < plan->n_regions; r++)

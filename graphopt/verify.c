@@ -56,11 +56,11 @@ static struct graph_region *graph_region_of(const struct verify *verify, uint32_
 static struct check_options check_options_for(const struct verify *verify, bool measure)
 {
 	return (struct check_options){
-		.framework = verify->framework,
-		.threads = verify->graph->threads,
-		.seed = 1,
-		.quick = verify->options->quick,
-		.measure = measure,
+	    .framework = verify->framework,
+	    .threads = verify->graph->threads,
+	    .seed = 1,
+	    .quick = verify->options->quick,
+	    .measure = measure,
 	};
 }
 
@@ -161,8 +161,8 @@ static int check_fallbacks(struct verify *verify, const char **why)
 			return ret;
 		if (result.identical)
 			continue;
-		reason = graph_format(verify->graph, "%s alone has other bits than the framework's: %s", plan->regions[r].name,
-				      result.first);
+		reason = graph_format(verify->graph, "%s alone has other bits than the framework's: %s",
+				      plan->regions[r].name, result.first);
 		drop_served(verify, r, why, reason ? reason : "out of memory");
 	}
 	return 0;
@@ -306,7 +306,8 @@ int verify_plan(struct graph *graph, struct terra_plan *plan, const struct verif
 	verify->total = plan->n_regions + plan->n_replaces + 2;
 	verify->err = err;
 	verify->err_size = err_size;
-	ret = plan->n_regions > PLAN_MAX_REGIONS ? fail(verify, -EFBIG, "more regions than a plan may have") : run(verify);
+	ret = plan->n_regions > PLAN_MAX_REGIONS ? fail(verify, -EFBIG, "more regions than a plan may have")
+						 : run(verify);
 	if (verify->framework)
 		framework_close(verify->framework);
 	free(verify);

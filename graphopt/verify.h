@@ -6,8 +6,8 @@
 #include "graphopt/plan.h"
 
 struct verify_options {
-	bool measure;        /* else only bits are compared, and nothing is dropped for gaining too little */
-	bool quick;          /* fewer lengths and values: for tests */
+	bool measure; /* else only bits are compared, and nothing is dropped for gaining too little */
+	bool quick;   /* fewer lengths and values: for tests */
 	/* Called before each step of the work; true: stop, verify_plan returns -EINTR. May be NULL. */
 	bool (*progress)(void *ctx, const char *what, uint32_t done, uint32_t total);
 	void *ctx;

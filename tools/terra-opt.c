@@ -21,45 +21,48 @@
 #define MAX_NAMES 32
 
 static const char usage[] =
-	"NAME\n"
-	"    terra-opt - make a plan of a recorded program: which operators run fused, and the kernels for them\n"
-	"\n"
-	"SYNOPSIS\n"
-	"    terra-opt [OPTION]... FILE.terra\n"
-	"    terra-opt [OPTION]... FILE.plan\n"
-	"    terra-opt --passes\n"
-	"\n"
-	"DESCRIPTION\n"
-	"    Finds the repeating iteration of a trace that terra-trace wrote, the regions of elementwise operators in it that\n"
-	"    can be computed in one go, and compiles a kernel for each. Every kernel is compared with the framework's own\n"
-	"    operators on this machine, bit for bit, and timed; what differs or does not gain is left out and listed with\n"
-	"    the reason. The plan is for this machine's kind of CPU and for the libtorch that was traced.\n"
-	"\n"
-	"    Given a plan, lists it, installs it, or writes it without some regions.\n"
-	"\n"
-	"OPTIONS\n"
-	"    -o, --output FILE       the plan; train.plan for train.terra by default, - for none. Given a plan, that plan is\n"
-	"                            only rewritten by --drop-region\n"
-	"        --install           put the plan where the replay library finds it when the same script runs:\n"
-	"                            $XDG_CACHE_HOME/terra/plans\n"
-	"        --script FILE       the script that --install is for, where the traced command does not tell\n"
-	"        --drop-region ID|NAME\n"
-	"                            leave a region out, by its number or by how its name begins; may be given again\n"
-	"        --list              print the plan's regions; alone with a plan, write nothing\n"
-	"        --json              print the plan as JSON instead\n"
-	"        --no-measure        compare bits but take no times: nothing is left out for gaining too little\n"
-	"        --disable-pass PASS leave a pass out; may be given again\n"
-	"        --dump-after PASS   print the graph as it is after a pass, and stop\n"
-	"        --passes            print the passes\n"
-	"    -q, --quiet             no progress and no summary\n"
-	"    -h, --help              this text\n"
-	"\n"
-	"EXIT STATUS\n"
-	"    0  done   1  it could not be done, with the reason on stderr   2  wrong usage\n"
-	"\n"
-	"FILES\n"
-	"    docs/plan-format.md describes the plan, graphopt/README.md the passes and the graph's text form. A graph in its\n"
-	"    text form (*.tg) is read as well.\n";
+    "NAME\n"
+    "    terra-opt - make a plan of a recorded program: which operators run fused, and the kernels for them\n"
+    "\n"
+    "SYNOPSIS\n"
+    "    terra-opt [OPTION]... FILE.terra\n"
+    "    terra-opt [OPTION]... FILE.plan\n"
+    "    terra-opt --passes\n"
+    "\n"
+    "DESCRIPTION\n"
+    "    Finds the repeating iteration of a trace that terra-trace wrote, the regions of elementwise operators in it "
+    "that\n"
+    "    can be computed in one go, and compiles a kernel for each. Every kernel is compared with the framework's own\n"
+    "    operators on this machine, bit for bit, and timed; what differs or does not gain is left out and listed with\n"
+    "    the reason. The plan is for this machine's kind of CPU and for the libtorch that was traced.\n"
+    "\n"
+    "    Given a plan, lists it, installs it, or writes it without some regions.\n"
+    "\n"
+    "OPTIONS\n"
+    "    -o, --output FILE       the plan; train.plan for train.terra by default, - for none. Given a plan, that plan "
+    "is\n"
+    "                            only rewritten by --drop-region\n"
+    "        --install           put the plan where the replay library finds it when the same script runs:\n"
+    "                            $XDG_CACHE_HOME/terra/plans\n"
+    "        --script FILE       the script that --install is for, where the traced command does not tell\n"
+    "        --drop-region ID|NAME\n"
+    "                            leave a region out, by its number or by how its name begins; may be given again\n"
+    "        --list              print the plan's regions; alone with a plan, write nothing\n"
+    "        --json              print the plan as JSON instead\n"
+    "        --no-measure        compare bits but take no times: nothing is left out for gaining too little\n"
+    "        --disable-pass PASS leave a pass out; may be given again\n"
+    "        --dump-after PASS   print the graph as it is after a pass, and stop\n"
+    "        --passes            print the passes\n"
+    "    -q, --quiet             no progress and no summary\n"
+    "    -h, --help              this text\n"
+    "\n"
+    "EXIT STATUS\n"
+    "    0  done   1  it could not be done, with the reason on stderr   2  wrong usage\n"
+    "\n"
+    "FILES\n"
+    "    docs/plan-format.md describes the plan, graphopt/README.md the passes and the graph's text form. A graph in "
+    "its\n"
+    "    text form (*.tg) is read as well.\n";
 
 struct names {
 	const char *items[MAX_NAMES + 1]; /* NULL-terminated */
@@ -159,19 +162,19 @@ static _Noreturn void list_passes(void)
 enum { OPT_INSTALL = 256, OPT_SCRIPT, OPT_DROP, OPT_LIST, OPT_JSON, OPT_NO_MEASURE, OPT_DISABLE, OPT_DUMP, OPT_PASSES };
 
 static const struct option long_options[] = {
-	{"output", required_argument, NULL, 'o'},
-	{"install", no_argument, NULL, OPT_INSTALL},
-	{"script", required_argument, NULL, OPT_SCRIPT},
-	{"drop-region", required_argument, NULL, OPT_DROP},
-	{"list", no_argument, NULL, OPT_LIST},
-	{"json", no_argument, NULL, OPT_JSON},
-	{"no-measure", no_argument, NULL, OPT_NO_MEASURE},
-	{"disable-pass", required_argument, NULL, OPT_DISABLE},
-	{"dump-after", required_argument, NULL, OPT_DUMP},
-	{"passes", no_argument, NULL, OPT_PASSES},
-	{"quiet", no_argument, NULL, 'q'},
-	{"help", no_argument, NULL, 'h'},
-	{NULL, 0, NULL, 0},
+    {"output", required_argument, NULL, 'o'},
+    {"install", no_argument, NULL, OPT_INSTALL},
+    {"script", required_argument, NULL, OPT_SCRIPT},
+    {"drop-region", required_argument, NULL, OPT_DROP},
+    {"list", no_argument, NULL, OPT_LIST},
+    {"json", no_argument, NULL, OPT_JSON},
+    {"no-measure", no_argument, NULL, OPT_NO_MEASURE},
+    {"disable-pass", required_argument, NULL, OPT_DISABLE},
+    {"dump-after", required_argument, NULL, OPT_DUMP},
+    {"passes", no_argument, NULL, OPT_PASSES},
+    {"quiet", no_argument, NULL, 'q'},
+    {"help", no_argument, NULL, 'h'},
+    {NULL, 0, NULL, 0},
 };
 
 static void take_option(int c)

@@ -192,12 +192,12 @@ static void test_command_script(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_plans),
-		cmocka_unit_test(test_fallback_forms),
-		cmocka_unit_test(test_drop),
-		cmocka_unit_test(test_replacement),
-		cmocka_unit_test(test_dropped_stay_out),
-		cmocka_unit_test(test_command_script),
+	    cmocka_unit_test(test_plans),
+	    cmocka_unit_test(test_fallback_forms),
+	    cmocka_unit_test(test_drop),
+	    cmocka_unit_test(test_replacement),
+	    cmocka_unit_test(test_dropped_stay_out),
+	    cmocka_unit_test(test_command_script),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

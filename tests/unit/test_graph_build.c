@@ -28,15 +28,25 @@ static int depth;
 static struct terra_tensor tensor_at(uint64_t address, int64_t n)
 {
 	return (struct terra_tensor){
-		.impl = address + 1, .storage = address + 2, .data = address, .storage_data = address,
-		.storage_bytes = (uint64_t)n * 4, .numel = n, .size = {n}, .stride = {1}, .ndim = 1, .dtype = 6,
-		.device_index = -1, .defined = 1,
+	    .impl = address + 1,
+	    .storage = address + 2,
+	    .data = address,
+	    .storage_data = address,
+	    .storage_bytes = (uint64_t)n * 4,
+	    .numel = n,
+	    .size = {n},
+	    .stride = {1},
+	    .ndim = 1,
+	    .dtype = 6,
+	    .device_index = -1,
+	    .defined = 1,
 	};
 }
 
 static struct terra_value value_of(struct terra_tensor *tensor)
 {
-	return (struct terra_value){.kind = TERRA_KIND_TENSOR, .present = 1, .count = 1, .recorded = 1, .u.tensor = tensor};
+	return (struct terra_value){
+	    .kind = TERRA_KIND_TENSOR, .present = 1, .count = 1, .recorded = 1, .u.tensor = tensor};
 }
 
 static void put(struct terra_event *event)
@@ -54,9 +64,16 @@ static void enter(const char *op, const char *overload, uint8_t level, uint64_t 
 	struct terra_value values[2] = {value_of(&tensors[0]), value_of(&tensors[1])};
 	struct terra_frame frames[2] = {{"/site/torch/nn/functional.py", "relu", 10}, {"train.py", "step", 20}};
 	struct terra_event event = {
-		.type = TERRA_EVENT_OP_ENTER, .level = level, .op = op, .overload = overload, .keyset = keyset,
-		.parent_seq = depth ? stack[depth - 1] : UINT64_MAX, .n_values = a ? (b ? 2u : 1u) : 0, .values = values,
-		.n_frames = 2, .frames = frames,
+	    .type = TERRA_EVENT_OP_ENTER,
+	    .level = level,
+	    .op = op,
+	    .overload = overload,
+	    .keyset = keyset,
+	    .parent_seq = depth ? stack[depth - 1] : UINT64_MAX,
+	    .n_values = a ? (b ? 2u : 1u) : 0,
+	    .values = values,
+	    .n_frames = 2,
+	    .frames = frames,
 	};
 
 	entered[depth] = event;
@@ -69,9 +86,14 @@ static void leave(uint64_t result, bool raised)
 	struct terra_tensor tensor = tensor_at(result, 1000);
 	struct terra_value value = value_of(&tensor);
 	struct terra_event event = {
-		.type = TERRA_EVENT_OP_EXIT, .enter_seq = stack[depth - 1], .op = entered[depth - 1].op,
-		.overload = entered[depth - 1].overload, .level = entered[depth - 1].level, .raised = raised, .n_values = result ? 1 : 0,
-		.values = &value,
+	    .type = TERRA_EVENT_OP_EXIT,
+	    .enter_seq = stack[depth - 1],
+	    .op = entered[depth - 1].op,
+	    .overload = entered[depth - 1].overload,
+	    .level = entered[depth - 1].level,
+	    .raised = raised,
+	    .n_values = result ? 1 : 0,
+	    .values = &value,
 	};
 
 	depth--;
@@ -152,8 +174,13 @@ static void one_iteration(void)
 static void write_trace(int iterations, bool lose)
 {
 	struct terra_trace_info info = {
-		.backend = "preload", .command = "python train.py", .library = "/lib/libtorch_cpu.so", .build_id = "c0ffee",
-		.cpu = "", .pid = THREAD, .threads = 2,
+	    .backend = "preload",
+	    .command = "python train.py",
+	    .library = "/lib/libtorch_cpu.so",
+	    .build_id = "c0ffee",
+	    .cpu = "",
+	    .pid = THREAD,
+	    .threads = 2,
 	};
 	struct terra_event lost = {.type = TERRA_EVENT_LOST, .lost = 5};
 	int i;
@@ -195,7 +222,8 @@ static const struct graph_op *find(const struct graph *graph, const char *name)
 
 static void test_nodes(void **state)
 {
-	static const char *const names[] = {"aten::exp", "aten::relu_", "aten::neg", "aten::abs", "aten::flash", "aten::to.dtype"};
+	static const char *const names[] = {"aten::exp", "aten::relu_", "aten::neg",
+					    "aten::abs", "aten::flash", "aten::to.dtype"};
 	struct graph *graph;
 	size_t i;
 
@@ -320,12 +348,8 @@ static int remove_file(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_nodes),
-		cmocka_unit_test(test_classes),
-		cmocka_unit_test(test_report),
-		cmocka_unit_test(test_no_iteration),
-		cmocka_unit_test(test_lost_events),
-		cmocka_unit_test(test_cut_traces),
+	    cmocka_unit_test(test_nodes),	 cmocka_unit_test(test_classes),     cmocka_unit_test(test_report),
+	    cmocka_unit_test(test_no_iteration), cmocka_unit_test(test_lost_events), cmocka_unit_test(test_cut_traces),
 	};
 
 	return cmocka_run_group_tests(tests, make_file, remove_file);

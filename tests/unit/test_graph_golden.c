@@ -1,6 +1,6 @@
 /* test_graph_golden.c - every pass against texts: tests/unit/golden/NAME.tg holds a graph, and behind lines
- * "--- after PASS [without PASS...]" what it is after that pass. With TERRA_GOLDEN_UPDATE=1 the expected parts are written
- * anew, to be read before they are committed. */
+ * "--- after PASS [without PASS...]" what it is after that pass. With TERRA_GOLDEN_UPDATE=1 the expected parts are
+ * written anew, to be read before they are committed. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -149,7 +149,8 @@ static void test_golden(void **state)
 static void test_pass_names(void **state)
 {
 	static const char *const unknown[] = {"nothing", NULL}, *const needed[] = {"values", NULL};
-	struct graph *graph = parse("terra-graph 1 after build\nbuild-id -\nthreads 1\nlibrary \"\"\nsource \"\"\niteration 0 of 1\n");
+	struct graph *graph =
+	    parse("terra-graph 1 after build\nbuild-id -\nthreads 1\nlibrary \"\"\nsource \"\"\niteration 0 of 1\n");
 	char err[256];
 
 	assert_int_not_equal(graph_run_passes(graph, NULL, unknown, err, sizeof(err)), 0);
@@ -162,23 +163,24 @@ static void test_pass_names(void **state)
 	graph_free(graph);
 }
 
-static const char head[] = "terra-graph 1 after build\nbuild-id -\nthreads 1\nlibrary \"\"\nsource \"\"\niteration 0 of 1\n";
+static const char head[] =
+    "terra-graph 1 after build\nbuild-id -\nthreads 1\nlibrary \"\"\nsource \"\"\niteration 0 of 1\n";
 
 static const struct {
 	const char *text, *says;
 } bad_texts[] = {
-	{"op 1 aten::exp (@10 f32[4]) -> ()\n", "without gaps"},
-	{"op 0 aten::exp (@10 f32[4) -> ()\n", "\",\""},
-	{"op 0 aten::exp (@10 f32[1,1,1,1,1,1,1,1,1]) -> ()\n", "dimensions"},
-	{"op 0 aten::exp (@10 f32[1099511627776,1099511627776]) -> ()\n", "impossible size"},
-	{"op 0 aten::exp (@10 f32[4]/[1,2]) -> ()\n", "strides"},
-	{"op 0 aten::exp (@10 f32[4]\n", "\",\""},
-	{"op 0 aten::exp (#\"a) -> ()\n", "malformed"},
-	{"op 0 aten::exp () -> () what\n", "more on this line"},
-	{"value %0.0 made 7 last never\n", "no op of this number"},
-	{"region \"a\" numel=4\n\taten::exp i0\n\tat 0 numel=4\n", "no op"},
-	{"what\n", "neither op"},
-	{"op 0 aten::exp () -> () !stop nothing\n", "quoted"},
+    {"op 1 aten::exp (@10 f32[4]) -> ()\n", "without gaps"},
+    {"op 0 aten::exp (@10 f32[4) -> ()\n", "\",\""},
+    {"op 0 aten::exp (@10 f32[1,1,1,1,1,1,1,1,1]) -> ()\n", "dimensions"},
+    {"op 0 aten::exp (@10 f32[1099511627776,1099511627776]) -> ()\n", "impossible size"},
+    {"op 0 aten::exp (@10 f32[4]/[1,2]) -> ()\n", "strides"},
+    {"op 0 aten::exp (@10 f32[4]\n", "\",\""},
+    {"op 0 aten::exp (#\"a) -> ()\n", "malformed"},
+    {"op 0 aten::exp () -> () what\n", "more on this line"},
+    {"value %0.0 made 7 last never\n", "no op of this number"},
+    {"region \"a\" numel=4\n\taten::exp i0\n\tat 0 numel=4\n", "no op"},
+    {"what\n", "neither op"},
+    {"op 0 aten::exp () -> () !stop nothing\n", "quoted"},
 };
 
 static void test_bad_texts(void **state)
@@ -212,7 +214,8 @@ static void test_damaged_texts(void **state)
 		damaged = strdup(text);
 		random = random * 1664525 + 1013904223;
 		if (i % 4)
-			damaged[(random >> 8) % size] = (char)(i % 3 ? "@%[]()0-9.v\"!"[random % 13] : (char)(random >> 3));
+			damaged[(random >> 8) % size] =
+			    (char)(i % 3 ? "@%[]()0-9.v\"!"[random % 13] : (char)(random >> 3));
 		else
 			damaged[(random >> 8) % size] = '\0';
 		if (!graph_read(damaged, &graph, err, sizeof(err))) {
@@ -227,10 +230,10 @@ static void test_damaged_texts(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_golden),
-		cmocka_unit_test(test_pass_names),
-		cmocka_unit_test(test_bad_texts),
-		cmocka_unit_test(test_damaged_texts),
+	    cmocka_unit_test(test_golden),
+	    cmocka_unit_test(test_pass_names),
+	    cmocka_unit_test(test_bad_texts),
+	    cmocka_unit_test(test_damaged_texts),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -224,32 +224,32 @@ struct bad_region {
 };
 
 static const struct bad_region bad_regions[] = {
-	{{"aten::mul.Tensor i0 v0"}, "has not run"},
-	{{"aten::mul.Tensor i0 s", "aten::exp v1"}, "has not run"},
-	{{"aten::mul.Tensor i1 s"}, "skips"},
-	{{"aten::mul.Tensor i0 i2"}, "skips"},
-	{{"aten::mul.Tensor i0 b0"}, "both i and b"},
-	{{"aten::mul.Tensor i0 i00"}, "malformed"},
-	{{"aten::mul.Tensor i0 i-1"}, "malformed"},
-	{{"aten::mul.Tensor i0 i99999999999"}, "malformed"},
-	{{"aten::mul.Tensor i0 x"}, "malformed"},
-	{{"aten::mul.Tensor i0 s0"}, "malformed"},
-	{{"aten::mul.Tensor i0 --"}, "malformed"},
-	{{"aten::mul.Tensor i0 #"}, "malformed"},
-	{{"aten::mul.Tensor i0 #1e"}, "malformed"},
-	{{"aten::mul.Tensor i0 #0x10"}, "malformed"},
-	{{"aten::mul.Tensor i0 #\"a"}, "malformed"},
-	{{"aten::mul.Tensor i0 #\"\\n\""}, "malformed"},
-	{{"aten::mul"}, "arguments"},
-	{{"mul i0"}, "op name"},
-	{{"aten:mul i0"}, "op name"},
-	{{"aten::mul. i0"}, "op name"},
-	{{"aten::mul.a.b i0"}, "op name"},
-	{{"aten::mul_.Tensor b0 s"}, "in place"},
-	{{"aten::mul_.Tensor s s"}, "in place"},
-	{{"aten::mul_.Tensor i0 s", "aten::exp i0"}, "old name"},
-	{{"aten::exp i0", "aten::mul_.Tensor v0 s", "aten::exp v0"}, "old name"},
-	{{"aten::exp_ i0", "aten::exp_ i0"}, "old name"},
+    {{"aten::mul.Tensor i0 v0"}, "has not run"},
+    {{"aten::mul.Tensor i0 s", "aten::exp v1"}, "has not run"},
+    {{"aten::mul.Tensor i1 s"}, "skips"},
+    {{"aten::mul.Tensor i0 i2"}, "skips"},
+    {{"aten::mul.Tensor i0 b0"}, "both i and b"},
+    {{"aten::mul.Tensor i0 i00"}, "malformed"},
+    {{"aten::mul.Tensor i0 i-1"}, "malformed"},
+    {{"aten::mul.Tensor i0 i99999999999"}, "malformed"},
+    {{"aten::mul.Tensor i0 x"}, "malformed"},
+    {{"aten::mul.Tensor i0 s0"}, "malformed"},
+    {{"aten::mul.Tensor i0 --"}, "malformed"},
+    {{"aten::mul.Tensor i0 #"}, "malformed"},
+    {{"aten::mul.Tensor i0 #1e"}, "malformed"},
+    {{"aten::mul.Tensor i0 #0x10"}, "malformed"},
+    {{"aten::mul.Tensor i0 #\"a"}, "malformed"},
+    {{"aten::mul.Tensor i0 #\"\\n\""}, "malformed"},
+    {{"aten::mul"}, "arguments"},
+    {{"mul i0"}, "op name"},
+    {{"aten:mul i0"}, "op name"},
+    {{"aten::mul. i0"}, "op name"},
+    {{"aten::mul.a.b i0"}, "op name"},
+    {{"aten::mul_.Tensor b0 s"}, "in place"},
+    {{"aten::mul_.Tensor s s"}, "in place"},
+    {{"aten::mul_.Tensor i0 s", "aten::exp i0"}, "old name"},
+    {{"aten::exp i0", "aten::mul_.Tensor v0 s", "aten::exp v0"}, "old name"},
+    {{"aten::exp_ i0", "aten::exp_ i0"}, "old name"},
 };
 
 static void test_bad_regions(void **state)
@@ -323,12 +323,12 @@ static void test_in_place_names(void **state)
 
 /* ---- linking ---- */
 
-static const char kernel_source[] =
-	"#include \"graphopt/plan.h\"\n"
-	"#define K(name) void name(const struct terra_kernel_args *a, long b, long e) {"
-	" for (; b < e; b++) ((float *)a->result[0])[b] = (float)(a->scalar[0] + ((unsigned long (*)(const char *))a->import[0])(\"abc\")); }\n"
-	"K(terra_k0)\nK(terra_k1)\nK(terra_k2)\n"
-	"void terra_r0(void) {}\n";
+static const char kernel_source[] = "#include \"graphopt/plan.h\"\n"
+				    "#define K(name) void name(const struct terra_kernel_args *a, long b, long e) {"
+				    " for (; b < e; b++) ((float *)a->result[0])[b] = (float)(a->scalar[0] + "
+				    "((unsigned long (*)(const char *))a->import[0])(\"abc\")); }\n"
+				    "K(terra_k0)\nK(terra_k1)\nK(terra_k2)\n"
+				    "void terra_r0(void) {}\n";
 
 static void *compile(size_t *size)
 {
@@ -342,7 +342,8 @@ static void *compile(size_t *size)
 	assert_non_null(file);
 	fputs(kernel_source, file);
 	fclose(file);
-	snprintf(command, sizeof(command), "${CC:-cc} -O1 -w -shared -fPIC -I%s -o %s %s", TERRA_SOURCE_DIR, object, source);
+	snprintf(command, sizeof(command), "${CC:-cc} -O1 -w -shared -fPIC -I%s -o %s %s", TERRA_SOURCE_DIR, object,
+		 source);
 	assert_int_equal(system(command), 0);
 	file = fopen(object, "r");
 	assert_non_null(file);
@@ -459,8 +460,9 @@ static const char *vendor_here(void)
 /* Every feature that the kernel lists for this CPU is found, and every one it does not list is missed. */
 static void assert_features_as_listed(struct terra_plan *plan)
 {
-	static const char *const names[] = {"sse4_1", "sse4_2", "popcnt", "fma", "avx", "f16c", "avx2", "bmi1", "bmi2",
-					    "avx512f", "avx512dq", "avx512cd", "avx512bw", "avx512vl"};
+	static const char *const names[] = {"sse4_1",	"sse4_2",   "popcnt",	"fma",	   "avx",
+					    "f16c",	"avx2",	    "bmi1",	"bmi2",	   "avx512f",
+					    "avx512dq", "avx512cd", "avx512bw", "avx512vl"};
 	char line[8192], word[32];
 	FILE *file = fopen("/proc/cpuinfo", "r");
 	size_t i;
@@ -533,23 +535,23 @@ static void test_crc(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_crc),
-		cmocka_unit_test(test_round_trip),
-		cmocka_unit_test(test_locale),
-		cmocka_unit_test(test_every_truncation),
-		cmocka_unit_test(test_every_bit_flip),
-		cmocka_unit_test(test_permissions),
-		cmocka_unit_test(test_not_plans),
-		cmocka_unit_test(test_other_version),
-		cmocka_unit_test(test_failed_write),
-		cmocka_unit_test(test_bad_regions),
-		cmocka_unit_test(test_limits),
-		cmocka_unit_test(test_duplicates),
-		cmocka_unit_test(test_in_place_names),
-		cmocka_unit_test(test_link),
-		cmocka_unit_test(test_link_refuses),
-		cmocka_unit_test(test_mismatch),
-		cmocka_unit_test(test_install_path),
+	    cmocka_unit_test(test_crc),
+	    cmocka_unit_test(test_round_trip),
+	    cmocka_unit_test(test_locale),
+	    cmocka_unit_test(test_every_truncation),
+	    cmocka_unit_test(test_every_bit_flip),
+	    cmocka_unit_test(test_permissions),
+	    cmocka_unit_test(test_not_plans),
+	    cmocka_unit_test(test_other_version),
+	    cmocka_unit_test(test_failed_write),
+	    cmocka_unit_test(test_bad_regions),
+	    cmocka_unit_test(test_limits),
+	    cmocka_unit_test(test_duplicates),
+	    cmocka_unit_test(test_in_place_names),
+	    cmocka_unit_test(test_link),
+	    cmocka_unit_test(test_link_refuses),
+	    cmocka_unit_test(test_mismatch),
+	    cmocka_unit_test(test_install_path),
 	};
 
 	return cmocka_run_group_tests(tests, make_folder, remove_folder);

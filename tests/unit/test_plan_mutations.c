@@ -25,8 +25,33 @@ static uint32_t draw(uint32_t n)
 }
 
 static const char *const snippets[] = {
-	"\t", "\n", " ", "\"", "\\", "\\x00", "v0", "v63", "i31", "i32", "b0", "s", "#", "-", "end\n", "region ", "fallback ",
-	"999999999999999999", "nan", "inf", "-1", "1e999", "aten::mul_.Tensor i0 s\n", "passive ", "import ", "\xff", "kernel=",
+    "\t",
+    "\n",
+    " ",
+    "\"",
+    "\\",
+    "\\x00",
+    "v0",
+    "v63",
+    "i31",
+    "i32",
+    "b0",
+    "s",
+    "#",
+    "-",
+    "end\n",
+    "region ",
+    "fallback ",
+    "999999999999999999",
+    "nan",
+    "inf",
+    "-1",
+    "1e999",
+    "aten::mul_.Tensor i0 s\n",
+    "passive ",
+    "import ",
+    "\xff",
+    "kernel=",
 };
 
 static size_t replace_byte(char *text, size_t size, size_t capacity)
@@ -87,13 +112,14 @@ static size_t change_digit(char *text, size_t size, size_t capacity)
 }
 
 static size_t (*const mutators[])(char *, size_t, size_t) = {replace_byte, delete_range, insert_snippet, copy_range,
-							      change_digit};
+							     change_digit};
 
 /* A whole file around the text, its sums right. */
 static uint8_t *wrap(const char *text, size_t text_size, size_t *size)
 {
 	static const char code[] = "code";
-	struct plan_header header = {text_size, sizeof(code), plan_crc32c(text, text_size), plan_crc32c(code, sizeof(code))};
+	struct plan_header header = {text_size, sizeof(code), plan_crc32c(text, text_size),
+				     plan_crc32c(code, sizeof(code))};
 	uint8_t *bytes;
 
 	*size = plan_code_offset(text_size) + sizeof(code);
@@ -168,11 +194,13 @@ static void test_mutated_text(void **state)
 		memcpy(mutated, text, size);
 		mutated_size = size;
 		for (j = (int)draw(3); j >= 0 && mutated_size; j--)
-			mutated_size = mutators[draw(sizeof(mutators) / sizeof(mutators[0]))](mutated, mutated_size, capacity);
+			mutated_size =
+			    mutators[draw(sizeof(mutators) / sizeof(mutators[0]))](mutated, mutated_size, capacity);
 		accepted += try_text(mutated, mutated_size);
 	}
 	print_message("%d mutations, %d of them still plans\n", MUTATIONS, accepted);
-	assert_true(accepted > 0 && accepted < MUTATIONS / 2); /* else the mutations are too wild, or the checks blind */
+	assert_true(accepted > 0 &&
+		    accepted < MUTATIONS / 2); /* else the mutations are too wild, or the checks blind */
 	free(mutated);
 	free(text);
 }
@@ -180,8 +208,19 @@ static void test_mutated_text(void **state)
 /* Headers whose own sum is right and whose sizes lie. */
 static void test_lying_headers(void **state)
 {
-	static const uint64_t sizes[] = {0, 1, 15, 16, 17, UINT32_MAX, UINT64_MAX, UINT64_MAX - 15, PLAN_MAX_TEXT, PLAN_MAX_CODE,
-					 PLAN_MAX_TEXT + 1, PLAN_MAX_CODE + 1, (uint64_t)1 << 63};
+	static const uint64_t sizes[] = {0,
+					 1,
+					 15,
+					 16,
+					 17,
+					 UINT32_MAX,
+					 UINT64_MAX,
+					 UINT64_MAX - 15,
+					 PLAN_MAX_TEXT,
+					 PLAN_MAX_CODE,
+					 PLAN_MAX_TEXT + 1,
+					 PLAN_MAX_CODE + 1,
+					 (uint64_t)1 << 63};
 	size_t size, i, j, n = sizeof(sizes) / sizeof(sizes[0]), text_size;
 	char *text = sample_section(&text_size), err[256];
 	uint8_t *bytes = wrap(text, text_size, &size);
@@ -202,8 +241,8 @@ static void test_lying_headers(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_mutated_text),
-		cmocka_unit_test(test_lying_headers),
+	    cmocka_unit_test(test_mutated_text),
+	    cmocka_unit_test(test_lying_headers),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
