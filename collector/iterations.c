@@ -114,18 +114,19 @@ static uint32_t position(const struct finder *f, const struct anchor *a, uint32_
 }
 
 /* From sorted gaps: the most frequent one, the shorter of two equally frequent, among those that are about as long as
- * the gap in which the middle op lies. */
-static uint32_t typical_gap(const uint32_t *gaps, uint32_t n, uint64_t total)
+ * the gap in which the middle op lies. When all differ and the last of them in the stream is not much shorter, it is
+ * that: what comes first is the least typical. */
+static uint32_t typical_gap(const uint32_t *gaps, uint32_t n, uint64_t total, uint32_t last)
 {
 	uint32_t middle = 0, best = 0, run = 0, typical;
 	uint64_t sum = 0;
 
 	while (middle + 1 < n && (sum += gaps[middle]) <= total / 2)
 		middle++;
-	typical = gaps[middle];
+	typical = last >= gaps[middle] / 2 ? last : gaps[middle];
 	for (uint32_t i = 0; i < n; i++) {
 		run = i > 0 && gaps[i] == gaps[i - 1] ? run + 1 : 1;
-		if (run > best && about(gaps[i], gaps[middle])) {
+		if (run > best && run > 1 && about(gaps[i], gaps[middle])) {
 			best = run;
 			typical = gaps[i];
 		}
@@ -137,11 +138,12 @@ static void measure_gaps(struct finder *f, struct anchor *a)
 {
 	uint32_t n_gaps = a->count - 1;
 	uint64_t rest = f->n - position(f, a, n_gaps);
+	uint32_t last = position(f, a, n_gaps) - position(f, a, n_gaps - 1);
 
 	for (uint32_t i = 0; i < n_gaps; i++)
 		f->gaps[i] = position(f, a, i + 1) - position(f, a, i);
 	qsort(f->gaps, n_gaps, sizeof(*f->gaps), compare_u32);
-	a->gap = typical_gap(f->gaps, n_gaps, position(f, a, n_gaps) - position(f, a, 0));
+	a->gap = typical_gap(f->gaps, n_gaps, position(f, a, n_gaps) - position(f, a, 0), last);
 	a->covered = rest < a->gap ? rest : a->gap;
 	for (uint32_t i = 0; i < n_gaps; i++)
 		a->covered += about(f->gaps[i], a->gap) ? f->gaps[i] : 0;
@@ -199,45 +201,50 @@ static uint64_t common(const uint64_t *a, uint64_t n_a, const uint64_t *b, uint6
 	return n;
 }
 
-static bool similar(struct finder *f, uint64_t begin, uint64_t length)
+/* Whether all but `tolerated` pairs are those of the reference. */
+static bool similar(struct finder *f, uint64_t begin, uint64_t length, uint64_t tolerated)
 {
 	uint64_t larger = length > f->n_reference ? length : f->n_reference;
 
-	if (!about(length, f->n_reference))
-		return false;
 	sort_segment(f, f->other, begin, length);
-	return larger - common(f->reference, f->n_reference, f->other, length) <= pair_tolerance(f->n_reference);
+	return larger - common(f->reference, f->n_reference, f->other, length) <= tolerated;
 }
 
-/* A segment of just the typical length, from the middle of the stream on: by then the warm-up is over. */
+/* A segment of the typical length or nearest to it, from the middle of the stream on: by then the warm-up is over. */
 static void choose_reference(struct finder *f, const struct anchor *a)
 {
-	uint32_t chosen = UINT32_MAX;
+	uint32_t chosen = 0, least = UINT32_MAX;
 
 	for (uint32_t i = 0; i + 1 < a->count; i++) {
-		if (position(f, a, i + 1) - position(f, a, i) != a->gap)
-			continue;
-		chosen = i;
-		if (i >= a->count / 2)
-			break;
+		uint32_t gap = position(f, a, i + 1) - position(f, a, i);
+		uint32_t off = gap > a->gap ? gap - a->gap : a->gap - gap;
+
+		if (off < least || (off == least && i <= a->count / 2)) {
+			least = off;
+			chosen = i;
+		}
 	}
-	f->n_reference = a->gap; /* some gap is exactly this long */
-	sort_segment(f, f->reference, position(f, a, chosen), a->gap);
+	f->n_reference = position(f, a, chosen + 1) - position(f, a, chosen);
+	sort_segment(f, f->reference, position(f, a, chosen), f->n_reference);
 }
 
-/* Segment `i`: up to the next occurrence, or one typical length when other work follows before that or at the end.
- * False when the ops are not those of an iteration. */
+/* Segment `i`: up to the next occurrence, or one typical length at the end of the stream or when other work follows. In
+ * the latter case it must match closely: the beginning of a longer iteration is none. False when the ops are not those
+ * of an iteration. */
 static bool segment(struct finder *f, const struct anchor *a, uint32_t i, struct terra_iteration *out)
 {
 	uint64_t begin = position(f, a, i), end = i + 1 < a->count ? position(f, a, i + 1) : f->n;
+	uint64_t tolerated = pair_tolerance(f->n_reference);
 
 	if (i + 1 == a->count || !about(end - begin, f->n_reference)) {
 		if (end - begin < f->n_reference)
 			return false;
+		if (i + 1 < a->count)
+			tolerated /= 4;
 		end = begin + f->n_reference;
 	}
 	*out = (struct terra_iteration){.begin = begin, .end = end};
-	return similar(f, begin, end - begin);
+	return similar(f, begin, end - begin, tolerated);
 }
 
 /* Ops in segments that really are alike; 0 when not most of the segments are: an anchor inside an inner loop cuts
@@ -305,20 +312,35 @@ static bool same_first(const struct finder *f, const struct anchor *a, const str
 	return last != UINT32_MAX && at_first + tolerance(best->gap) >= usual && at_first <= usual + best->gap / 2;
 }
 
-/* Among the anchors with that period, the one that occurs first: iterations then begin where the program begins
- * them. */
-static const struct anchor *choose_start(const struct finder *f, const struct anchor *best)
+/* Whether `a` occurs once between any two occurrences of `best`, or nearly so. */
+static bool interleaved(const struct finder *f, const struct anchor *a, const struct anchor *best)
 {
-	const struct anchor *start = best;
+	uint32_t once = 0, i = 0;
+
+	for (uint32_t b = 0; b + 1 < best->count; b++) {
+		uint32_t inside = 0;
+
+		for (; i < a->count && position(f, a, i) < position(f, best, b + 1); i++)
+			inside += position(f, a, i) >= position(f, best, b);
+		once += inside == 1;
+	}
+	return once >= NEARLY(best->count - 1);
+}
+
+/* Among the anchors with that period, the one that occurs first: iterations then begin where the program begins
+ * them. That may cost one, when the first holds more than the others or the stream ends inside the last. */
+static struct anchor choose_start(const struct finder *f, const struct anchor *best)
+{
+	struct anchor start = *best;
 
 	for (size_t i = 0; i < f->n_anchors; i++) {
 		const struct anchor *a = &f->anchors[i];
 
-		if (about(a->gap, best->gap) && a->covered >= NEARLY(best->covered) && a->count + 1 >= best->count &&
-		    NEARLY(a->count) <= best->count + 1 && position(f, a, 0) < position(f, start, 0) &&
-		    same_first(f, a, best))
-			start = a;
+		if (a->count + 1 >= best->count && NEARLY(a->count) <= best->count + 1 &&
+		    position(f, a, 0) < position(f, &start, 0) && same_first(f, a, best) && interleaved(f, a, best))
+			start = *a;
 	}
+	start.gap = best->gap;
 	return start;
 }
 
@@ -437,6 +459,7 @@ static int find(const uint64_t *ids, size_t n, struct terra_iterations *out, uin
 {
 	struct finder f = {.ids = ids, .n = n};
 	const struct anchor *best;
+	struct anchor start;
 	int err = -ENOENT;
 
 	memset(out, 0, sizeof(*out));
@@ -452,9 +475,9 @@ static int find(const uint64_t *ids, size_t n, struct terra_iterations *out, uin
 	qsort(f.anchors, f.n_anchors, sizeof(*f.anchors), compare_anchors);
 	best = choose_period(&f);
 	if (best) {
-		best = choose_start(&f, best);
-		*anchor = f.grams[best->first].hash;
-		err = deliver(&f, best, out);
+		start = choose_start(&f, best);
+		*anchor = f.grams[start.first].hash;
+		err = deliver(&f, &start, out);
 	}
 err_out:
 	finder_free(&f);

@@ -178,6 +178,10 @@ static void test_few_iterations(void **state)
 
 	for (p.iterations = 3; p.iterations < 8; p.iterations++)
 		expect(&p, (uint32_t)p.iterations - 1);
+	p.state = 20; /* the first step is too long to be one of them, and still they begin where it begins */
+	p.rest = 0;
+	for (p.iterations = 3; p.iterations < 8; p.iterations++)
+		expect(&p, (uint32_t)p.iterations - 1);
 	p = mlp;
 	p.state = 0;
 	p.iterations = 2;
