@@ -78,6 +78,9 @@ void terra_summary_json(const struct terra_summary *summary, const char *path, s
  * damage or did not end cleanly. Returns 0, or -errno when reading cannot go on. */
 int terra_trace_dump(struct terra_trace_reader *reader, bool as_json, FILE *out, bool *damaged);
 
+/* FILE:LINE FUNCTION; of files of installed packages the part from the package on. */
+void report_print_frame(const struct terra_frame *frame, FILE *out);
+
 /* A string of a trace without what could drive a terminal: control characters become '?'. */
 void report_print_plain(const char *s, FILE *out);
 

@@ -31,7 +31,7 @@ static const char *short_path(const char *file)
 	return file;
 }
 
-static void print_frame(const struct terra_frame *frame, FILE *out)
+void report_print_frame(const struct terra_frame *frame, FILE *out)
 {
 	report_print_plain(frame->file ? short_path(frame->file) : "?", out);
 	fprintf(out, ":%" PRId32 " ", frame->line);
@@ -160,10 +160,10 @@ static void print_sites(const struct terra_summary *s, unsigned int top, FILE *o
 		const struct summary_site *site = &s->sites[i];
 
 		fprintf(out, "  %12.3f %8" PRIu64 "  ", ms(site->total_ns), site->calls);
-		print_frame(&site->frame, out);
+		report_print_frame(&site->frame, out);
 		if (site->caller.file) {
 			fputs("  from ", out);
-			print_frame(&site->caller, out);
+			report_print_frame(&site->caller, out);
 		}
 		fputc('\n', out);
 	}

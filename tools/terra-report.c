@@ -1,11 +1,13 @@
 /* terra-report.c - what a trace holds: summary, times, call sites, or every event. */
 #include <errno.h>
 #include <getopt.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "collector/report.h"
+#include "graphopt/graph_report.h"
 
 enum {
 	EXIT_COMPLETE = 0,
@@ -26,6 +28,9 @@ static const char help[] =
 	"    Reads a trace that terra-trace wrote and prints the program, its ops, threads and iterations, the time\n"
 	"    by op and by call site in the program, what was lost, and the recorder's notes. Times are those of the\n"
 	"    recorded run: they include what recording cost, most for the shortest ops.\n"
+	"\n"
+	"    Then the regions that terra-opt can convert: their ops as a plan has them, the program's lines, the gain\n"
+	"    that the cost model expects (terra-opt measures), and the ops that end regions, with the reason.\n"
 	"\n"
 	"    A trace whose program died, or that was damaged, is reported as far as it can be read.\n"
 	"\n"
@@ -126,6 +131,156 @@ static int dump(struct terra_trace_reader *reader, const struct options *options
 	return damaged ? EXIT_DAMAGED : EXIT_COMPLETE;
 }
 
+/* Convertible regions, as text. */
+
+static void print_source(const char *file, const char *function, int32_t line)
+{
+	const struct terra_frame frame = {.file = file, .function = function, .line = line};
+
+	if (file[0])
+		report_print_frame(&frame, stdout);
+}
+
+static void print_region(const struct terra_report_region *region)
+{
+	printf("  %s: %u ops, %u times, %" PRId64 " elements, %.3f ms traced, %.2f MB less traffic, expected %.2fx\n",
+	       region->name, region->n_ops, region->count, region->numel, region->traced_ns / 1e6,
+	       region->saved_bytes / 1e6, region->expected_gain);
+	if (region->dropped)
+		printf("    not used: %s\n", region->dropped);
+	for (uint32_t i = 0; i < region->n_ops; i++) {
+		printf("    %-40s ", region->ops[i].line);
+		print_source(region->ops[i].file, region->ops[i].function, region->ops[i].source_line);
+		putchar('\n');
+	}
+}
+
+static void print_blocker(const struct terra_report_blocker *blocker)
+{
+	printf("  %6u  %-36s %s  ", blocker->count, blocker->op, blocker->reason);
+	print_source(blocker->file, blocker->function, blocker->line);
+	putchar('\n');
+}
+
+static void print_more(uint32_t all, unsigned int top)
+{
+	if (all > top)
+		printf("  ... and %u more (--top %u shows all)\n", all - top, all);
+}
+
+static void print_convertible(const struct terra_graph_report *graph, unsigned int top)
+{
+	printf("\nConvertible regions (iteration %" PRIu64 ": %u ops, %u of them views, metadata and allocation, %u "
+	       "fusible, %u in regions)\n",
+	       graph->iteration, graph->n_ops, graph->n_passive, graph->n_fusible, graph->n_in_regions);
+	for (uint32_t i = 0; i < graph->n_regions && i < top; i++)
+		print_region(&graph->regions[i]);
+	print_more(graph->n_regions, top);
+	printf("\nBlockers: what ends regions\n  %6s  %-36s reason\n", "times", "op");
+	for (uint32_t i = 0; i < graph->n_blockers && i < top; i++)
+		print_blocker(&graph->blockers[i]);
+	print_more(graph->n_blockers, top);
+}
+
+/* The same as JSON. */
+
+static void member_string(struct json *json, const char *key, const char *s)
+{
+	json_key(json, key);
+	json_string(json, s);
+}
+
+static void member_u64(struct json *json, const char *key, uint64_t v)
+{
+	json_key(json, key);
+	json_u64(json, v);
+}
+
+static void json_source(struct json *json, const char *file, const char *function, int32_t line)
+{
+	member_string(json, "file", file[0] ? file : NULL);
+	json_key(json, "line");
+	json_i64(json, line);
+	member_string(json, "function", function);
+}
+
+static void json_region(struct json *json, const struct terra_report_region *region)
+{
+	json_open(json, '{');
+	member_string(json, "name", region->name);
+	member_u64(json, "count", region->count);
+	json_key(json, "numel");
+	json_i64(json, region->numel);
+	json_key(json, "saved_bytes");
+	json_double(json, region->saved_bytes);
+	json_key(json, "expected_gain");
+	json_double(json, region->expected_gain);
+	json_key(json, "traced_ns");
+	json_double(json, region->traced_ns);
+	member_string(json, "dropped", region->dropped);
+	json_key(json, "ops");
+	json_open(json, '[');
+	for (uint32_t i = 0; i < region->n_ops; i++) {
+		json_open(json, '{');
+		member_string(json, "op", region->ops[i].line);
+		json_source(json, region->ops[i].file, region->ops[i].function, region->ops[i].source_line);
+		json_close(json, '}');
+	}
+	json_close(json, ']');
+	json_close(json, '}');
+}
+
+static void json_blocker(struct json *json, const struct terra_report_blocker *blocker)
+{
+	json_open(json, '{');
+	member_string(json, "op", blocker->op);
+	member_string(json, "reason", blocker->reason);
+	member_u64(json, "count", blocker->count);
+	json_source(json, blocker->file, blocker->function, blocker->line);
+	json_close(json, '}');
+}
+
+static void json_convertible(struct json *json, const struct terra_graph_report *graph)
+{
+	member_u64(json, "iteration", graph->iteration);
+	member_u64(json, "ops", graph->n_ops);
+	member_u64(json, "passive", graph->n_passive);
+	member_u64(json, "fusible", graph->n_fusible);
+	member_u64(json, "in_regions", graph->n_in_regions);
+	json_key(json, "regions");
+	json_open(json, '[');
+	for (uint32_t i = 0; i < graph->n_regions; i++)
+		json_region(json, &graph->regions[i]);
+	json_close(json, ']');
+	json_key(json, "blockers");
+	json_open(json, '[');
+	for (uint32_t i = 0; i < graph->n_blockers; i++)
+		json_blocker(json, &graph->blockers[i]);
+	json_close(json, ']');
+}
+
+/* A trace without a steady iteration, or one that ends early, still has the rest of its report. */
+static void report_convertible(const struct options *options, struct json *json)
+{
+	struct terra_graph_report *graph = NULL;
+	char err[320] = "";
+	int ret = terra_graph_report(options->path, &graph, err, sizeof(err));
+
+	if (options->json) {
+		json_key(json, "convertible");
+		json_open(json, '{');
+		member_string(json, "error", ret ? err : NULL);
+		if (!ret)
+			json_convertible(json, graph);
+		json_close(json, '}');
+	} else if (ret) {
+		printf("\nConvertible regions: %s\n", err);
+	} else {
+		print_convertible(graph, options->top);
+	}
+	terra_graph_report_free(graph);
+}
+
 static int summarise(struct terra_trace_reader *reader, const struct options *options)
 {
 	struct json json = {.out = stdout};
@@ -139,10 +294,12 @@ static int summarise(struct terra_trace_reader *reader, const struct options *op
 	if (options->json) {
 		json_open(&json, '{');
 		terra_summary_json(summary, options->path, &json);
+		report_convertible(options, &json);
 		json_close(&json, '}');
 		putchar('\n');
 	} else {
 		terra_summary_print(summary, options->path, options->top, stdout);
+		report_convertible(options, NULL);
 	}
 	status = summary->n_damage || !summary->ended_cleanly ? EXIT_DAMAGED : EXIT_COMPLETE;
 	terra_summary_free(summary);
