@@ -23,7 +23,7 @@ REPLAY = os.path.join(BUILD, "lib", "libterra_replay.so")
 ITERATIONS = {"mlp": 400, "gpt2": 30}
 OTHER_ITERATIONS = 100
 WARM_UP = 3                 # iterations before the steady ones
-TRACED, TRACED_RUN = 6, 14  # iterations recorded for the plan, and how many the recorded program makes
+TRACED = 8                  # iterations of the run that the plan is made from
 BUSY = 0.05                 # share of the processors used by others from which on times are not to be trusted
 
 RETAIN = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000000", "MALLOC_TOP_PAD_": "268435456"}
@@ -116,8 +116,8 @@ def driver_command(program, iterations, out, *options):
 def make_plan(program, folder, seconds):
     """Trace a short run and optimise it: what a user does once before the fast runs."""
     trace, plan = (os.path.join(folder, program.name + suffix) for suffix in (".terra", ".plan"))
-    run_process([built(os.path.join(BUILD, "bin", "terra-trace")), "-q", "-o", trace, "--iterations", str(TRACED), "--",
-                 *driver_command(program, TRACED_RUN, os.path.join(folder, "traced.json"))], base_environment(), seconds)
+    run_process([built(os.path.join(BUILD, "bin", "terra-trace")), "-q", "-o", trace, "--",
+                 *driver_command(program, TRACED, os.path.join(folder, "traced.json"))], base_environment(), seconds)
     run_process([built(os.path.join(BUILD, "bin", "terra-opt")), trace, "-o", plan], base_environment(), seconds)
     return plan
 
