@@ -392,10 +392,21 @@ static bool reads_value(const struct edge *edge, uint32_t value)
 	return false;
 }
 
+/* Whether a later instance has to do with the block. */
+static bool used_later(const struct instance *inst, void *base)
+{
+	const struct block *b = block_slot(base);
+	uint32_t me = (uint32_t)(inst - queue.instances) + 1;
+
+	return b->reader > me || b->writer > me;
+}
+
 /* Whether result k must reach memory: somebody still holds its block and nothing in the region overwrites it, or an op
- * behind the region's end reads it. */
+ * behind the region's end, or a later instance, reads it. */
 static bool result_is_needed(const struct instance *inst, uint32_t k, uint32_t n_fused)
 {
+	void *base;
+
 	for (uint32_t m = n_fused; m < inst->n_ops; m++)
 		if (reads_value(inst->edge[m], k))
 			return true;
@@ -408,7 +419,8 @@ static bool result_is_needed(const struct instance *inst, uint32_t k, uint32_t n
 	for (uint32_t m = k + 1; m < n_fused; m++)
 		if (inst->result[m] == inst->result[k])
 			return false;
-	return !arena_is_dead(block_base(inst->result[k], (size_t)inst->numel * sizeof(float)));
+	base = block_base(inst->result[k], (size_t)inst->numel * sizeof(float));
+	return used_later(inst, base) || !arena_is_dead(base);
 }
 
 /* Addresses for this flush. Results keep their own in `result`: blocks are known by them. */

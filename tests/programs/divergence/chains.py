@@ -24,6 +24,17 @@ def mixed(x, bias):
     return ((x + bias) * 0.5 - x) * bias
 
 
+def pair(a, b):
+    y = a * 1.5
+    b.add_(0.25)
+    return y
+
+
+def row_added(x, row):
+    y = x * 1.5
+    return row + y
+
+
 class Block(nn.Module):
     """A layer with a fused activation, dropout and a residual."""
 
@@ -58,9 +69,10 @@ def main(steps=8):
     for _ in range(steps):
         train_step(net, optimizer, x)
         with torch.no_grad():
-            y = torch.randn(64, 64)
+            y, other = torch.randn(64, 64), torch.randn(64, 64)
             # A sum after each: a region ends there, so that each chain is one of its own.
-            for run in (chain, gelu, lambda x: mixed(x, bias), in_place):
+            for run in (chain, gelu, lambda x: mixed(x, bias), in_place, lambda x: pair(x, other),
+                        lambda x: row_added(x, bias)):
                 run(y).sum()
         z = torch.randn(64, 64, requires_grad=True)
         (chain(z).sum() + gelu(z).sum()).backward()

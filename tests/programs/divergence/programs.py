@@ -51,8 +51,8 @@ class Counts:
         return self.count(name.encode()) if self.count else 0
 
     @contextmanager
-    def hazard(self, reason):
-        names = ("deferred", "fused", reason)
+    def hazard(self):
+        names = ("deferred", "fused", "op", "complete", "memory", "access", "syscall", "fork", "thread")
         before = {name: self.read(name) for name in names}
         yield
         for name in names:
@@ -173,7 +173,7 @@ def pointer_written(hazard):
 
 # ---- memory that is freed, replaced, resized ----
 
-@program("hold", "op")
+@program("", "access")
 def input_freed(hazard):
     x = data(512, 512)
     with hazard():
@@ -183,7 +183,7 @@ def input_freed(hazard):
         show("freed", y, z)
 
 
-@program("", "op")
+@program("", "access")
 def data_replaced(hazard):
     x = data(64, 64)
     with hazard():
@@ -194,7 +194,7 @@ def data_replaced(hazard):
         show("replaced", x, old)
 
 
-@program("", "access")
+@program("", "op")
 def resized(hazard):
     x = data(64, 64)
     with hazard():
@@ -203,7 +203,7 @@ def resized(hazard):
         show("resized", y[:64])
 
 
-@program("", "access")
+@program("", "op")
 def shared(hazard):
     x = data(64, 64)
     with hazard():
@@ -243,10 +243,19 @@ def overlapping_in_place(hazard):
 
 
 @program("overlap", "op")
-def transposed_read(hazard):
+def row_of_result_read(hazard):
     x = data(64, 64)
     with hazard():
         y = x * 1.5
+        z = y[1] + y
+        show("row", z, y)
+
+
+@program("", "op")
+def transposed_read(hazard):
+    x = data(64, 64)
+    with hazard():
+        y = chain(x)
         z = y.t() + y
         show("transposed", z, y)
 
@@ -309,7 +318,7 @@ def array_tofile(hazard):
         show("tofile", open(f.name, "rb").read())
 
 
-@program("", "access")
+@program("", "op")
 def saved(hazard):
     net = model()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
@@ -723,9 +732,9 @@ def garbage_collected(hazard):
 
 
 def main(name):
-    function, _, reason = PROGRAMS[name]
+    function, _, _ = PROGRAMS[name]
     torch.manual_seed(0)
-    function(lambda: COUNTS.hazard(reason))
+    function(COUNTS.hazard)
     if "TERRA_TEST_COUNTS" in os.environ:
         with open(os.environ["TERRA_TEST_COUNTS"], "w") as f:
             json.dump(COUNTS.seen, f)
