@@ -1,0 +1,149 @@
+#!/usr/bin/env python3
+"""The drivers of tests and benchmarks: no failure is counted as a pass, no disturbed round as a result."""
+# timeout: 120
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from harness import PYTHON, ROOT, main, python, run, temporary_folder, test
+
+sys.path.insert(0, os.path.join(ROOT, "tests"))
+import bench
+import runner
+
+HARNESS = f"import sys; sys.path.insert(0, {os.path.dirname(os.path.abspath(__file__))!r}); from harness import *\n"
+
+
+def outcome(script, kind="cmocka", seconds=20):
+    """What the runner makes of a shell script: passed, failed, skipped."""
+    result = runner.run_suite(runner.Suite("made/up", ["sh", "-c", script], seconds, kind))
+    return result.passed, len(result.failed), len(result.skipped)
+
+
+def cmocka(*cases, announced=None):
+    """A script that prints what cmocka prints for cases with these outcomes."""
+    lines = [f"[==========] Running {announced or len(cases)} test(s)."]
+    for i, word in enumerate(cases):
+        lines += [f"[ RUN      ] case{i}", f"[ {word} ] case{i}"]
+    return "".join(f"echo '{line}'\n" for line in lines)
+
+
+OK, FAILED, SKIPPED = "      OK", " FAILED ", " SKIPPED"
+
+
+@test
+def cases_are_counted_one_by_one():
+    assert outcome(cmocka(OK, OK, SKIPPED)) == (2, 0, 1)
+    assert outcome(cmocka(OK, FAILED, SKIPPED) + "exit 1") == (1, 1, 1)
+    assert outcome(cmocka(OK) + cmocka(OK, OK)) == (3, 0, 0)
+
+
+@test
+def a_suite_that_dies_has_failed():
+    assert outcome(cmocka(OK, announced=3) + "kill -SEGV $$") == (1, 1, 0)
+    assert outcome(cmocka(OK, OK) + "exit 1") == (2, 1, 0)
+
+
+@test
+def a_suite_that_hangs_has_failed():
+    assert outcome(cmocka(OK) + "sleep 30", seconds=1) == (1, 1, 0)
+
+
+@test
+def a_suite_without_a_case_has_failed():
+    assert outcome("true") == (0, 1, 0)
+    assert outcome("true", kind="harness") == (0, 1, 0)
+
+
+@test
+def python_suites_are_counted_by_their_lines():
+    assert outcome("echo 'ok - a (0.1 s)'; echo 'skipped - b (why)'; echo 'FAIL - c'; exit 1", kind="harness") == (1, 1, 1)
+    assert outcome("echo 'ok - a'; exit 3", kind="harness") == (1, 1, 0)
+
+
+@test
+def a_failing_test_of_the_harness_fails_its_script():
+    code = HARNESS + "@test\ndef good(): pass\n@test\ndef bad(): assert 1 == 2\n@test\ndef no(): skip('why')\nmain()"
+    result = python(code, check=False)
+    assert result.returncode == 1
+    words = [line.split(" (")[0] for line in result.stdout.splitlines() if " - " in line]
+    assert words == ["ok - good", "FAIL - bad", "skipped - no"], words
+
+
+@test
+def a_hanging_test_of_the_harness_fails():
+    result = python(HARNESS + "@test(timeout=1)\ndef slow():\n  try: run(['sleep', '30'])\n  except Exception: pass\nmain()",
+                    check=False)
+    assert result.returncode == 1 and "FAIL - slow" in result.stdout, result.stdout
+
+
+@test
+def a_child_that_fails_fails_its_test():
+    try:
+        run(["sh", "-c", "echo told >&2; exit 3"])
+    except AssertionError as error:
+        assert "exit code 3" in str(error) and "told" in str(error)
+    else:
+        raise AssertionError("not noticed")
+
+
+@test
+def disturbed_rounds_are_discarded():
+    def result(eager, replay):
+        return {"eager": {"total": eager}, "replay": {"total": replay}}
+    rounds = [result(1.0, 0.5), result(1.1, 0.5), result(1.0, 1.2), result(2.3, 0.5), result(1.0, 0.6)]
+    kept, discarded = bench.keep_quiet_rounds(rounds)
+    assert discarded == 2 and kept == [rounds[0], rounds[1], rounds[4]]
+
+
+@test
+def steady_speed_is_found_after_a_slow_start():
+    ends = [5.0, 8.0, 9.0, 9.5] + [9.5 + 0.1 * i for i in range(1, 20)]
+    assert abs(bench.steady_from(ends) - 9.6) < 1e-9
+    assert bench.steady_from([1.0, 2.0, 3.0, 4.0, 5.0]) == 2.0
+
+
+@test
+def one_other_bit_is_seen():
+    run_of = {"losses": ["00", "01"], "parameters": "aa", "printed": "x\n"}
+    assert bench.same_bits([dict(run_of)], run_of)
+    for key, other in (("losses", ["00", "02"]), ("losses", ["00"]), ("parameters", "ab"), ("printed", "y\n")):
+        assert not bench.same_bits([dict(run_of), {**run_of, key: other}], run_of)
+
+
+@test(timeout=110)
+def the_bench_driver_leaves_a_script_as_it_is():
+    script = """
+import sys, torch
+torch.manual_seed(int(sys.argv[1]))
+model = torch.nn.Linear(4, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for step in range(5):
+    optimizer.zero_grad()
+    loss = model(torch.ones(3, 4)).square().sum()
+    loss.backward()
+    optimizer.step()
+print(__name__, loss.item(), model.weight.sum().item())
+"""
+    with temporary_folder() as folder:
+        path, out = os.path.join(folder, "script.py"), os.path.join(folder, "out.json")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(script)
+
+        def driven(seed):
+            printed = run([PYTHON, bench.DRIVER, "--out", out, path, seed]).stdout
+            with open(out, encoding="utf-8") as file:
+                return printed, bench.json.load(file)
+        plain = run([PYTHON, path, "1"]).stdout
+        printed, first = driven("1")
+        _, again = driven("1")
+        _, other = driven("2")
+    assert printed == plain and plain.startswith("__main__ ")
+    assert len(first["iteration_ends"]) == len(first["losses"]) == 5
+    assert first["iteration_ends"] == sorted(first["iteration_ends"]) and first["end"] >= first["iteration_ends"][-1]
+    assert (first["losses"], first["parameters"]) == (again["losses"], again["parameters"])
+    assert first["losses"] != other["losses"] and first["parameters"] != other["parameters"]
+
+
+if __name__ == "__main__":
+    main()
