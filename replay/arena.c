@@ -42,6 +42,11 @@ int arena_init(void)
 	return err;
 }
 
+void arena_range(void **base, size_t *size)
+{
+	space_range(base, size);
+}
+
 bool arena_owns_address(const void *p)
 {
 	return __atomic_load_n(&ready, __ATOMIC_ACQUIRE) && space_owns(p);

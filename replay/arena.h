@@ -33,6 +33,9 @@ bool arena_contains(const void *p, size_t n, void **base, size_t *size);
 /* Whether the address is anywhere in the reserved address range (fault handler's first question). */
 bool arena_owns_address(const void *p);
 
+/* The address range that arena_owns_address answers for. */
+void arena_range(void **base, size_t *size);
+
 /* Hold: while held, arena_free marks the block dead instead of recycling it. One hold per block at a time.
  * arena_is_dead: freed since it was held. arena_release: ends the hold and recycles the block if it is dead. */
 void arena_hold(void *base);

@@ -74,6 +74,7 @@ struct chunk {
 
 /* arena_space.c */
 int space_init(void);
+void space_range(void **base, size_t *size);
 bool space_owns(const void *p);
 uint32_t space_page(const void *p);
 void *space_address(uint32_t page);

@@ -107,6 +107,12 @@ int space_init(void)
 	return 0;
 }
 
+void space_range(void **base, size_t *size)
+{
+	*base = (void *)space.base;
+	*size = (size_t)space.n_chunks << CHUNK_SHIFT;
+}
+
 bool space_owns(const void *p)
 {
 	return (uintptr_t)p - space.base < (uint64_t)space.n_chunks << CHUNK_SHIFT;

@@ -57,7 +57,7 @@ static bool read_number(struct call_arg *arg)
 static bool read_tensor(const void *tensor, struct call_arg *arg)
 {
 	arg->kind = ARG_TENSOR;
-	if (!framework_view(tensor, &arg->t) || arg->t.ndim > 8)
+	if (!framework_view(tensor, &arg->t) || arg->t.ndim > 8 || framework_has_names(tensor))
 		return false;
 	arg->scalar_ok = read_number(arg);
 	return arg->scalar_ok || arg->t.dtype == framework.float32;
@@ -157,7 +157,8 @@ static bool is_full(const struct call *call, const struct tensor_view *t)
 	if (t->ndim != call->ndim || t->numel != call->numel)
 		return false;
 	for (int64_t d = t->ndim; d-- > 0;) {
-		if (t->size[d] != 1 && t->stride[d] != next)
+		/* Dims of size 1 count too: their strides decide how the framework lays out a result. */
+		if (t->stride[d] != next)
 			return false;
 		next *= t->size[d];
 	}
@@ -165,14 +166,14 @@ static bool is_full(const struct call *call, const struct tensor_view *t)
 }
 
 /* Whether the tensor's own order of dims can't make the framework choose another order for the result. */
-static bool c_ordered(const struct tensor_view *t)
+static bool c_ordered(const struct call *call, const struct tensor_view *t)
 {
-	int64_t last = INT64_MAX;
+	int64_t last = INT64_MAX, shift = call->ndim - t->ndim;
 
 	for (int64_t d = 0; d < t->ndim; d++) {
-		if (t->size[d] == 1 || t->stride[d] == 0)
+		if (t->stride[d] == 0 || (t->size[d] == 1 && call->size[shift + d] != 1))
 			continue;
-		if (t->stride[d] > last)
+		if (t->stride[d] >= last)
 			return false;
 		last = t->stride[d];
 	}
@@ -191,7 +192,7 @@ static bool result_is_plain(struct call *call)
 			continue;
 		arg->full = is_full(call, &arg->t);
 		some |= arg->full;
-		ordered &= c_ordered(&arg->t);
+		ordered &= arg->full || c_ordered(call, &arg->t);
 	}
 	return call->in_place ? call->arg[0].full : some && ordered;
 }
@@ -224,10 +225,18 @@ bool call_read(const struct terra_op *op, const struct hook_regs *regs, struct c
 
 /* ---- what may an op that runs at once touch? ---- */
 
+int64_t tensor_span(const struct tensor_view *t)
+{
+	int64_t span = 1;
+
+	for (int64_t d = 0; d < t->ndim; d++)
+		span += t->stride[d] * (t->size[d] - 1);
+	return span;
+}
+
 static bool tensor_is_apart(const void *tensor)
 {
 	struct tensor_view t;
-	int64_t span = 1;
 
 	if (tensor == NULL)
 		return false;
@@ -235,9 +244,7 @@ static bool tensor_is_apart(const void *tensor)
 		return framework_is_undefined(tensor);
 	if (t.numel == 0)
 		return true;
-	for (int64_t d = 0; d < t.ndim; d++)
-		span += t.stride[d] * (t.size[d] - 1);
-	return !guard_covers(t.data, (size_t)span * 16); /* the widest element: complex double */
+	return !guard_covers(t.data, (size_t)tensor_span(&t) * 16); /* the widest element: complex double */
 }
 
 static bool list_is_apart(const uint64_t *word)

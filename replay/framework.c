@@ -31,6 +31,8 @@ static struct {
 	int (*max_threads)(void);
 	int (*num_threads)(void);
 	int (*thread_num)(void);
+	int (*in_parallel)(void);
+	bool (*has_names)(const void *impl);
 	void **undefined;
 	int32_t cpu_device;
 } torch;
@@ -156,6 +158,8 @@ int framework_learn(const char **why)
 		{&torch.max_threads, "omp_get_max_threads"},
 		{&torch.num_threads, "omp_get_num_threads"},
 		{&torch.thread_num, "omp_get_thread_num"},
+		{&torch.in_parallel, "omp_in_parallel"},
+		{&torch.has_names, "_ZN2at4impl9has_namesEPKN3c1010TensorImplE"},
 	};
 
 	for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
@@ -184,6 +188,16 @@ int framework_learn(const char **why)
 bool framework_is_undefined(const void *tensor)
 {
 	return *(void *const *)tensor == (void *)torch.undefined;
+}
+
+bool framework_has_names(const void *tensor)
+{
+	return torch.has_names(*(void *const *)tensor);
+}
+
+bool framework_in_parallel(void)
+{
+	return torch.in_parallel() != 0;
 }
 
 bool framework_view(const void *tensor, struct tensor_view *out)

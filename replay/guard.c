@@ -22,13 +22,13 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/ucontext.h>
+#include <unistd.h>
 
 #include "replay/arena.h"
 #include "replay/replay.h"
 
 #define GRANULE_SHIFT 21
 #define GRANULE ((size_t)1 << GRANULE_SHIFT)
-#define SLOTS 32768 /* power of two: 64 GB of distinct granules before two share a slot */
 #define CLOSED_MAX 4096
 
 enum { OPEN, READ_ONLY, NONE };
@@ -36,28 +36,29 @@ enum { OPEN, READ_ONLY, NONE };
 static struct {
 	uintptr_t granule[CLOSED_MAX]; /* numbers of closed granules, in order of closing */
 	uint32_t n;
-	uint8_t state[SLOTS];          /* by number modulo SLOTS: the strictest of the granules that share the slot */
+	uint8_t *state;                /* by number, counted from the arena's first granule */
+	uintptr_t base, n_granules;    /* the arena's */
 	volatile uint64_t epoch;       /* openings so far */
 	bool can_stage;                /* this kernel can move pages and leave the range mapped */
 	char *first, *second;          /* staging: the lowest closed granule, and where it has been moved to */
 	size_t span;                   /* bytes of address space from `first` to the end of the highest */
+	void *reserved;                /* the mapping that `second` lies in, with slack for its alignment */
 } guard;
 
 /* ---- closing and opening ---- */
 
-static void close_run(uintptr_t first, uintptr_t end, uint8_t state)
+static bool close_run(uintptr_t first, uintptr_t end, uint8_t state)
 {
 #ifdef TERRA_NO_GUARD_PAGES
-	return;
+	return true;
 #endif
-	if (first == end)
-		return;
-	arena_protect((void *)(first << GRANULE_SHIFT), (end - first) << GRANULE_SHIFT, state == NONE ? PROT_NONE : PROT_READ);
+	return first == end || arena_protect((void *)(first << GRANULE_SHIFT), (end - first) << GRANULE_SHIFT,
+					     state == NONE ? PROT_NONE : PROT_READ) == 0;
 }
 
 static bool note_closed(uintptr_t g, uint8_t state)
 {
-	uint8_t *now = &guard.state[g % SLOTS];
+	uint8_t *now = &guard.state[g - guard.base];
 
 	if (*now >= state)
 		return false;
@@ -70,31 +71,32 @@ static bool note_closed(uintptr_t g, uint8_t state)
 	return true;
 }
 
-void guard_close(const void *p, size_t n, bool none)
+bool guard_close(const void *p, size_t n, bool none)
 {
 	uintptr_t g = (uintptr_t)p >> GRANULE_SHIFT, end = (((uintptr_t)p + n - 1) >> GRANULE_SHIFT) + 1, run = g;
 	uint8_t state = none ? NONE : READ_ONLY;
+	bool closed = true;
 
 #ifdef TERRA_NO_GUARD_INPUTS
 	if (!none)
-		return;
+		return true;
 #endif
 #ifdef TERRA_NO_GUARD_RESULTS
 	if (none)
-		return;
+		return true;
 #endif
 	for (; g < end; g++) {
 		if (note_closed(g, state))
 			continue;
-		close_run(run, g, state);
+		closed &= close_run(run, g, state);
 		run = g + 1;
 	}
-	close_run(run, end, state);
+	return close_run(run, end, state) && closed;
 }
 
-bool guard_has_room(size_t bytes)
+bool guard_has_room(size_t bytes, uint32_t n_ranges)
 {
-	return guard.n + (bytes >> GRANULE_SHIFT) + 2 < CLOSED_MAX;
+	return guard.n + (bytes >> GRANULE_SHIFT) + 2 * n_ranges < CLOSED_MAX;
 }
 
 static int by_number(const void *a, const void *b)
@@ -176,7 +178,7 @@ static bool publish_run(char *p, size_t n)
 static void all_open(void)
 {
 	for (uint32_t i = 0; i < guard.n; i++)
-		guard.state[guard.granule[i] % SLOTS] = OPEN;
+		guard.state[guard.granule[i] - guard.base] = OPEN;
 	guard.n = 0;
 	guard.epoch++;
 }
@@ -184,7 +186,10 @@ static void all_open(void)
 void guard_open(void)
 {
 	sort_closed();
-	for_each_run(open_run);
+	if (!for_each_run(open_run)) {
+		replay_say("pages can't be opened again (%s): stopping", strerror(errno));
+		abort();
+	}
 	all_open();
 }
 
@@ -200,33 +205,35 @@ static bool second_range(void)
 
 	guard.first = (char *)(guard.granule[0] << GRANULE_SHIFT);
 	guard.span = (size_t)((char *)((guard.granule[guard.n - 1] + 1) << GRANULE_SHIFT) - guard.first);
-	p = mmap(NULL, guard.span + GRANULE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	p = guard.reserved = mmap(NULL, guard.span + GRANULE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	guard.second = (char *)(((uintptr_t)p + GRANULE - 1) & ~(GRANULE - 1));
 	return p != MAP_FAILED;
 }
 
-void guard_stage(void)
+bool guard_stage(void)
 {
 	sort_closed();
 	if (guard.n == 0)
-		return;
+		return false;
+	/* No address space left: nothing has moved, the flush works in place. Only a worker of a pool that is in the same
+	 * pages at this very moment could see a result before it is whole. */
+	if (!second_range() || !for_each_run(shut_run))
+		return false;
 	/* A move that fails half-way leaves memory in two places: nothing right can follow. */
-	if (!second_range() || !for_each_run(shut_run) || !for_each_run(stage_run)) {
+	if (!for_each_run(stage_run)) {
 		replay_say("pages can't be moved (%s): stopping", strerror(errno));
 		abort();
 	}
+	return true;
 }
 
 void guard_publish(void)
 {
-	if (guard.n == 0)
-		return;
 	if (!for_each_run(publish_run)) {
 		replay_say("pages can't be moved back (%s): stopping", strerror(errno));
 		abort();
 	}
-	/* The alignment's slack stays reserved; it is address space only, and this is a rare path. */
-	munmap(guard.second, guard.span);
+	munmap(guard.reserved, guard.span + GRANULE);
 	all_open();
 }
 
@@ -245,7 +252,7 @@ bool guard_covers(const void *p, size_t n)
 	if (guard.n == 0)
 		return false;
 	for (; g < end; g++)
-		if (guard.state[g % SLOTS] != OPEN)
+		if (g - guard.base < guard.n_granules && guard.state[g - guard.base] != OPEN)
 			return true;
 	return false;
 }
@@ -271,16 +278,31 @@ static bool fault_is_ours(const siginfo_t *info)
 	return true;
 }
 
+static void default_action(void)
+{
+	struct sigaction fallback = {.sa_handler = SIG_DFL};
+
+	guard_real_sigaction(SIGSEGV, &fallback, NULL);
+}
+
+/* As the kernel would have done with the program's own action. */
 static void pass_on(int sig, siginfo_t *info, void *context)
 {
-	if (program_action.sa_flags & SA_SIGINFO) {
-		program_action.sa_sigaction(sig, info, context);
-	} else if (program_action.sa_handler != SIG_DFL && program_action.sa_handler != SIG_IGN) {
-		program_action.sa_handler(sig);
-	} else {
-		struct sigaction fallback = {.sa_handler = SIG_DFL};
+	struct sigaction action = program_action;
+	bool sent = info->si_code <= 0;
 
-		guard_real_sigaction(SIGSEGV, &fallback, NULL); /* back at the instruction, it dies as it would have */
+	if (action.sa_flags & SA_RESETHAND)
+		program_action.sa_handler = SIG_DFL;
+	if (action.sa_flags & SA_SIGINFO) {
+		action.sa_sigaction(sig, info, context);
+	} else if (action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN) {
+		action.sa_handler(sig);
+	} else if (sent && action.sa_handler == SIG_IGN) {
+		return;
+	} else {
+		default_action(); /* a fault repeats at once and ends the process as it would have */
+		if (sent)
+			tgkill(getpid(), gettid(), sig);
 	}
 }
 
@@ -311,10 +333,20 @@ static bool try_staging(void)
 
 int guard_init(void)
 {
-	struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_RESTART | SA_NODEFER};
+	struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_RESTART | SA_NODEFER | SA_ONSTACK};
 
+	void *base;
+	size_t size;
+
+	arena_range(&base, &size);
+	guard.base = (uintptr_t)base >> GRANULE_SHIFT;
+	guard.n_granules = size >> GRANULE_SHIFT;
+	guard.state = mmap(NULL, guard.n_granules, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (guard.state == MAP_FAILED)
+		return -ENOMEM;
 	guard.can_stage = try_staging();
 	sigemptyset(&action.sa_mask);
+	guard_unblock();
 	return guard_real_sigaction(SIGSEGV, &action, &program_action) == 0 ? 0 : -errno;
 }
 

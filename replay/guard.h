@@ -5,14 +5,17 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /* Whether as many bytes can still be closed. */
-bool guard_has_room(size_t bytes);
+bool guard_has_room(size_t bytes, uint32_t n_ranges);
 /* Moved flushes: guard_stage takes all closed pages to the second range (kernels use guard_staged addresses),
  * guard_publish puts them back, open. Only when guard_can_stage. */
 bool guard_can_stage(void);
-void guard_stage(void);
+bool guard_stage(void); /* false: nothing was moved */
 void guard_publish(void);
+/* Lets SIGSEGV through on the calling thread. */
+void guard_unblock(void);
 /* Where memory of the arena lies while it is staged; other addresses stay. */
 void *guard_staged(const void *p);
 /* The program asks for, or sets, its SIGSEGV action: kept for faults that are not ours. */
@@ -21,5 +24,7 @@ bool guard_program_action(const struct sigaction *act, struct sigaction *old);
 int guard_real_sigaction(int sig, const struct sigaction *act, struct sigaction *old);
 /* True once guard_init has run. */
 extern volatile bool guard_active;
+/* True from the start where a plan may come to be used: masks leave SIGSEGV out. */
+extern volatile bool guard_wanted;
 
 #endif

@@ -7,6 +7,7 @@
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <immintrin.h>
 #include <link.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,7 @@
 #include "replay/replay.h"
 #include "replay/stubs.h"
 
+#define DEFAULT_MXCSR 0x1f80 /* all exceptions masked, round to nearest, denormals kept */
 #define STUBS (REPLAY_PLAIN_STUBS + REPLAY_REGION_STUBS)
 
 _Static_assert(sizeof(struct hook_regs) == REPLAY_REGS_SIZE, "trampoline.S saves this struct");
@@ -35,9 +37,21 @@ static size_t n_patches;
 
 /* ---- what a call does ---- */
 
+/* The framework's pool threads keep the floating-point mode that they were made with, so once a program has used another
+ * mode than the default, a kernel cannot know which elements were computed in which. */
+static bool default_float_mode(void)
+{
+	if ((_mm_getcsr() & ~_MM_EXCEPT_MASK) == DEFAULT_MXCSR)
+		return true;
+	queue_flush(FLUSH_SETTING);
+	replay_disabled = 1;
+	return false;
+}
+
 static bool may_wait(void)
 {
-	return replay_config.mode == MODE_REPLAY && replay_program_threads == 1 && !replay_disabled;
+	return replay_config.mode == MODE_REPLAY && replay_program_threads == 1 && !replay_disabled && !framework_in_parallel() &&
+	       default_float_mode();
 }
 
 static void run_what_it_may_touch(const struct terra_op *op, const struct hook_regs *regs)

@@ -44,7 +44,7 @@ static void json_regions(FILE *f, const struct terra_plan *plan)
 	const char *comma = "";
 
 	fputs("\"regions\":[", f);
-	for (uint32_t r = 0; plan && r < plan->n_regions; r++) {
+	for (uint32_t r = 0; plan && replay_region_counts && r < plan->n_regions; r++) {
 		const struct terra_plan_region *region = &plan->regions[r];
 		const struct region_counts *n = &replay_region_counts[r];
 
@@ -92,7 +92,7 @@ static void summary_log(const struct terra_plan *plan)
 	char flushes[256] = "";
 	size_t at = 0;
 
-	for (uint32_t r = 0; plan && r < plan->n_regions; r++) {
+	for (uint32_t r = 0; plan && replay_region_counts && r < plan->n_regions; r++) {
 		runs += replay_region_counts[r].runs;
 		used += replay_region_counts[r].runs != 0;
 	}

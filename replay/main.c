@@ -90,6 +90,7 @@ __attribute__((constructor)) static void start(void)
 		alloc_set_enabled(false);
 		return;
 	}
+	guard_wanted = replay_config.mode == MODE_REPLAY;
 	alloc_first_call = on_first_tensor;
 	threads_init();
 }

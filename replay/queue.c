@@ -24,6 +24,9 @@
 #define BLOCK_SLOTS 4096     /* power of two */
 #define FEED_MAX 1024        /* bytes of a tensor outside the arena that are copied as a feed */
 #define FEED_SPACE (64 * 1024)
+/* A region under way is cut short only by more than this many caps: its temporaries are mostly dead when it ends, and memory
+ * that was never touched costs nothing, while a cut would write them all. */
+#define OPEN_CAP_FACTOR 8
 #define PARALLEL_MIN 32768   /* elements of a wave below which threads do not pay */
 #define SCRATCH_FLOATS ((TERRA_PLAN_MAX_OPS + TERRA_PLAN_MAX_INPUTS) * TERRA_KERNEL_BLOCK)
 #define SCRATCH_THREADS 64
@@ -31,6 +34,7 @@
 struct block { /* an arena block that waiting work reads or writes */
 	void *base;
 	uint32_t reader, writer; /* instance number + 1 that last did, 0: none */
+	uint32_t earlier_reader; /* the last reader other than `reader` */
 };
 
 volatile uint32_t replay_pending;
@@ -48,6 +52,7 @@ static struct {
 	char *feeds;
 	size_t feeds_used;
 	float *scratch;
+	bool closed;           /* every page that had to be closed is */
 	bool staged;           /* this flush works on moved pages */
 	_Atomic pid_t lock;    /* tid of the holder, 0: free */
 	volatile uint64_t epoch; /* flushes so far */
@@ -76,6 +81,7 @@ int queue_init(struct terra_plan *plan)
 	queue.blocks = map_private(BLOCK_SLOTS * sizeof(*queue.blocks));
 	queue.feeds = map_private(FEED_SPACE);
 	queue.scratch = map_private(sizeof(float) * SCRATCH_FLOATS * SCRATCH_THREADS);
+	queue.closed = true;
 	return queue.instances && queue.blocks && queue.feeds && queue.scratch ? 0 : -1;
 }
 
@@ -120,17 +126,20 @@ static bool block_use(void *base, uint32_t number, bool writes)
 
 	if (b->base == NULL) {
 		b->base = base;
-		b->reader = b->writer = 0;
+		b->reader = b->writer = b->earlier_reader = 0;
 		queue.used[queue.n_used++] = (uint16_t)(b - queue.blocks);
 #ifndef TERRA_NO_GUARD_HOLD
 		arena_hold(base);
 #endif
 	}
-	ordered = (b->writer >= first && b->writer != me) || (writes && b->reader >= first && b->reader != me);
-	if (writes)
+	ordered = (b->writer >= first && b->writer != me) || (writes && b->reader >= first && b->reader != me) ||
+		  (writes && b->earlier_reader >= first);
+	if (writes) {
 		b->writer = me;
-	else
+	} else if (b->reader != me) {
+		b->earlier_reader = b->reader; /* an in-place op reads its target first, and must not hide who else did */
 		b->reader = me;
+	}
 	return ordered;
 }
 
@@ -215,7 +224,7 @@ static bool input_add(struct instance *inst, const struct call *call, const stru
 		inst->input[j] = NULL;
 		return false;
 	}
-	guard_close(t->data, (size_t)inst->input_span[j] * sizeof(float), false);
+	queue.closed &= guard_close(t->data, (size_t)inst->input_span[j] * sizeof(float), false);
 	queue.work_bytes += (size_t)inst->input_span[j] * sizeof(float);
 	return block_use(base, number, false);
 }
@@ -259,7 +268,7 @@ static void instance_grow(struct instance *inst, const struct call *call, const 
 			ordered |= input_add(inst, call, binding, i, number);
 	}
 	ordered |= block_use(block_base(data, op_bytes(call)), number, true);
-	guard_close(data, op_bytes(call), true);
+	queue.closed &= guard_close(data, op_bytes(call), true);
 	if (ordered && !inst->wave_start) {
 		inst->wave_start = true;
 		queue.wave_first = number;
@@ -292,7 +301,12 @@ static float *result_make(struct call *call)
 
 static bool room_for_one_more(const struct call *call)
 {
-	return guard_has_room(op_bytes(call) * (TERRA_PLAN_MAX_ARGS + 1)) && queue.n < QUEUE_MAX && queue.n_used + TERRA_PLAN_MAX_ARGS + 1 < BLOCK_SLOTS / 2 &&
+	size_t bytes = op_bytes(call);
+
+	for (uint32_t i = 0; i < call->n_args; i++)
+		if (call->arg[i].kind == ARG_TENSOR)
+			bytes += (size_t)tensor_span(&call->arg[i].t) * sizeof(float);
+	return guard_has_room(bytes, TERRA_PLAN_MAX_ARGS + 1) && queue.n < QUEUE_MAX && queue.n_used + TERRA_PLAN_MAX_ARGS + 1 < BLOCK_SLOTS / 2 &&
 	       queue.feeds_used + TERRA_PLAN_MAX_ARGS * FEED_MAX < FEED_SPACE;
 }
 
@@ -331,6 +345,8 @@ bool queue_offer(struct call *call)
 		return false;
 	if (!room_for_one_more(call))
 		queue_flush(FLUSH_COMPLETE);
+	if (!room_for_one_more(call))
+		return false;
 again:
 	epoch = queue.epoch;
 	edge = edge_for(call, &binding, &grows);
@@ -361,9 +377,11 @@ again:
 		instance_close();
 	if (queue.held_bytes > replay_counts.held_peak)
 		replay_counts.held_peak = queue.held_bytes;
-	if (!queue.open && queue.work_bytes >= replay_config.work_cap)
+	if (!queue.closed) /* the system refused: what can't be guarded does not wait */
+		flush_locked(FLUSH_MEMORY, true);
+	else if (!queue.open && queue.work_bytes >= replay_config.work_cap)
 		flush_locked(FLUSH_COMPLETE, true);
-	else if (queue.held_bytes >= replay_config.held_cap)
+	else if (queue.held_bytes >= (queue.open ? OPEN_CAP_FACTOR : 1) * replay_config.held_cap)
 		flush_locked(FLUSH_MEMORY, true);
 	queue_unlock(taken);
 	return true;
@@ -567,7 +585,7 @@ static void instance_count(const struct instance *inst)
 
 static void run_all(bool parallel)
 {
-	struct job jobs[QUEUE_MAX];
+	static struct job jobs[QUEUE_MAX]; /* under the lock, and off the small stack that a handler may have */
 	struct wave wave = {jobs, 0};
 
 	for (uint32_t i = 0; i < queue.n; i++) {
@@ -592,6 +610,7 @@ static void queue_reset(void)
 	guard_open();
 	blocks_release();
 	instance_close();
+	queue.closed = true;
 	queue.n = 0;
 	queue.wave_first = 0;
 	queue.work_bytes = queue.held_bytes = queue.feeds_used = 0;
@@ -610,10 +629,8 @@ static void flush_locked(enum flush_reason reason, bool alone)
 	if (queue.n == 0)
 		return;
 	replay_counts.flushes[reason]++;
-	queue.staged = !alone;
-	if (queue.staged)
-		guard_stage();
-	else
+	queue.staged = !alone && guard_stage();
+	if (!queue.staged)
 		guard_open();
 	run_all(alone);
 	if (queue.staged)
@@ -629,7 +646,7 @@ void queue_flush(enum flush_reason reason)
 	if (replay_pending == 0)
 		return;
 	taken = queue_lock();
-	flush_locked(reason, framework_thread_number() == 0 && replay_program_threads == 1);
+	flush_locked(reason, !framework_in_parallel() && replay_program_threads == 1);
 	queue_unlock(taken);
 }
 

@@ -84,6 +84,10 @@ bool framework_scalar(const void *scalar, double *out);
 /* New contiguous float32 tensor into *result (8 bytes, an at::Tensor). May throw what the framework throws (no memory). */
 void framework_empty(void *result, const int64_t *size, int64_t ndim);
 bool framework_is_undefined(const void *tensor);
+/* Named tensors: their names are part of the result, and checked. */
+bool framework_has_names(const void *tensor);
+/* Whether the caller is one of several threads of a parallel region. */
+bool framework_in_parallel(void);
 /* Gives up the reference in *result. */
 void framework_drop(void *result);
 /* Runs fn(begin, end, ctx) over [0, n) on the framework's own threads. */
@@ -137,12 +141,14 @@ bool queue_offer(struct call *call);
 void queue_flush(enum flush_reason reason);
 /* For the fault handler: no parallel region, no waiting on locks that the thread itself holds. */
 void queue_flush_here(enum flush_reason reason);
-bool queue_overlaps(const void *p, size_t n);
+/* Elements from the first to the last that the tensor has, plus one. */
+int64_t tensor_span(const struct tensor_view *t);
 
 /* ---- guard.c ---- */
 int guard_init(void);
 /* Nobody reads or writes (none) or nobody writes (read-only) [p, p + n) unnoticed until guard_open. */
-void guard_close(const void *p, size_t n, bool none);
+/* False: the system refused, some of it is still open. */
+bool guard_close(const void *p, size_t n, bool none);
 void guard_open(void);
 /* Whether any of [p, p + n) is protected now. */
 bool guard_covers(const void *p, size_t n);

@@ -12,12 +12,14 @@
 
 #include "replay/replay.h"
 
-volatile bool guard_active;
+volatile bool guard_active, guard_wanted;
 
 #ifdef TERRA_NO_GUARD_SIGNALS
 #define WATCHED false
+#define WANTED false
 #else
 #define WATCHED guard_active
+#define WANTED guard_wanted
 #endif
 
 #define REAL(name, type)                                                                                               \
@@ -57,10 +59,22 @@ REPLAY_EXPORT sighandler_t signal(int sig, sighandler_t handler)
 	return real(sig, handler);
 }
 
+void guard_unblock(void)
+{
+#ifndef TERRA_NO_GUARD_SIGNALS
+	sigset_t set;
+	REAL("pthread_sigmask", mask_fn);
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGSEGV);
+	real(SIG_UNBLOCK, &set, NULL);
+#endif
+}
+
 /* `set` without SIGSEGV where that would block it. */
 static const sigset_t *unblocked(int how, const sigset_t *set, sigset_t *copy)
 {
-	if (set == NULL || how == SIG_UNBLOCK || !WATCHED || sigismember(set, SIGSEGV) != 1)
+	if (set == NULL || how == SIG_UNBLOCK || !WANTED || sigismember(set, SIGSEGV) != 1)
 		return set;
 	*copy = *set;
 	sigdelset(copy, SIGSEGV);

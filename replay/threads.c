@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <threads.h>
 
 #include "replay/arena.h"
 #include "replay/replay.h"
@@ -85,6 +86,20 @@ REPLAY_EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr, 
 		thread_gone(NULL);
 	}
 	return err;
+}
+
+/* C11 threads: libc makes them without passing through the symbol above. */
+REPLAY_EXPORT int thrd_create(thrd_t *thread, thrd_start_t routine, void *arg)
+{
+	typedef int (*thrd_create_fn)(thrd_t *, thrd_start_t, void *);
+	static thrd_create_fn real;
+
+	if (real == NULL)
+		real = (thrd_create_fn)dlsym(RTLD_NEXT, "thrd_create");
+	/* Its end is not watched: with such a thread nothing waits any more. */
+	__atomic_add_fetch(&replay_program_threads, 1, __ATOMIC_SEQ_CST);
+	queue_flush(FLUSH_THREAD);
+	return real(thread, routine, arg);
 }
 
 /* ---- fork: what waits is done before, and the child runs as it would without us ---- */

@@ -270,6 +270,45 @@ def expanded(hazard):
         show("expanded", y, z)
 
 
+@program("", "op")
+def written_after_read_by_others(hazard):
+    """Large enough for several threads: the in-place op must not overtake the chain that reads the same tensor."""
+    bad = 0
+    with hazard():
+        for _ in range(40):
+            x = data(200000)
+            want = (x.numpy() * np.float32(1.5) + np.float32(0.25)) * x.numpy()
+            y = chain(x)
+            in_place(x)
+            bad += not np.array_equal(y.numpy(), want)
+        print("bad", bad)
+
+
+@program("", "op")
+def strides_of_results(hazard):
+    with hazard():
+        held = chain(data(64, 64))
+        a = data(1, 64, 8).transpose(0, 1)
+        b = torch.arange(400.0).unfold(0, 64, 1)[:4]
+        print((a * 1.5).stride(), (b * data(4, 64)).stride(), (data(6, 64, 1)[::2] * 1.5 + 0.25).stride())
+        show("held", held)
+
+
+@program("", "op")
+def named_dims(hazard):
+    import warnings
+    warnings.simplefilter("ignore")
+    with hazard():
+        held = chain(data(64, 64))
+        n = data(8, 64).refine_names("N", "C")
+        print(chain(n).names)
+        try:
+            data(64).refine_names("N") * data(64).refine_names("M")
+        except RuntimeError:
+            print("raised")
+        show("held", held)
+
+
 # ---- system calls ----
 
 @program("syscalls", "syscall")
@@ -453,16 +492,15 @@ def signal_handler_reads(hazard):
 
 # ---- hidden inputs ----
 
-@program("mxcsr", "access")
+@program("mxcsr", "op")
 def denormals_flushed_after(hazard):
     x = torch.full((64, 64), 2e-38)
     with hazard():
         y = (x * 0.25 + 0.0) * x.sign()
         torch.set_flush_denormal(True)
-        view = y.numpy()
-        bits = raw(view.view(np.int32))
+        y.sum()
         torch.set_flush_denormal(False)
-        show("denormal", bits)
+        show("denormal", y)
 
 
 @program("", "access")
