@@ -153,7 +153,7 @@ def from_numpy_written(hazard):
 
 @program("inputs", "access")
 def view_taken_before_written(hazard):
-    x = data(64, 64)
+    x = data(1024, 1024)  # pages of its own: those of the result are not enough
     view = x.numpy()
     with hazard():
         y = chain(x)
@@ -163,7 +163,7 @@ def view_taken_before_written(hazard):
 
 @program("inputs", "access")
 def pointer_written(hazard):
-    x = data(64, 64)
+    x = data(1024, 1024)  # pages of its own: those of the result are not enough
     pointer = x.data_ptr()
     with hazard():
         y = chain(x)
@@ -233,7 +233,7 @@ def intermediate_kept(hazard):
 
 # ---- overlap ----
 
-@program("overlap", "op")
+@program("", "op")
 def overlapping_in_place(hazard):
     x = data(4200)
     with hazard():
@@ -270,7 +270,7 @@ def expanded(hazard):
         show("expanded", y, z)
 
 
-@program("", "op")
+@program("", "access")
 def written_after_read_by_others(hazard):
     """Large enough for several threads: the in-place op must not overtake the chain that reads the same tensor."""
     bad = 0
@@ -284,7 +284,7 @@ def written_after_read_by_others(hazard):
         print("bad", bad)
 
 
-@program("", "op")
+@program("", "access")
 def strides_of_results(hazard):
     with hazard():
         held = chain(data(64, 64))
@@ -294,7 +294,7 @@ def strides_of_results(hazard):
         show("held", held)
 
 
-@program("", "op")
+@program("", "access")
 def named_dims(hazard):
     import warnings
     warnings.simplefilter("ignore")
@@ -388,7 +388,7 @@ def thread_reads(hazard):
         show("thread", *seen)
 
 
-@program("threads", "deferred")
+@program("", "deferred")
 def thread_polls(hazard):
     """A thread that watches the last element of a result must never see it back at its old value, nor half of the result."""
     n = 1 << 22
@@ -467,7 +467,7 @@ def segv_blocked(hazard):
         show("blocked", view)
 
 
-@program("signals", "access")
+@program("", "access")
 def fault_handler_enabled(hazard):
     import faulthandler
     faulthandler.enable()
