@@ -164,6 +164,8 @@ def _outcome(function, timeout):
 
 def main():
     """Run the registered tests that the arguments choose, print an outcome for each, exit with 1 if any failed."""
+    # A shell that runs the suite in the background has SIGINT ignored, and the programs under test would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     patterns = sys.argv[1:]
     if patterns == ["--list"]:
         print("\n".join(name for name, _, _ in _tests))
