@@ -149,6 +149,17 @@ static void measure_gaps(struct finder *f, struct anchor *a)
 		a->covered += about(f->gaps[i], a->gap) ? f->gaps[i] : 0;
 }
 
+/* Whether most segments can be iterations: an anchor that also occurs inside them cuts most of them too short. Of the
+ * anchors with one period only the first is looked at closely, so such a one would stand in the way of the good ones. */
+static bool cuts_iterations(const struct finder *f, const struct anchor *a)
+{
+	uint32_t long_enough = 1; /* the last may be */
+
+	for (uint32_t i = 0; i + 1 < a->count; i++)
+		long_enough += f->gaps[i] + tolerance(a->gap) >= a->gap;
+	return (long_enough + 1) * 4 >= a->count * 3;
+}
+
 static void collect_anchors(struct finder *f)
 {
 	size_t end;
@@ -162,7 +173,8 @@ static void collect_anchors(struct finder *f)
 		if (a.count < 2)
 			continue;
 		measure_gaps(f, &a);
-		f->anchors[f->n_anchors++] = a;
+		if (cuts_iterations(f, &a))
+			f->anchors[f->n_anchors++] = a;
 	}
 }
 
