@@ -1,14 +1,15 @@
-"""Random DAGs of elementwise ops, run again and again: what a plan has to cope with when nobody wrote the program for it.
+"""Random DAGs of elementwise ops, run again and again: a program that nobody wrote a plan for.
 
     python random_dags.py SEED [--dags N] [--iterations N] [--only K] [--source]
 
 Each DAG is a small Python function (--source prints them): 3 to 12 ops on a few thousand elements, operands that are
-tensors, numbers, rows, columns, slices and transposed tensors, results seen through other shapes, and one op in place. Some
-results are kept to the end, others are dropped after their last use. Whatever is kept is hashed as it lies in memory,
-every iteration. The first line says how many elementwise ops an iteration has, then each DAG's hash over all iterations.
+tensors, numbers, rows, columns, slices and transposed tensors, results seen through other shapes, and one op in place.
+Some results are kept to the end, others are dropped after their last use. Whatever is kept is hashed as it lies in
+memory, every iteration. The first line says how many elementwise ops an iteration has, the others are each DAG's hash
+over all iterations.
 
 Values stay finite: ops are chosen by the interval that their operands lie in. (Which of two different NaNs survives an
-op depends, in the framework itself, on where an element lies.) Zeros of both signs and denormal numbers are sprinkled in.
+op depends, in the framework itself, on where an element lies.) Zeros of both signs and denormal numbers are there.
 """
 import argparse
 import hashlib
@@ -17,6 +18,7 @@ import random
 import re
 
 LIMIT = 1e4
+INTERVALS = {"signed": (-2, 2), "positive": (0.5, 2)}  # of leaves
 
 
 # ---- intervals ----
@@ -149,7 +151,7 @@ class Dag:
     def new_leaf(self, shape, kind):
         name = f"x{len(self.leaves)}"
         self.leaves.append((shape, kind))
-        return Value(name, Memory((-2, 2) if kind == "signed" else (0.5, 2)))
+        return Value(name, Memory(INTERVALS[kind]))
 
     def leaf_kind(self):
         return self.rng.choice(["signed", "positive"])
@@ -231,7 +233,7 @@ class Dag:
     def op(self):
         first = self.dense()
         form = self.rng.random()
-        if form < 0.04:
+        if form < 0.03:
             return self.op_on_part(first)
         name, arguments, interval = self.choose(first)
         text = f"{first.text}.{name}({arguments})"
@@ -281,11 +283,10 @@ class Dag:
 # ---- running ----
 
 def make_leaf(torch, generator, shape, kind):
-    if kind == "positive":
-        return torch.rand(shape, generator=generator) * 1.5 + 0.5
-    leaf = torch.rand(shape, generator=generator) * 4 - 2
+    low, high = INTERVALS[kind]
+    leaf = torch.empty(shape).uniform_(low, high, generator=generator)
     flat = leaf.view(-1)
-    if flat.numel() >= 64:
+    if kind == "signed" and flat.numel() >= 64:
         for i, special in enumerate((0.0, -0.0, 1e-40, -1e-42)):
             flat[7 + i::97] = special
     return leaf
