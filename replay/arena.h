@@ -53,6 +53,7 @@ struct arena_stats {
 	uint64_t peak_resident_bytes;
 	uint64_t n_alloc, n_free, n_fresh; /* n_fresh: allocations that needed new pages */
 	uint64_t trimmed_bytes;   /* given back to the system */
+	uint64_t moved_bytes;     /* moved inside the arena to make one large place out of small ones */
 };
 void arena_stats(struct arena_stats *out);
 

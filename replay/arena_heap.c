@@ -200,8 +200,100 @@ static uint32_t free_pages_before(uint32_t chunk)
 	return left && left->kind == SPAN_FREE ? left->n : 0;
 }
 
-/* Backs what a request of n pages lacks at the first place where it can. */
-static int back_for(uint32_t n)
+/* Whole chunks leave free spans: they are given back, or their memory is moved to a place that was just backed. */
+struct taking {
+	uint64_t wanted, done; /* chunks */
+	bool move;
+	bool lost; /* part of the place is not backed any more */
+	uint32_t place;
+};
+
+/* How many of n chunks left, counted from the first. */
+static uint32_t take_chunks(struct taking *taking, uint32_t first, uint32_t n)
+{
+	int64_t moved;
+
+	if (!taking->move)
+		return space_unback(first, n) ? n : 0;
+	moved = space_move(first, taking->place + taking->done, n);
+	taking->lost = moved < 0;
+	return moved < 0 ? 0 : moved;
+}
+
+/* Takes whole chunks of a free span, the hindmost. */
+static void take_from_span(struct taking *taking, struct span *span)
+{
+	uint32_t page = span->page, end = page + span->n, taken;
+	uint32_t first = (page + CHUNK_PAGES - 1) / CHUNK_PAGES, last = end / CHUNK_PAGES;
+
+	if (first >= last || !span_reserve(4)) /* 3 are promised to heap_take, which may be the caller */
+		return;
+	if (last - first > taking->wanted - taking->done)
+		first = last - (taking->wanted - taking->done);
+	taken = take_chunks(taking, first, last - first);
+	if (!taken)
+		return;
+	taking->done += taken;
+	bin_remove(span);
+	if (first * CHUNK_PAGES > page) {
+		poke(span->n, first * CHUNK_PAGES - page);
+		free_span_add(span);
+	} else {
+		span_drop(span);
+	}
+	first += taken;
+	if (end > first * CHUNK_PAGES)
+		free_span_add(span_new(first * CHUNK_PAGES, end - first * CHUNK_PAGES));
+}
+
+static void take_from_bin(struct taking *taking, unsigned bin)
+{
+	struct span *prev;
+
+	for (struct span *span = heap.last[bin]; span && taking->done < taking->wanted && !taking->lost; span = prev) {
+		prev = span->prev;
+		take_from_span(taking, span);
+	}
+}
+
+static void take_from_bins(struct taking *taking)
+{
+	for (unsigned bin = N_BINS; bin-- > BIN_LARGE;)
+		take_from_bin(taking, bin);
+}
+
+static uint64_t take(struct taking *taking)
+{
+	take_from_bins(taking);
+	if (taking->done < taking->wanted && !taking->lost && recent_flush())
+		take_from_bins(taking);
+	return taking->done * CHUNK_BYTES;
+}
+
+uint64_t heap_trim(uint64_t bytes)
+{
+	struct taking taking = {.wanted = bytes / CHUNK_BYTES + !!(bytes % CHUNK_BYTES)};
+
+	return take(&taking);
+}
+
+/* Fills a place that was just backed, as far as wanted with the memory of free spans. -ENOMEM: the place is gone. */
+static int fill_place(uint32_t chunk, uint32_t n, uint64_t recycled)
+{
+	struct taking taking = {.wanted = recycled / CHUNK_BYTES, .move = true, .place = chunk};
+	uint64_t moved = take(&taking);
+
+	policy_note_moved(moved);
+	policy_note_backed((uint64_t)n * CHUNK_BYTES - moved);
+	if (!taking.lost)
+		return 0;
+	space_unback(chunk, n);
+	return -ENOMEM;
+}
+
+/* Backs what a request of n pages lacks at the first place where it can; of that, `recycled` bytes with the memory of
+ * free spans. */
+static int back_for(uint32_t n, uint64_t recycled)
 {
 	uint32_t whole = (n + CHUNK_PAGES - 1) / CHUNK_PAGES, lacking;
 	int64_t chunk;
@@ -213,10 +305,13 @@ static int back_for(uint32_t n)
 		chunk = space_find_cold(whole);
 		if (chunk < 0)
 			return -ENOMEM;
-		before = n % CHUNK_PAGES ? free_pages_before(chunk) : 0;
+		/* The span before it may be what is moved. */
+		before = n % CHUNK_PAGES && !recycled ? free_pages_before(chunk) : 0;
 		lacking = before < n ? (n - before + CHUNK_PAGES - 1) / CHUNK_PAGES : 1;
 		err = space_back(chunk, lacking);
 	} while (err == -EEXIST);
+	if (!err)
+		err = fill_place(chunk, lacking, recycled);
 	if (!err)
 		coalesce(span_new(chunk * CHUNK_PAGES, lacking * CHUNK_PAGES));
 	return err;
@@ -225,13 +320,12 @@ static int back_for(uint32_t n)
 static struct span *grow_and_fit(uint32_t n)
 {
 	uint64_t fresh = (n + CHUNK_PAGES - 1) / CHUNK_PAGES * CHUNK_BYTES;
-	struct span *span;
+	uint64_t recycled = policy_recycle(fresh, n * PAGE_BYTES);
+	struct span *span = best_fit(n); /* respecting a limit joined the recent spans */
 
-	policy_make_room(fresh, n * PAGE_BYTES);
-	span = best_fit(n); /* making room joined the recent spans */
 	if (span)
 		return span;
-	if (back_for(n) && (!heap_trim(UINT64_MAX) || !span_reserve(3) || back_for(n)))
+	if (back_for(n, recycled) && (!heap_trim(UINT64_MAX) || !span_reserve(3) || back_for(n, 0)))
 		return NULL;
 	return best_fit(n);
 }
@@ -256,55 +350,4 @@ struct span *heap_take(uint32_t n, enum span_kind kind)
 	span = carve(span, n);
 	span_publish(span, kind);
 	return span;
-}
-
-/* Unbacks up to n of the whole chunks in a free span, the hindmost. Returns how many. */
-static uint32_t trim_span(struct span *span, uint32_t n)
-{
-	uint32_t page = span->page, end = page + span->n;
-	uint32_t first = (page + CHUNK_PAGES - 1) / CHUNK_PAGES, last = end / CHUNK_PAGES, tail = end % CHUNK_PAGES;
-
-	if (first >= last || !span_reserve(4)) /* 3 are promised to heap_take, which may be the caller */
-		return 0;
-	if (last - first > n)
-		first = last - n;
-	if (!space_unback(first, last - first))
-		return 0;
-	bin_remove(span);
-	if (first * CHUNK_PAGES > page) {
-		poke(span->n, first * CHUNK_PAGES - page);
-		free_span_add(span);
-	} else {
-		span_drop(span);
-	}
-	if (tail)
-		free_span_add(span_new(last * CHUNK_PAGES, tail));
-	return last - first;
-}
-
-static uint64_t trim_bins(uint64_t chunks)
-{
-	uint64_t done = 0;
-
-	for (unsigned bin = N_BINS; bin-- > BIN_LARGE && done < chunks;) {
-		struct span *prev;
-
-		for (struct span *span = heap.last[bin]; span && done < chunks; span = prev) {
-			uint64_t want = chunks - done;
-
-			prev = span->prev;
-			done += trim_span(span, want < UINT32_MAX ? want : UINT32_MAX);
-		}
-	}
-	return done;
-}
-
-uint64_t heap_trim(uint64_t bytes)
-{
-	uint64_t chunks = bytes / CHUNK_BYTES + !!(bytes % CHUNK_BYTES);
-	uint64_t done = trim_bins(chunks);
-
-	if (done < chunks && recent_flush())
-		done += trim_bins(chunks - done);
-	return done * CHUNK_BYTES;
 }

@@ -87,6 +87,10 @@ int64_t space_find_cold(uint32_t n);
 int space_back(uint32_t chunk, uint32_t n);
 /* False when the kernel refuses: nothing changed. */
 bool space_unback(uint32_t chunk, uint32_t n);
+/* Moves the memory of n backed chunks to n others that were just backed and never touched: what they hold is undefined,
+ * but the kernel has nothing to clear. The first become cold. Returns how many were moved before the kernel refused, or
+ * -ENOMEM when some of the targets are not backed any more. */
+int64_t space_move(uint32_t from, uint32_t to, uint32_t n);
 /* Zeroed memory for side tables, never returned; NULL when there is none. */
 void *space_table(size_t size);
 
@@ -120,10 +124,13 @@ void slab_release_empty(void);
 /* arena_policy.c */
 void policy_note_alloc(uint64_t bytes);
 void policy_note_free(uint64_t bytes);
-/* Before `bytes` of fresh memory are backed for a block of `block_bytes`: gives back what would exceed the budget. */
-void policy_make_room(uint64_t bytes, uint64_t block_bytes);
+/* `bytes` more are to be backed for a block of `block_bytes`: how many of them would exceed the budget and must be moved
+ * there from what is kept. */
+uint64_t policy_recycle(uint64_t bytes, uint64_t block_bytes);
 void policy_note_backed(uint64_t bytes);
 void policy_note_unbacked(uint64_t bytes);
+/* A place got `bytes` of memory from elsewhere in the arena. */
+void policy_note_moved(uint64_t bytes);
 void policy_stats(struct arena_stats *out);
 
 /* arena_limit.c */

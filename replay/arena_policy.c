@@ -4,7 +4,7 @@
  * all its memory warm; and a program must not look hungrier than without us.
  *
  * Budget: resident memory (live and kept) stays below the largest live size since the program last shrank, plus a
- * twentieth and SLACK. Fresh memory beyond that is paid for by giving back as much of what is kept.
+ * twentieth and SLACK. Address space beyond that gets the memory of free spans, moved there.
  *
  * Shrinking: time is measured in bytes allocated, in epochs of half the peak, since a step allocates about as much
  * every time while its duration says nothing. The floor is the lowest live size in the last `window` epochs, which span
@@ -49,7 +49,7 @@ static struct {
 	bool by_run;       /* that shrinking was a run of frees */
 	bool runs_usual;
 
-	uint64_t peak_live, peak_resident, n_alloc, n_free, n_fresh, trimmed;
+	uint64_t peak_live, peak_resident, n_alloc, n_free, n_fresh, trimmed, moved;
 } policy = {.window = WINDOW_FIRST};
 
 static uint64_t budget(uint64_t live)
@@ -185,15 +185,15 @@ void policy_note_free(uint64_t bytes)
 		shrink(true);
 }
 
-void policy_make_room(uint64_t bytes, uint64_t block_bytes)
+uint64_t policy_recycle(uint64_t bytes, uint64_t block_bytes)
 {
 	uint64_t live = policy.live + block_bytes, peak = live > policy.peak ? live : policy.peak;
-	uint64_t after = policy.resident + bytes;
+	uint64_t after = policy.resident + bytes, excess = after > budget(peak) ? after - budget(peak) : 0;
 
 	policy.n_fresh++;
-	if (after > budget(peak))
-		heap_trim(after - budget(peak));
-	respect_limit(bytes);
+	if (excess < bytes)
+		respect_limit(bytes - excess);
+	return excess < bytes ? excess : bytes;
 }
 
 void policy_note_backed(uint64_t bytes)
@@ -214,6 +214,11 @@ void policy_note_unbacked(uint64_t bytes)
 	policy.trimmed += bytes;
 }
 
+void policy_note_moved(uint64_t bytes)
+{
+	policy.moved += bytes;
+}
+
 void policy_stats(struct arena_stats *out)
 {
 	*out = (struct arena_stats){
@@ -225,5 +230,6 @@ void policy_stats(struct arena_stats *out)
 		.n_free = policy.n_free,
 		.n_fresh = policy.n_fresh,
 		.trimmed_bytes = policy.trimmed,
+		.moved_bytes = policy.moved,
 	};
 }

@@ -14,6 +14,7 @@
 #define RANGE_MIN (1ull << 30)
 #define RANGE_MAX (1ull << 40)
 #define TABLE_STEP (256ull << 10)
+#define MOVE_MAX_BACKED (8192) /* chunks; each may end as a mapping of its own, and a process may have some 65,000 */
 
 /* Far from where the kernel places mappings by itself; the second is where ThreadSanitizer allows them. 0: any. */
 static const uintptr_t range_hints[] = {0x200000000000, 0x7b0000000000, 0};
@@ -23,6 +24,7 @@ static struct {
 	uint64_t bytes;
 	uint32_t n_chunks;
 	uint32_t first_cold; /* no chunk below it is cold */
+	uint32_t n_backed;
 	struct chunk **chunks;
 	uint64_t *cold; /* bit set: can be backed */
 	char *table, *table_end;
@@ -213,9 +215,17 @@ int space_back(uint32_t chunk, uint32_t n)
 			__atomic_store_n(&space.chunks[i], NULL, __ATOMIC_RELEASE);
 		return -EEXIST;
 	}
+	space.n_backed += n;
 	madvise(at, bytes, MADV_HUGEPAGE); /* refused where huge pages are off: 4 KB pages serve as well */
-	policy_note_backed(bytes);
 	return 0;
+}
+
+static void note_cold(uint32_t chunk, uint32_t n)
+{
+	set_cold(chunk, n, true);
+	space.n_backed -= n;
+	if (chunk < space.first_cold)
+		space.first_cold = chunk;
 }
 
 bool space_unback(uint32_t chunk, uint32_t n)
@@ -225,9 +235,32 @@ bool space_unback(uint32_t chunk, uint32_t n)
 	/* Fails where it would split a mapping and the process has as many mappings as it may. */
 	if (munmap(space_address(chunk * CHUNK_PAGES), bytes))
 		return false;
-	set_cold(chunk, n, true);
-	if (chunk < space.first_cold)
-		space.first_cold = chunk;
+	note_cold(chunk, n);
 	policy_note_unbacked(bytes);
 	return true;
+}
+
+static bool move_chunk(uint32_t from, uint32_t to)
+{
+	void *target = space_address(to * CHUNK_PAGES);
+	void *p = mremap(space_address(from * CHUNK_PAGES), CHUNK_BYTES, CHUNK_BYTES, MREMAP_MAYMOVE | MREMAP_FIXED, target);
+
+	return p == target;
+}
+
+int64_t space_move(uint32_t from, uint32_t to, uint32_t n)
+{
+	uint32_t done = 0;
+
+	if (space.n_backed > MOVE_MAX_BACKED)
+		return 0;
+	/* One by one: a run may span several mappings, and a call that fails inside one does not say how far it got. */
+	while (done < n && move_chunk(from + done, to + done))
+		done++;
+	note_cold(from, done);
+	/* A refused move may have unmapped its target. */
+	if (done < n && mmap(space_address((to + done) * CHUNK_PAGES), CHUNK_BYTES, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+		return -ENOMEM;
+	return done;
 }

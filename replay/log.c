@@ -107,8 +107,9 @@ static void summary_log(const struct terra_plan *plan)
 		   (unsigned long long)runs, used, (unsigned long long)replay_counts.finished_singly,
 		   (unsigned long long)replay_counts.replaced);
 	replay_say("flushes:%s", at ? flushes : " none");
-	replay_say("memory: peak %.0f MB, arena %.0f MB at most, %.0f MB given back, waiting results %.1f MB at most",
+	replay_say("memory: peak %.0f MB, arena %.0f MB at most, %.0f MB given back and %.0f MB moved, waiting results %.1f MB at most",
 		   (double)peak_bytes() / 1e6, (double)arena.peak_resident_bytes / 1e6, (double)arena.trimmed_bytes / 1e6,
+		   (double)arena.moved_bytes / 1e6,
 		   (double)replay_counts.held_peak / 1e6);
 }
 
