@@ -7,6 +7,9 @@
 #include "graphopt/assemble.h"
 #include "graphopt/plan_internal.h"
 
+#define SGEMM_MIN_BYTES (16 << 20) /* results below it stay in the caches while they are made */
+#define SGEMM_MAX_SHAPES 8	   /* the check of one takes seconds */
+
 static bool copy_op(const struct terra_plan_op *from, struct terra_plan_op *to)
 {
 	uint32_t i;
@@ -139,24 +142,17 @@ static int add_passive(struct terra_plan *plan)
 	return plan->passive ? 0 : -ENOMEM;
 }
 
-/* Ops that run at once and have a faster kernel. */
-static const struct {
-	const char *op, *form;
-} replacements[] = {
-    {"aten::bernoulli_.float", "mt19937_bernoulli"},
-};
-
-static int add_replace(struct terra_plan *plan, const char *op, const char *form)
+static struct terra_plan_replace *add_replace(struct terra_plan *plan, const char *op, const char *form)
 {
 	struct terra_plan_replace *replaces = realloc(plan->replaces, (plan->n_replaces + 1) * sizeof(*replaces));
 
 	if (!replaces)
-		return -ENOMEM;
+		return NULL;
 	plan->replaces = replaces;
 	replaces = memset(&replaces[plan->n_replaces++], 0, sizeof(*replaces));
 	replaces->op = strdup(op);
 	replaces->form = strdup(form);
-	return replaces->op && replaces->form ? 0 : -ENOMEM;
+	return replaces->op && replaces->form ? replaces : NULL;
 }
 
 static bool graph_has(const struct graph *graph, const char *op)
@@ -169,15 +165,81 @@ static bool graph_has(const struct graph *graph, const char *op)
 	return false;
 }
 
+static int add_bernoulli(struct terra_plan *plan, const struct graph *graph)
+{
+	if (!graph_has(graph, "aten::bernoulli_.float"))
+		return 0;
+	return add_replace(plan, "aten::bernoulli_.float", "mt19937_bernoulli") ? 0 : -ENOMEM;
+}
+
+/* How a matrix is stored, as the framework tells it to the vendor's library. False: in neither way. */
+static bool stored(const struct graph_tensor *t, bool *transposed, int64_t *ld)
+{
+	if (t->ndim != 2 || strcmp(t->dtype, "f32") || t->size[0] < 2 || t->size[1] < 2)
+		return false;
+	*transposed = t->stride[1] != 1;
+	*ld = *transposed ? t->stride[1] : t->stride[0];
+	return *transposed ? t->stride[0] == 1 && *ld >= t->size[0] : *ld >= t->size[1];
+}
+
+static bool sgemm_shape(const struct graph_op *op, uint32_t threads, struct terra_sgemm_shape *out)
+{
+	const struct graph_tensor *a, *b;
+
+	if (strcmp(op->name, "aten::mm") || !op->plain_keys || op->call_only || op->n_args != 2 ||
+	    op->args[0].kind != GRAPH_TENSOR || op->args[1].kind != GRAPH_TENSOR)
+		return false;
+	a = op->args[0].tensor;
+	b = op->args[1].tensor;
+	if (!stored(a, &out->a_transposed, &out->lda) || !stored(b, &out->b_transposed, &out->ldb))
+		return false;
+	out->m = a->size[0];
+	out->k = a->size[1];
+	out->n = b->size[1];
+	out->threads = threads ? threads : 1;
+	return b->size[0] == out->k && out->m * out->n * (int64_t)sizeof(float) >= SGEMM_MIN_BYTES;
+}
+
+static bool has_shape(const struct terra_plan *plan, const char *shape)
+{
+	uint32_t i;
+
+	for (i = 0; i < plan->n_replaces; i++)
+		if (plan->replaces[i].shape && !strcmp(plan->replaces[i].shape, shape))
+			return true;
+	return false;
+}
+
+/* Matrix products whose result is too large for the caches, each shape once: the check says which of them gain. */
+static int add_products(struct terra_plan *plan, const struct graph *graph)
+{
+	struct terra_plan_replace *replace;
+	struct terra_sgemm_shape shape;
+	char text[128];
+	uint32_t i, n = 0;
+
+	for (i = 0; i < graph->n_ops && n < SGEMM_MAX_SHAPES; i++) {
+		if (!sgemm_shape(&graph->ops[i], graph->threads, &shape))
+			continue;
+		terra_plan_sgemm_text(&shape, text, sizeof(text));
+		if (has_shape(plan, text) || !terra_plan_sgemm_shape(text, &shape))
+			continue;
+		replace = add_replace(plan, "aten::mm", "sgemm_tiles");
+		if (!replace)
+			return -ENOMEM;
+		replace->shape = strdup(text);
+		if (!replace->shape)
+			return -ENOMEM;
+		n++;
+	}
+	return 0;
+}
+
 static int add_replaces(struct terra_plan *plan, const struct graph *graph)
 {
-	size_t i;
-	int ret = 0;
+	int ret = add_bernoulli(plan, graph);
 
-	for (i = 0; i < sizeof(replacements) / sizeof(replacements[0]) && !ret; i++)
-		if (graph_has(graph, replacements[i].op))
-			ret = add_replace(plan, replacements[i].op, replacements[i].form);
-	return ret;
+	return ret ? ret : add_products(plan, graph);
 }
 
 static int fill(struct terra_plan *plan, const struct graph *graph)
@@ -270,6 +332,7 @@ void plan_drop_replace(struct terra_plan *plan, uint32_t index)
 
 	free(replace->op);
 	free(replace->form);
+	free(replace->shape);
 	free(replace->kernel);
 	plan->n_replaces--;
 	memmove(replace, replace + 1, (plan->n_replaces - index) * sizeof(*replace));

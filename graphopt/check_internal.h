@@ -75,9 +75,17 @@ int check_trial_kernel(struct check_trial *trial, const struct terra_plan *plan,
 /* Scratch memory of the calling thread for a kernel. */
 float *check_scratch(void);
 
+/* check_sgemm.c: check_replace for replacements of the form sgemm_tiles. */
+int check_sgemm(const struct terra_plan *plan, struct terra_plan_replace *replace, const struct check_options *options,
+		struct check_result *out);
+
 /* The arguments of op k for a call of the framework. `value` and `input` hold the tensors. */
 void check_op_args(const struct codegen_region *region, uint32_t k, framework_tensor *value, framework_tensor *input,
 		   const double *scalar, struct framework_arg *args);
+
+/* check_time.c: a monotonic clock, and the median of values, which it sorts. */
+double check_now_ns(void);
+double check_median(double *values, uint32_t n);
 
 /* check_time.c. Sets region->eager_ns and so on, and those of out. 0 or -errno with a message in out->first. */
 int check_measure(struct terra_plan *plan, struct terra_plan_region *region, const struct codegen_region *resolved,

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "graphopt/check_internal.h"
 #include "graphopt/framework_internal.h"
@@ -138,21 +137,6 @@ static int try_all(struct generator *g, const struct check_options *options)
 	return ret;
 }
 
-static double now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (double)ts.tv_sec * 1e9 + (double)ts.tv_nsec;
-}
-
-static int ascending(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
 static int measure(struct generator *g, const struct check_options *options)
 {
 	int64_t n = options->numel > 0 ? options->numel : 65536;
@@ -166,42 +150,52 @@ static int measure(struct generator *g, const struct check_options *options)
 	if (!ret)
 		ret = run_eager(g, data, n, 0.9);
 	for (uint32_t i = 0; !ret && i < repeats; i++) {
-		start = now_ns();
+		start = check_now_ns();
 		ret = run_eager(g, data, n, 0.9);
-		eager[i] = now_ns() - start;
-		start = now_ns();
+		eager[i] = check_now_ns() - start;
+		start = check_now_ns();
 		g->fn(data, n, 0.9, engine.state, &engine.left, &engine.next);
-		fused[i] = now_ns() - start;
+		fused[i] = check_now_ns() - start;
 	}
 	free(data);
 	if (ret)
 		return ret;
-	qsort(eager, repeats, sizeof(double), ascending);
-	qsort(fused, repeats, sizeof(double), ascending);
-	g->out->eager_ns = eager[repeats / 2];
-	g->out->fused_ns = fused[repeats / 2];
+	g->out->eager_ns = check_median(eager, repeats);
+	g->out->fused_ns = check_median(fused, repeats);
 	return 0;
 }
 
-int check_replace(struct terra_plan *plan, struct terra_plan_replace *replace, const struct check_options *options,
-		  struct check_result *out)
+static int check_bernoulli(struct terra_plan_replace *replace, const struct check_options *options,
+			   struct check_result *out)
 {
 	struct generator g = {.framework = options->framework, .out = out};
 	int ret;
 
-	memset(out, 0, sizeof(*out));
-	if (strcmp(replace->form, "mt19937_bernoulli"))
-		return fail(out, -EINVAL, "no check for replacements of this form");
-	if (!replace->fn)
-		return fail(out, -EINVAL, "the plan is not linked");
 	g.fn = (terra_mt19937_bernoulli_fn)(uintptr_t)replace->fn;
 	ret = generator_open(&g, replace);
 	if (!ret)
 		ret = try_all(&g, options);
 	out->identical = !ret && !out->differing;
-	if (!ret && out->identical && options->measure) {
+	if (!ret && out->identical && options->measure)
 		ret = measure(&g, options);
+	return ret;
+}
+
+int check_replace(struct terra_plan *plan, struct terra_plan_replace *replace, const struct check_options *options,
+		  struct check_result *out)
+{
+	int ret;
+
+	memset(out, 0, sizeof(*out));
+	if (!replace->fn)
+		return fail(out, -EINVAL, "the plan is not linked");
+	if (!strcmp(replace->form, "mt19937_bernoulli"))
+		ret = check_bernoulli(replace, options, out);
+	else if (!strcmp(replace->form, "sgemm_tiles"))
+		ret = check_sgemm(plan, replace, options, out);
+	else
+		ret = fail(out, -EINVAL, "no check for replacements of this form");
+	if (!ret && out->identical && options->measure)
 		replace->gain = out->fused_ns > 0 ? out->eager_ns / out->fused_ns : 0;
-	}
 	return ret;
 }

@@ -30,7 +30,7 @@ struct timing {
 	struct terra_kernel_args args;
 };
 
-static double now_ns(void)
+double check_now_ns(void)
 {
 	struct timespec ts;
 
@@ -167,12 +167,12 @@ static int run_fused(struct timing *t)
 
 static int sample(struct timing *t, int (*run)(struct timing *), unsigned int calls, double *ns)
 {
-	double start = now_ns();
+	double start = check_now_ns();
 	int ret = 0;
 
 	for (unsigned int i = 0; !ret && i < calls; i++)
 		ret = run(t);
-	*ns = (now_ns() - start) / calls;
+	*ns = (check_now_ns() - start) / calls;
 	return ret;
 }
 
@@ -183,7 +183,7 @@ static int ascending(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-static double median(double *values, uint32_t n)
+double check_median(double *values, uint32_t n)
 {
 	qsort(values, n, sizeof(*values), ascending);
 	return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
@@ -240,8 +240,8 @@ int check_measure(struct terra_plan *plan, struct terra_plan_region *region, con
 	if (!ret)
 		ret = take_samples(t, repeats, eager, fused);
 	if (!ret) {
-		out->eager_ns = region->eager_ns = median(eager, repeats);
-		out->fused_ns = region->fused_ns = median(fused, repeats);
+		out->eager_ns = region->eager_ns = check_median(eager, repeats);
+		out->fused_ns = region->fused_ns = check_median(fused, repeats);
 		region->gain = out->fused_ns > 0 ? out->eager_ns / out->fused_ns : 0;
 	}
 	timing_close(t);

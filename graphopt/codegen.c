@@ -7,8 +7,40 @@
 #include "graphopt/codegen_internal.h"
 #include "graphopt/kernel_source.h"
 
-#define MT19937_FORM "mt19937_bernoulli"
-#define MT19937_SYMBOL "terra_mt19937_bernoulli"
+struct replace_form {
+	const char *name, *symbol;
+	int (*emit)(struct codegen_imports *imports, FILE *out);
+};
+
+static int emit_mt19937(struct codegen_imports *imports, FILE *out)
+{
+	fputs(kernel_mt19937_bernoulli, out);
+	return 0;
+}
+
+static int emit_sgemm(struct codegen_imports *imports, FILE *out)
+{
+	uint32_t import;
+	int ret = codegen_import(imports, "sgemm_", &import);
+
+	fprintf(out, "#define SGEMM_TILE %d\n#define SGEMM_IMPORT %u\n%s", TERRA_SGEMM_TILE, import, kernel_sgemm_tiles);
+	fprintf(out, "_Static_assert(offsetof(struct sgemm_args, a) == %zu && sizeof(struct sgemm_args) == %zu, \"\");\n",
+		offsetof(struct terra_sgemm_args, a), sizeof(struct terra_sgemm_args));
+	return ret;
+}
+
+static const struct replace_form replace_forms[] = {
+    {"mt19937_bernoulli", "terra_mt19937_bernoulli", emit_mt19937},
+    {"sgemm_tiles", "terra_sgemm_tiles", emit_sgemm},
+};
+
+static const struct replace_form *find_form(const char *name)
+{
+	for (size_t i = 0; i < sizeof(replace_forms) / sizeof(replace_forms[0]); i++)
+		if (!strcmp(replace_forms[i].name, name))
+			return &replace_forms[i];
+	return NULL;
+}
 
 static void region_symbol(const struct terra_plan_region *region, char *out, size_t size)
 {
@@ -23,17 +55,21 @@ static bool id_is_taken(const struct terra_plan *plan, uint32_t index)
 	return false;
 }
 
-static int emit_replaces(const struct terra_plan *plan, FILE *out, char *err, size_t err_size)
+/* One kernel per form serves all replacements of it. */
+static int emit_replaces(const struct terra_plan *plan, struct codegen_imports *imports, FILE *out, char *err,
+			 size_t err_size)
 {
-	bool done = false;
-
 	for (uint32_t i = 0; i < plan->n_replaces; i++) {
-		if (strcmp(plan->replaces[i].form, MT19937_FORM))
+		const struct replace_form *form = find_form(plan->replaces[i].form);
+		uint32_t first = 0;
+
+		if (!form)
 			return codegen_error(err, err_size, -EINVAL, "no kernel of the form %s for %s",
 					     plan->replaces[i].form, plan->replaces[i].op);
-		if (!done)
-			fputs(kernel_mt19937_bernoulli, out);
-		done = true;
+		while (strcmp(plan->replaces[first].form, form->name))
+			first++;
+		if (first == i && form->emit(imports, out))
+			return codegen_error(err, err_size, -ENOMEM, "out of memory");
 	}
 	return 0;
 }
@@ -56,7 +92,7 @@ static int emit_plan(const struct terra_plan *plan, const struct codegen_options
 		region_symbol(&plan->regions[i], symbol, sizeof(symbol));
 		codegen_emit_region(&resolved[i], symbol, out);
 	}
-	return emit_replaces(plan, out, err, err_size);
+	return emit_replaces(plan, imports, out, err, err_size);
 }
 
 static char *vendor(void)
@@ -111,7 +147,7 @@ static int names_make(const struct terra_plan *plan, struct names *names)
 		ok = names->region[i];
 	}
 	for (uint32_t i = 0; ok && i < plan->n_replaces; i++) {
-		names->replace[i] = strdup(MT19937_SYMBOL);
+		names->replace[i] = strdup(find_form(plan->replaces[i].form)->symbol);
 		ok = names->replace[i];
 	}
 	return ok ? 0 : -ENOMEM;
@@ -156,15 +192,14 @@ int codegen_plan_with(struct terra_plan *plan, const struct codegen_options *opt
 	size_t size = 0, code_size;
 	void *code;
 	FILE *out = open_memstream(&source, &size);
-	int ret = resolved && out ? names_make(plan, &names) : -ENOMEM;
+	int ret = check_cpu(err, err_size);
 
-	if (ret < 0) {
-		codegen_error(err, err_size, ret, "out of memory");
-		goto err_out;
-	}
-	ret = check_cpu(err, err_size);
+	if (!ret && (!resolved || !out))
+		ret = codegen_error(err, err_size, -ENOMEM, "out of memory");
 	if (!ret)
 		ret = emit_plan(plan, options, &imports, resolved, out, err, err_size);
+	if (!ret && names_make(plan, &names))
+		ret = codegen_error(err, err_size, -ENOMEM, "out of memory");
 	if (ret < 0)
 		goto err_out;
 	ret = fclose(out) ? codegen_error(err, err_size, -ENOMEM, "out of memory") : 0;

@@ -39,6 +39,8 @@ struct codegen_region {
 /* codegen_region.c. `options` may be NULL; `imports` grows by what the region calls. */
 int codegen_resolve(const struct terra_plan_region *region, const struct codegen_options *options,
 		    struct codegen_imports *imports, struct codegen_region *out, char *err, size_t err_size);
+/* The index of a function among the imports, added when it is new. -ENOMEM. */
+int codegen_import(struct codegen_imports *imports, const char *name, uint32_t *out);
 void codegen_imports_free(struct codegen_imports *imports);
 
 /* codegen_emit.c. Errors show in the stream. */

@@ -28,7 +28,7 @@ void codegen_imports_free(struct codegen_imports *imports)
 	memset(imports, 0, sizeof(*imports));
 }
 
-static int find_import(struct codegen_imports *imports, const char *name, uint32_t *out)
+int codegen_import(struct codegen_imports *imports, const char *name, uint32_t *out)
 {
 	char **names;
 
@@ -117,7 +117,7 @@ static int resolve_op(struct codegen_region *region, uint32_t index, const struc
 			return codegen_error(err, err_size, -EINVAL,
 					     "region %u, op %u (%s): argument %u makes no sense", region->plan->id,
 					     index, text, i);
-	if (op->rule->import && find_import(imports, op->rule->import, &op->import) < 0)
+	if (op->rule->import && codegen_import(imports, op->rule->import, &op->import) < 0)
 		return codegen_error(err, err_size, -ENOMEM, "out of memory");
 	return 0;
 }

@@ -80,6 +80,36 @@ typedef void (*terra_kernel_fn)(const struct terra_kernel_args *args, int64_t be
  * as the framework's serial kernel would, and advances the state. state: 624 words; *left, *next as at::mt19937. */
 typedef void (*terra_mt19937_bernoulli_fn)(float *out, int64_t n, double p, uint32_t *state, int32_t *left, uint32_t *next);
 
+/* form "sgemm_tiles": C = A B in row-major float32, tile by tile: the vendor's product of a tile goes to a buffer, and the
+ * buffer to C. Faster where C is too large for the caches and its rows are badly aligned (a vocabulary of 50,257 words),
+ * since the vendor's kernel goes over C several times. Used for the one shape that it was checked at. */
+#define TERRA_SGEMM_TILE 512 /* rows and columns of a tile */
+
+struct terra_sgemm_shape {
+	int64_t m, n, k;	    /* A is m x k, B is k x n */
+	int64_t lda, ldb;	    /* elements from one stored row to the next */
+	bool a_transposed, b_transposed; /* stored as its transpose: element (i, j) at [j * ld + i] */
+	uint32_t threads;	    /* the framework's result has the same bits with 1 and up to so many threads */
+};
+
+struct terra_sgemm_args {
+	struct terra_sgemm_shape shape;
+	const float *a, *b;
+	float *c;		      /* m x n, contiguous */
+	const terra_import_fn *import;
+	float *tile;		      /* TERRA_SGEMM_TILE^2 floats, 64-byte aligned, private to the calling thread */
+};
+
+/* Computes tiles [begin, end) of ceil(m / TILE) * ceil(n / TILE), row of tiles by row of tiles. Calls the framework's own
+ * sgemm_, so unlike region kernels it may lock and allocate; never run in a fault handler. */
+typedef void (*terra_sgemm_tiles_fn)(const struct terra_sgemm_args *args, int64_t begin, int64_t end);
+
+/* The shape as one word of a plan, "512x50257x512,n512,t512,2": m x n x k, how A and B are stored (n plain, t transposed)
+ * with lda and ldb, threads. False: not such a word, or impossible. */
+bool terra_plan_sgemm_shape(const char *text, struct terra_sgemm_shape *out);
+void terra_plan_sgemm_text(const struct terra_sgemm_shape *shape, char *out, size_t size);
+int64_t terra_plan_sgemm_tiles(const struct terra_sgemm_shape *shape);
+
 struct terra_plan_op { /* one line of a region */
 	char *op;       /* "aten::mul.Tensor" */
 	uint8_t n_args;
@@ -106,6 +136,7 @@ struct terra_plan_region {
 struct terra_plan_replace {
 	char *op;
 	char *form;
+	char *shape;        /* of form sgemm_tiles; NULL: the form has none */
 	char *kernel;
 	double gain;
 	void *fn;           /* filled by terra_plan_link */

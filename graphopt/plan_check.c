@@ -292,6 +292,18 @@ static int check_unique(const struct terra_plan *plan, char *err, size_t err_siz
 	return ret;
 }
 
+static bool replace_valid(const struct terra_plan_replace *replace)
+{
+	struct terra_sgemm_shape shape;
+
+	if (!plan_op_name_valid(replace->op) || !plan_symbol_valid(replace->form) || !plan_symbol_valid(replace->kernel) ||
+	    !measure_valid(replace->gain))
+		return false;
+	if (strcmp(replace->form, "sgemm_tiles"))
+		return !replace->shape;
+	return replace->shape && terra_plan_sgemm_shape(replace->shape, &shape);
+}
+
 static int check_names(const struct terra_plan *plan, char *err, size_t err_size)
 {
 	uint32_t i;
@@ -306,8 +318,7 @@ static int check_names(const struct terra_plan *plan, char *err, size_t err_size
 		if (!plan_symbol_valid(plan->imports[i]))
 			return plan_error(err, err_size, -EINVAL, "import %u has a malformed name", i);
 	for (i = 0; i < plan->n_replaces; i++)
-		if (!plan_op_name_valid(plan->replaces[i].op) || !plan_symbol_valid(plan->replaces[i].form) ||
-		    !plan_symbol_valid(plan->replaces[i].kernel) || !measure_valid(plan->replaces[i].gain))
+		if (!replace_valid(&plan->replaces[i]))
 			return plan_error(err, err_size, -EINVAL, "replacement %u is malformed", i);
 	return 0;
 }

@@ -57,6 +57,7 @@ void terra_plan_free(struct terra_plan *plan)
 	for (i = 0; i < plan->n_replaces; i++) {
 		free(plan->replaces[i].op);
 		free(plan->replaces[i].form);
+		free(plan->replaces[i].shape);
 		free(plan->replaces[i].kernel);
 	}
 	free(plan->replaces);

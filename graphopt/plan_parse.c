@@ -285,7 +285,9 @@ static int parse_replaces(struct parser *parser, struct terra_plan *plan)
 		if (!replace)
 			return plan_error(parser->err, parser->err_size, -ENOMEM, "out of memory");
 		if ((ret = read_word(parser, &replace->op)) || (ret = expect(parser, " form=")) ||
-		    (ret = read_word(parser, &replace->form)) || (ret = expect(parser, " kernel=")) ||
+		    (ret = read_word(parser, &replace->form)) ||
+		    (accept(parser, " shape=") && (ret = read_word(parser, &replace->shape))) ||
+		    (ret = expect(parser, " kernel=")) ||
 		    (ret = read_word(parser, &replace->kernel)) || (ret = expect(parser, " gain=")) ||
 		    (ret = read_double(parser, &replace->gain)) || (ret = end_line(parser)))
 			return ret;

@@ -47,6 +47,14 @@ static void print_region(const struct terra_plan_region *region, FILE *out)
 	}
 }
 
+static void print_replace(const struct terra_plan_replace *replace, FILE *out)
+{
+	fprintf(out, "replace %s form=%s", replace->op, replace->form);
+	if (replace->shape)
+		fprintf(out, " shape=%s", replace->shape);
+	fprintf(out, " kernel=%s gain=%.17g\n", replace->kernel, replace->gain);
+}
+
 static void print_environment(const struct terra_plan *plan, FILE *out)
 {
 	fprintf(out, "terra-plan %d\nbuild-id %s\ncpu ", TERRA_PLAN_VERSION, plan->build_id);
@@ -70,8 +78,7 @@ int plan_print(const struct terra_plan *plan, FILE *out)
 	for (i = 0; i < plan->n_regions; i++)
 		print_region(&plan->regions[i], out);
 	for (i = 0; i < plan->n_replaces; i++)
-		fprintf(out, "replace %s form=%s kernel=%s gain=%.17g\n", plan->replaces[i].op, plan->replaces[i].form,
-			plan->replaces[i].kernel, plan->replaces[i].gain);
+		print_replace(&plan->replaces[i], out);
 	fputs("end\n", out);
 	return ferror(out) ? -1 : 0;
 }

@@ -77,7 +77,8 @@ void show_plan(const struct terra_plan *plan, const struct graph *graph, FILE *o
 		if (!plan->regions[r].fallback)
 			show_region(&plan->regions[r], origin(graph, n++), out);
 	for (r = 0; r < plan->n_replaces; r++)
-		fprintf(out, "      %5.2fx  %s by another kernel\n", plan->replaces[r].gain, plan->replaces[r].op);
+		fprintf(out, "      %5.2fx  %s by another kernel%s%s\n", plan->replaces[r].gain, plan->replaces[r].op,
+			plan->replaces[r].shape ? ", " : "", plan->replaces[r].shape ? plan->replaces[r].shape : "");
 	show_dropped(graph, out);
 }
 
@@ -188,6 +189,10 @@ void show_plan_json(const struct terra_plan *plan, const struct graph *graph, FI
 		json_text(plan->replaces[r].op, out);
 		fputs(", \"form\": ", out);
 		json_text(plan->replaces[r].form, out);
+		if (plan->replaces[r].shape) {
+			fputs(", \"shape\": ", out);
+			json_text(plan->replaces[r].shape, out);
+		}
 		fprintf(out, ", \"gain\": %.17g}", plan->replaces[r].gain);
 	}
 	fputs("],\n  \"dropped\": [", out);

@@ -15,6 +15,7 @@
 #include "probes/got.h"
 #include "probes/op.h"
 #include "replay/call.h"
+#include "replay/replace.h"
 #include "replay/replay.h"
 #include "replay/stubs.h"
 
@@ -83,7 +84,7 @@ static int region_op(uint32_t number, struct hook_regs *regs)
 	}
 	run_what_it_may_touch(op, regs);
 	if (replace_of[number - REPLAY_PLAIN_STUBS] != NULL && may_wait() &&
-	    replace_run(replace_of[number - REPLAY_PLAIN_STUBS], op, regs))
+	    replace_run(replace_of[number - REPLAY_PLAIN_STUBS], op, replay_originals[number], regs))
 		return 1;
 	return 0;
 }

@@ -15,8 +15,4 @@ int hooks_install(void);
 /* Called by trampoline.S for every op that a region has, and for all others while something waits. 1: answered. */
 int hook_enter(uint32_t number, struct hook_regs *regs);
 
-/* Runs a replaced op (rng.c). False: the original is to run. */
-bool replace_init(const struct terra_plan *plan);
-bool replace_run(const struct terra_plan_replace *replace, const struct terra_op *op, struct hook_regs *regs);
-
 #endif

@@ -113,13 +113,15 @@ static void summary_log(const struct terra_plan *plan)
 		   (double)replay_counts.held_peak / 1e6);
 }
 
-/* For tests in the process: "deferred", "fused", or a flush reason. ~0: no such count. */
+/* For tests in the process: "deferred", "fused", "replaced", "waiting", or a flush reason. ~0: no such count. */
 REPLAY_EXPORT uint64_t terra_replay_count(const char *name)
 {
 	if (strcmp(name, "deferred") == 0)
 		return replay_counts.deferred;
 	if (strcmp(name, "fused") == 0)
 		return replay_counts.fused;
+	if (strcmp(name, "replaced") == 0)
+		return replay_counts.replaced;
 	if (strcmp(name, "waiting") == 0)
 		return replay_pending;
 	for (int i = 0; i < FLUSH_REASONS; i++)

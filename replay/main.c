@@ -12,6 +12,7 @@
 #include "replay/arena.h"
 #include "replay/guard.h"
 #include "replay/hooks.h"
+#include "replay/replace.h"
 #include "replay/replay.h"
 
 static struct terra_plan *plan;

@@ -1,14 +1,12 @@
-/* rng.c - ops that are run at once by a kernel of the plan instead of the framework's own (plan.h, `replace`).
+/* rng.c - random numbers by a kernel of the plan instead of the framework's own (plan.h, form mt19937_bernoulli).
  *
- * Form mt19937_bernoulli: the default generator's state is taken out through exported accessors, advanced by the kernel
+ * The default generator's state is taken out through exported accessors, advanced by the kernel
  * exactly as the framework would, and put back. Nothing is delayed, so nothing else needs to know.
  */
 #include <dlfcn.h>
 #include <string.h>
 
-#include "replay/call.h"
-#include "replay/hooks.h"
-#include "replay/replay.h"
+#include "replay/replace.h"
 
 #define MT_WORDS 624
 
@@ -26,7 +24,7 @@ static struct {
 	void (*set)(void *generator, struct engine engine);
 } rng;
 
-bool replace_init(const struct terra_plan *plan)
+void rng_init(void)
 {
 	struct {
 		void *slot;
@@ -42,11 +40,10 @@ bool replace_init(const struct terra_plan *plan)
 
 		if (symbol == NULL) {
 			rng.default_generator = NULL;
-			return false;
+			return;
 		}
 		memcpy(wanted[i].slot, &symbol, sizeof(symbol));
 	}
-	return plan->n_replaces > 0;
 }
 
 static bool contiguous(const struct tensor_view *t)
@@ -61,9 +58,9 @@ static bool contiguous(const struct tensor_view *t)
 	return t->numel > 0;
 }
 
-/* bernoulli_(Tensor self, float p, Generator? generator) on a contiguous float tensor and the default generator. */
-static bool bernoulli(terra_mt19937_bernoulli_fn fill, const struct terra_op *op, struct hook_regs *regs)
+bool rng_bernoulli(const struct terra_plan_replace *replace, const struct terra_op *op, struct hook_regs *regs)
 {
+	terra_mt19937_bernoulli_fn fill = (terra_mt19937_bernoulli_fn)(uintptr_t)replace->fn;
 	const struct terra_arg *self = &op->args[1], *p = &op->args[2], *generator = &op->args[3];
 	const void *tensor = (const void *)regs->gpr[self->index];
 	const uint8_t *optional = (const uint8_t *)regs->gpr[generator->index];
@@ -71,7 +68,7 @@ static bool bernoulli(terra_mt19937_bernoulli_fn fill, const struct terra_op *op
 	struct tensor_view t;
 	void *impl;
 
-	if (op->n_args != 4 || self->kind != TERRA_KIND_TENSOR || self->place != TERRA_PLACE_GPR ||
+	if (rng.default_generator == NULL || op->n_args != 4 || self->kind != TERRA_KIND_TENSOR || self->place != TERRA_PLACE_GPR ||
 	    p->kind != TERRA_KIND_DOUBLE || p->place != TERRA_PLACE_SSE || generator->kind != TERRA_KIND_GENERATOR ||
 	    generator->place != TERRA_PLACE_GPR || optional[sizeof(void *)] != 0)
 		return false;
@@ -85,15 +82,5 @@ static bool bernoulli(terra_mt19937_bernoulli_fn fill, const struct terra_op *op
 	fill(t.data, t.numel, regs->xmm[p->index][0], engine.state, &engine.left, &engine.next);
 	rng.set(impl, engine);
 	regs->ret = (uint64_t)tensor;
-	replay_counts.replaced++;
 	return true;
-}
-
-bool replace_run(const struct terra_plan_replace *replace, const struct terra_op *op, struct hook_regs *regs)
-{
-	if (rng.default_generator == NULL || replace->fn == NULL)
-		return false;
-	if (strcmp(replace->form, "mt19937_bernoulli") == 0)
-		return bernoulli((terra_mt19937_bernoulli_fn)(uintptr_t)replace->fn, op, regs);
-	return false;
 }

@@ -153,6 +153,33 @@ static void test_replacement(void **state)
 	terra_plan_free(none);
 }
 
+/* Large products, each shape once, as they are stored; small ones, other types and odd strides are left out. */
+static void test_products(void **state)
+{
+	static const char text[] =
+	    "terra-graph 1 after build\nbuild-id c0ffee\nthreads 2\nlibrary \"l\"\nsource \"s\"\niteration 1 of 3\n"
+	    "op 0 aten::mm (@1000 f32[512,64], @2000 f32[64,9001]/[1,64]) -> (@100000 f32[512,9001]) from \"m.py\" 1 \"f\"\n"
+	    "op 1 aten::mm (@1000 f32[512,64], @2000 f32[64,9001]/[1,64]) -> (@100000 f32[512,9001]) from \"m.py\" 1 \"f\"\n"
+	    "op 2 aten::mm (@1000 f32[512,64], @2000 f32[64,64]) -> (@100000 f32[512,64]) from \"m.py\" 1 \"f\"\n"
+	    "op 3 aten::mm (@1000 f64[512,64], @2000 f64[64,9001]) -> (@100000 f64[512,9001]) from \"m.py\" 1 \"f\"\n"
+	    "op 4 aten::mm (@1000 f32[512,64]/[128,2], @2000 f32[64,9001]) -> (@100000 f32[512,9001]) from \"m.py\" 1 \"f\"\n"
+	    "op 5 aten::mm (@1000 f32[9001,512]/[1,9001], @2000 f32[512,512]) -> (@100000 f32[9001,512]) from \"m.py\" 1 \"f\"\n";
+	struct graph *graph;
+	struct terra_plan *plan;
+	char err[256];
+
+	if (graph_read(text, &graph, err, sizeof(err)) || graph_run_passes(graph, NULL, NULL, err, sizeof(err)))
+		fail_msg("%s", err);
+	assert_int_equal(assemble_plan(graph, &plan), 0);
+	assert_int_equal(plan->n_replaces, 2);
+	assert_string_equal(plan->replaces[0].op, "aten::mm");
+	assert_string_equal(plan->replaces[0].shape, "512x9001x64,n64,t64,2");
+	assert_string_equal(plan->replaces[1].shape, "9001x512x512,t9001,n512,2");
+	assert_valid(plan);
+	terra_plan_free(plan);
+	graph_free(graph);
+}
+
 static void test_dropped_stay_out(void **state)
 {
 	struct graph *graph = golden_graph("gelu");
@@ -196,6 +223,7 @@ int main(void)
 	    cmocka_unit_test(test_fallback_forms),
 	    cmocka_unit_test(test_drop),
 	    cmocka_unit_test(test_replacement),
+	    cmocka_unit_test(test_products),
 	    cmocka_unit_test(test_dropped_stay_out),
 	    cmocka_unit_test(test_command_script),
 	};

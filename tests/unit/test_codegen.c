@@ -409,6 +409,95 @@ static void check_refuses_wrong_replacements(void **state)
 	terra_plan_free(plan);
 }
 
+static struct terra_plan *plan_of_product(const char *shape)
+{
+	struct terra_plan *plan = plan_of(NULL, 0);
+
+	plan->n_replaces = 1;
+	plan->replaces = calloc(1, sizeof(*plan->replaces));
+	plan->replaces[0].op = strdup("aten::mm");
+	plan->replaces[0].form = strdup("sgemm_tiles");
+	plan->replaces[0].shape = strdup(shape);
+	make_code(plan, NULL);
+	return plan;
+}
+
+/* Every order in which the two can be stored, and sizes at and around the tile's. Whether the vendor's library adds up a tile
+ * as it does the whole is its affair: on a machine where it does not, the kernel is not used. */
+static void products_are_compared(void **state)
+{
+	static const char *const shapes[] = {"512x1024x40,n40,n1024,2",	 "512x1025x40,n40,t40,2", "513x511x33,t513,n511,2",
+					     "700x1500x17,t700,t17,1", "2x3x4,n4,n3,1",	      "600x600x64,n70,n640,2"};
+	const struct check_options options = {.framework = framework, .seed = 3, .measure = true};
+	struct check_result result;
+	int identical = 0;
+
+	need_framework();
+	for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
+		struct terra_plan *plan = plan_of_product(shapes[i]);
+
+		if (check_replace(plan, &plan->replaces[0], &options, &result) < 0)
+			fail_msg("%s: %s", shapes[i], result.first);
+		assert_true(result.compared > 0);
+		assert_true(!result.identical || plan->replaces[0].gain > 0);
+		identical += result.identical;
+		if (!result.identical)
+			print_message("%s: %s\n", shapes[i], result.first);
+		terra_plan_free(plan);
+	}
+	assert_true(identical > 0);
+}
+
+static terra_sgemm_tiles_fn right_tiles;
+
+static void one_bit_off(const struct terra_sgemm_args *args, int64_t begin, int64_t end)
+{
+	right_tiles(args, begin, end);
+	if (end == terra_plan_sgemm_tiles(&args->shape))
+		((uint32_t *)args->c)[args->shape.m * args->shape.n - 1] ^= 1;
+}
+
+static void a_tile_left_out(const struct terra_sgemm_args *args, int64_t begin, int64_t end)
+{
+	right_tiles(args, begin ? begin : 1, end);
+}
+
+/* The same sums in another order: A's columns and B's rows from the last to the first. */
+static void other_order(const struct terra_sgemm_args *args, int64_t begin, int64_t end)
+{
+	const struct terra_sgemm_shape *s = &args->shape;
+
+	if (begin)
+		return;
+	for (int64_t i = 0; i < s->m; i++)
+		for (int64_t j = 0; j < s->n; j++) {
+			float sum = 0;
+
+			for (int64_t l = s->k; l-- > 0;)
+				sum = fmaf(args->a[i * s->lda + l], args->b[l * s->ldb + j], sum);
+			args->c[i * s->n + j] = sum;
+		}
+}
+
+static void check_refuses_wrong_products(void **state)
+{
+	const terra_sgemm_tiles_fn wrong[] = {one_bit_off, a_tile_left_out, other_order};
+	const struct check_options options = {.framework = framework, .seed = 3};
+	struct check_result result;
+	struct terra_plan *plan;
+
+	need_framework();
+	plan = plan_of_product("520x530x40,n40,n530,2");
+	right_tiles = (terra_sgemm_tiles_fn)(uintptr_t)plan->replaces[0].fn;
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+		plan->replaces[0].fn = (void *)(uintptr_t)wrong[i];
+		assert_int_equal(check_replace(plan, &plan->replaces[0], &options, &result), 0);
+		assert_false(result.identical);
+		assert_true(result.first[0]);
+	}
+	terra_plan_free(plan);
+}
+
 /* ---- without the framework ---- */
 
 static void code_and_names_are_filled_in(void **state)
@@ -596,6 +685,8 @@ int main(void)
 	    cmocka_unit_test(measurement_is_filled_in),
 	    cmocka_unit_test(bernoulli_is_identical),
 	    cmocka_unit_test(check_refuses_wrong_replacements),
+	    cmocka_unit_test(products_are_compared),
+	    cmocka_unit_test(check_refuses_wrong_products),
 	};
 
 	return cmocka_run_group_tests(tests, open_framework, close_framework);

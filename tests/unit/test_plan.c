@@ -64,9 +64,14 @@ static void assert_same_plan(const struct terra_plan *a, const struct terra_plan
 		assert_true(a->regions[i].fused_ns == b->regions[i].fused_ns);
 		assert_int_equal(a->regions[i].numel, b->regions[i].numel);
 	}
-	assert_string_equal(a->replaces[0].op, b->replaces[0].op);
-	assert_string_equal(a->replaces[0].form, b->replaces[0].form);
-	assert_string_equal(a->replaces[0].kernel, b->replaces[0].kernel);
+	for (i = 0; i < a->n_replaces; i++) {
+		assert_string_equal(a->replaces[i].op, b->replaces[i].op);
+		assert_string_equal(a->replaces[i].form, b->replaces[i].form);
+		assert_string_equal(a->replaces[i].kernel, b->replaces[i].kernel);
+		assert_int_equal(!a->replaces[i].shape, !b->replaces[i].shape);
+		if (a->replaces[i].shape)
+			assert_string_equal(a->replaces[i].shape, b->replaces[i].shape);
+	}
 	assert_int_equal(a->code_size, b->code_size);
 	assert_memory_equal(a->code, b->code, a->code_size);
 }
@@ -292,6 +297,47 @@ static void test_limits(void **state)
 	assert_int_equal(terra_plan_write(plan, path, err, sizeof(err)), 0);
 	sample_op(region, "aten::exp i0");
 	assert_int_equal(terra_plan_write(plan, path, err, sizeof(err)), -EINVAL);
+	terra_plan_free(plan);
+}
+
+static void test_shapes_of_products(void **state)
+{
+	static const char *const good[] = {"512x50257x512,n512,t512,2", "2x3x4,t2,n3,1", "16777216x2x2,n2,n2,1024"};
+	static const char *const bad[] = {
+	    "", "512", "512x50257x512,n512,t512", "512x50257x512,n512,t512,0", "512x50257x512,n512,t512,1025",
+	    "512x50257x512,n511,t512,2", "512x50257x512,n512,n512,2", "1x3x4,n4,n3,1", "2x3x4,x4,n3,1", "2x3x4,n4,n3,1 ",
+	    "2x3x4,n4,n3,01", "-2x3x4,n4,n3,1", "2x3x4n4,n3,1", "16777217x2x2,n2,n2,1", "99999999999999999999x2x2,n2,n2,1"};
+	struct terra_sgemm_shape shape;
+	char text[128];
+
+	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
+		assert_true(terra_plan_sgemm_shape(good[i], &shape));
+		terra_plan_sgemm_text(&shape, text, sizeof(text));
+		assert_string_equal(text, good[i]);
+	}
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+		if (terra_plan_sgemm_shape(bad[i], &shape))
+			fail_msg("taken for a shape: \"%s\"", bad[i]);
+	assert_true(terra_plan_sgemm_shape("513x50257x512,n512,t512,2", &shape));
+	assert_int_equal(terra_plan_sgemm_tiles(&shape), 2 * 99);
+}
+
+/* A shape belongs to the one form that has shapes. */
+static void test_shapes_where_they_belong(void **state)
+{
+	static const char code[] = "code";
+	struct terra_plan *plan = sample_plan(code, sizeof(code));
+	char *shape = plan->replaces[1].shape;
+
+	assert_int_equal(plan_check(plan, err, sizeof(err)), 0);
+	plan->replaces[1].shape = NULL;
+	assert_int_equal(plan_check(plan, err, sizeof(err)), -EINVAL);
+	plan->replaces[0].shape = shape;
+	plan->replaces[1].shape = shape;
+	assert_int_equal(plan_check(plan, err, sizeof(err)), -EINVAL);
+	plan->replaces[0].shape = NULL;
+	shape[0] = 'x';
+	assert_int_equal(plan_check(plan, err, sizeof(err)), -EINVAL);
 	terra_plan_free(plan);
 }
 
@@ -546,6 +592,8 @@ int main(void)
 	    cmocka_unit_test(test_failed_write),
 	    cmocka_unit_test(test_bad_regions),
 	    cmocka_unit_test(test_limits),
+	    cmocka_unit_test(test_shapes_of_products),
+	    cmocka_unit_test(test_shapes_where_they_belong),
 	    cmocka_unit_test(test_duplicates),
 	    cmocka_unit_test(test_in_place_names),
 	    cmocka_unit_test(test_link),

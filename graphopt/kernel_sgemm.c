@@ -1,0 +1,60 @@
+/* kernel_sgemm.c - a matrix product through tiles that stay in the caches.
+ *
+ * Each tile is one call of the framework's own sgemm_, whose arithmetic for an element does not depend on the rest of the
+ * matrix as far as check_sgemm.c can see: it compares every element at the very shape. In a parallel region the vendor's
+ * library works on the calling thread alone. Row-major matrices are column-major transposes: C^T = B^T A^T.
+ */
+#include "graphopt/kernel_source.h"
+
+/* clang-format off: C in C */
+
+const char kernel_sgemm_tiles[] =
+    "\n"
+    "struct sgemm_args {\n"
+    "	int64_t m, n, k, lda, ldb;\n"
+    "	_Bool a_transposed, b_transposed;\n"
+    "	uint32_t threads;\n"
+    "	const float *a, *b;\n"
+    "	float *c;\n"
+    "	const import_fn *import;\n"
+    "	float *tile;\n"
+    "};\n"
+    "\n"
+    "/* Sizes as 64 bits serve an interface of 32 bits too: the low half comes first. */\n"
+    "typedef void (*sgemm_fn)(const char *ta, const char *tb, const int64_t *m, const int64_t *n, const int64_t *k,\n"
+    "			 const float *alpha, const float *a, const int64_t *lda, const float *b, const int64_t *ldb,\n"
+    "			 const float *beta, float *c, const int64_t *ldc);\n"
+    "\n"
+    "/* Past the caches: nobody reads C before all of it is there, and it is larger than they are. */\n"
+    "static void sgemm_copy_row(float *to, const float *from, int64_t n)\n"
+    "{\n"
+    "	int64_t i = 0;\n"
+    "\n"
+    "	for (; i < n && ((uintptr_t)(to + i) & 31); i++)\n"
+    "		to[i] = from[i];\n"
+    "	for (; i + 8 <= n; i += 8)\n"
+    "		_mm256_stream_ps(to + i, _mm256_loadu_ps(from + i));\n"
+    "	for (; i < n; i++)\n"
+    "		to[i] = from[i];\n"
+    "}\n"
+    "\n"
+    "void terra_sgemm_tiles(const struct sgemm_args *s, int64_t begin, int64_t end);\n"
+    "void terra_sgemm_tiles(const struct sgemm_args *s, int64_t begin, int64_t end)\n"
+    "{\n"
+    "	const int64_t ld = SGEMM_TILE, across = (s->n + ld - 1) / ld;\n"
+    "	const float one = 1, zero = 0;\n"
+    "\n"
+    "	for (int64_t t = begin; t < end; t++) {\n"
+    "		int64_t i = t / across * ld, j = t % across * ld;\n"
+    "		int64_t rows = s->m - i < ld ? s->m - i : ld, columns = s->n - j < ld ? s->n - j : ld;\n"
+    "\n"
+    "		((sgemm_fn)s->import[SGEMM_IMPORT])(s->b_transposed ? \"T\" : \"N\", s->a_transposed ? \"T\" : \"N\",\n"
+    "						   &columns, &rows, &s->k, &one,\n"
+    "						   s->b + (s->b_transposed ? j * s->ldb : j), &s->ldb,\n"
+    "						   s->a + (s->a_transposed ? i : i * s->lda), &s->lda, &zero, s->tile,\n"
+    "						   &ld);\n"
+    "		for (int64_t r = 0; r < rows; r++)\n"
+    "			sgemm_copy_row(s->c + (i + r) * s->n + j, s->tile + r * ld, columns);\n"
+    "	}\n"
+    "	_mm_sfence();\n"
+    "}\n";

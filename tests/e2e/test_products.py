@@ -1,0 +1,60 @@
+"""Matrix products in tiles: the framework's bits, and only for calls like those that the plan's check compared."""
+import os
+import re
+
+from harness import PYTHON, REPLAY, clean_env, main, program, run, skip, temporary_folder, test, tool
+
+SCRIPT = program("products.py")
+_state = {}
+
+
+def plan():
+    """The plan of the products, and its text."""
+    if "plan" not in _state:
+        folder = _state["folder"] = temporary_folder()
+        trace, path = os.path.join(folder.name, "products.terra"), os.path.join(folder.name, "products.plan")
+        run([tool("terra-trace"), "--backend", "preload", "-o", trace, "--", PYTHON, SCRIPT, "--trace"], timeout=120)
+        run([tool("terra-opt"), "-q", "--no-measure", "-o", path, trace], timeout=300)
+        _state["plan"] = path
+    with open(_state["plan"], "rb") as file:
+        return _state["plan"], file.read()
+
+
+def need_a_product():
+    path, text = plan()
+    if b"form=sgemm_tiles shape=512x8321x48,n48,t48," not in text:
+        skip("on this machine the vendor's library adds up tiles in another order")
+    return path
+
+
+def counts(err):
+    return {name: (int(have), int(want)) for name, have, want in re.findall(r"^(.*): (\d+) replaced, (\d+) expected$",
+                                                                           err, re.M)}
+
+
+@test(timeout=300)
+def same_bits_and_only_what_was_checked():
+    "Every variation has eager's bits; the kernel runs exactly where the call is like the checked one."
+    path = need_a_product()
+    eager = run([PYTHON, SCRIPT], timeout=120)
+    replay = run([PYTHON, SCRIPT], env=clean_env({"TERRA_PLAN": path}, preload=REPLAY), timeout=120)
+    assert replay.stdout == eager.stdout, f"replay printed\n{replay.stdout}\neager\n{eager.stdout}"
+    seen = counts(replay.stderr)
+    assert len(seen) == 10, replay.stderr
+    wrong = {name: n for name, n in seen.items() if n[0] != n[1]}
+    assert not wrong, f"replaced and expected: {wrong}"
+
+
+@test(timeout=120)
+def vendor_settings_switch_it_off():
+    "The vendor's library reads settings from the environment that change its bits: with any of them nothing is replaced."
+    path = need_a_product()
+    env = {"MKL_CBWR": "COMPATIBLE"}
+    eager = run([PYTHON, SCRIPT], env=clean_env(env), timeout=120)
+    replay = run([PYTHON, SCRIPT], env=clean_env({**env, "TERRA_PLAN": path}, preload=REPLAY), timeout=120)
+    assert replay.stdout == eager.stdout
+    assert {n for n, _ in counts(replay.stderr).values()} == {0}, replay.stderr
+
+
+if __name__ == "__main__":
+    main()
