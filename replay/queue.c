@@ -224,7 +224,9 @@ static bool input_add(struct instance *inst, const struct call *call, const stru
 		inst->input[j] = NULL;
 		return false;
 	}
-	queue.closed &= guard_close(t->data, (size_t)inst->input_span[j] * sizeof(float), false);
+	/* What the op itself writes is closed as its result, altogether. */
+	if (!call->in_place || i > 0)
+		queue.closed &= guard_close(t->data, (size_t)inst->input_span[j] * sizeof(float), false);
 	queue.work_bytes += (size_t)inst->input_span[j] * sizeof(float);
 	return block_use(base, number, false);
 }
