@@ -77,8 +77,10 @@ static int report_regions(struct graph *graph, struct terra_graph_report *out)
 	for (i = 0; i < graph->n_regions; i++) {
 		if (report_region(graph, &graph->regions[i], &out->regions[i]))
 			return -ENOMEM;
-		if (!graph->regions[i].dropped)
-			out->n_in_regions += graph->regions[i].count * graph->regions[i].n_ops;
+		if (graph->regions[i].dropped)
+			continue;
+		out->n_in_regions += graph->regions[i].count * graph->regions[i].n_ops;
+		out->in_regions_ns += out->regions[i].traced_ns;
 	}
 	out->n_regions = graph->n_regions;
 	qsort(out->regions, out->n_regions, sizeof(*out->regions), by_saved);
@@ -117,6 +119,35 @@ static int report_blockers(struct graph *graph, struct terra_graph_report *out)
 	return 0;
 }
 
+/* By the name without overload: what spends its time in the vendor's matrix products. */
+static bool is_product(const char *name)
+{
+	static const char *const products[] = {"mm",	      "addmm",	"bmm",	      "baddbmm",	      "addbmm",
+					       "mv",	      "addmv",	"dot",	      "convolution",	      "convolution_backward",
+					       "mkldnn_linear", "_mkl_linear", "mkldnn_convolution", "_convolution"};
+	size_t i, n = strcspn(name, ".");
+
+	if (strncmp(name, "aten::", 6))
+		return false;
+	for (i = 0; i < sizeof(products) / sizeof(products[0]); i++)
+		if (strlen(products[i]) == n - 6 && !strncmp(name + 6, products[i], n - 6))
+			return true;
+	return false;
+}
+
+static void add_time(const struct graph_op *op, struct terra_graph_report *out)
+{
+	if (op->class == GRAPH_PASSIVE)
+		return;
+	if (is_product(op->name)) {
+		out->products_ns += (double)op->ns;
+		return;
+	}
+	out->others_ns += (double)op->ns;
+	if (!strcmp(op->name, "aten::bernoulli_.float"))
+		out->replaced_ns += (double)op->ns;
+}
+
 static void count_ops(const struct graph *graph, struct terra_graph_report *out)
 {
 	uint32_t i;
@@ -125,6 +156,7 @@ static void count_ops(const struct graph *graph, struct terra_graph_report *out)
 	out->iteration = graph->iteration;
 	out->n_ops = graph->n_ops;
 	for (i = 0; i < graph->n_ops; i++) {
+		add_time(&graph->ops[i], out);
 		out->n_passive += graph->ops[i].class == GRAPH_PASSIVE;
 		out->n_fusible += graph->ops[i].class == GRAPH_FUSIBLE;
 	}

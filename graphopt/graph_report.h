@@ -44,6 +44,11 @@ struct terra_graph_report {
 	uint32_t n_passive;    /* of those, views, metadata and allocation */
 	uint32_t n_fusible;    /* of those, ops that have a rule */
 	uint32_t n_in_regions; /* of those, ops in regions that the cost model keeps */
+	/* Time of the iteration's ops, ns, tracing included. Views, metadata and allocation are in none of them. */
+	double products_ns;   /* matrix products and convolutions */
+	double others_ns;     /* all other ops... */
+	double in_regions_ns; /* ...and of those, ops in regions that the cost model keeps */
+	double replaced_ns;   /* ...and ops that a plan may have another kernel for (bernoulli_) */
 	uint32_t n_regions;
 	struct terra_report_region *regions; /* most saved first */
 	uint32_t n_blockers;

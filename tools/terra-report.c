@@ -168,11 +168,20 @@ static void print_more(uint32_t all, unsigned int top)
 		printf("  ... and %u more (--top %u shows all)\n", all - top, all);
 }
 
+static double percent(double part, double all)
+{
+	return all > 0 ? 100 * part / all : 0;
+}
+
 static void print_convertible(const struct terra_graph_report *graph, unsigned int top)
 {
 	printf("\nConvertible regions (iteration %" PRIu64 ": %u ops, %u of them views, metadata and allocation, %u "
 	       "fusible, %u in regions)\n",
 	       graph->iteration, graph->n_ops, graph->n_passive, graph->n_fusible, graph->n_in_regions);
+	printf("  %.3f ms in matrix products, %.3f ms in other ops, of which %.0f %% in regions and %.0f %% in ops with another "
+	       "kernel\n",
+	       graph->products_ns / 1e6, graph->others_ns / 1e6, percent(graph->in_regions_ns, graph->others_ns),
+	       percent(graph->replaced_ns, graph->others_ns));
 	for (uint32_t i = 0; i < graph->n_regions && i < top; i++)
 		print_region(&graph->regions[i]);
 	print_more(graph->n_regions, top);
@@ -247,6 +256,14 @@ static void json_convertible(struct json *json, const struct terra_graph_report 
 	member_u64(json, "passive", graph->n_passive);
 	member_u64(json, "fusible", graph->n_fusible);
 	member_u64(json, "in_regions", graph->n_in_regions);
+	json_key(json, "products_ns");
+	json_double(json, graph->products_ns);
+	json_key(json, "others_ns");
+	json_double(json, graph->others_ns);
+	json_key(json, "in_regions_ns");
+	json_double(json, graph->in_regions_ns);
+	json_key(json, "replaced_ns");
+	json_double(json, graph->replaced_ns);
 	json_key(json, "regions");
 	json_open(json, '[');
 	for (uint32_t i = 0; i < graph->n_regions; i++)

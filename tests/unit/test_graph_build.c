@@ -280,6 +280,9 @@ static void test_report(void **state)
 	assert_string_equal(report->regions[0].ops[0].line, "aten::exp i0");
 	assert_string_equal(report->regions[0].ops[0].file, "train.py");
 	assert_true(report->regions[0].traced_ns > 0);
+	assert_true(report->in_regions_ns == (report->regions[0].dropped ? 0 : report->regions[0].traced_ns));
+	assert_true(report->others_ns > report->regions[0].traced_ns);
+	assert_true(report->products_ns == 0 && report->replaced_ns == 0);
 	assert_int_equal(report->n_blockers, 1);
 	assert_string_equal(report->blockers[0].op, "aten::flash");
 	assert_int_equal(report->blockers[0].count, 1);
