@@ -222,6 +222,49 @@ static void test_steps_settle(void **state)
 	assert_int_equal(report->at[0].n_fresh, report->at[1].n_fresh);
 }
 
+/* Free memory in pieces, each smaller than the request, and no budget for more: the pieces are moved together. What lives
+ * between them stays where it is, and what was moved away is used again. */
+static void large_between_small(void)
+{
+	enum { N = 40 };
+	unsigned char *p[N], *large;
+
+	for (int i = 0; i < N; i++) {
+		p[i] = arena_alloc(4 * MB);
+		expect(p[i]);
+		memset(p[i], i, 4 * MB);
+	}
+	for (int i = 0; i < N; i += 2)
+		arena_free(p[i]);
+	moment();
+	large = arena_alloc(60 * MB);
+	moment();
+	expect(large);
+	memset(large, 0xff, 60 * MB);
+	moment();
+	for (int i = 1; i < N; i += 2)
+		for (uint64_t at = 0; at < 4 * MB; at += 4096)
+			expect(p[i][at] == i && p[i][at + 4095] == i);
+	arena_free(large);
+	for (int i = 0; i < N; i += 2) {
+		p[i] = arena_alloc(4 * MB);
+		memset(p[i], i, 4 * MB);
+	}
+	moment();
+}
+
+static void test_pieces_are_moved_together(void **state)
+{
+	run(large_between_small);
+	assert_int_equal(report->at[1].trimmed_bytes, 0);
+	assert_true(report->at[1].moved_bytes >= 30 * MB);
+	assert_true(report->at[1].resident_bytes <= report->at[1].peak_live_bytes * 21 / 20 + SLACK);
+	if (SANITIZED)
+		return;
+	assert_true(report->rss[2] <= report->rss[0] + SLACK);
+	assert_true(report->rss[3] <= report->rss[0] + SLACK);
+}
+
 static void train_and_drop(void)
 {
 	const struct model m = {.layers = 12, .width = 3 * MB + 4096, .touch = true};
@@ -511,6 +554,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_steps_settle),
+		cmocka_unit_test(test_pieces_are_moved_together),
 		cmocka_unit_test(test_steps_find_their_memory_warm),
 		cmocka_unit_test(test_a_dropped_model_goes_back),
 		cmocka_unit_test(test_a_model_dropped_after_one_step),
