@@ -1,7 +1,7 @@
 /* place.c - where in the program it does not pay to let ops wait.
  *
- * Each place has an account of what was lost there, which gains pay off but never overdraw: what went well long ago does
- * not excuse what goes wrong now. So a place that is right more often than not stays at nothing, and only losing places
+ * Each place has an account of what was lost there, which gains pay off but never overdraw: what went well long ago
+ * does not excuse what goes wrong now. So a place that is right more often than not stays at nothing, and only losing places
  * take room in the table.
  */
 #include "replay/place.h"
@@ -26,6 +26,12 @@ static struct place *slot_of(uint64_t key)
 	return &places[key >> (64 - PLACES_LOG2)];
 }
 
+/* Of other bits than the slot, and of those that more than the last ops decide. */
+static uint32_t tag_of(uint64_t key)
+{
+	return (uint32_t)(key >> 20);
+}
+
 uint64_t place_enter(uint32_t op, int64_t numel)
 {
 	/* Each op's part is twenty bits wide, where the next op's overlaps it: five ops count. */
@@ -39,7 +45,7 @@ bool place_is_losing(uint64_t key)
 {
 	struct place *place = slot_of(key);
 
-	if (place->tag != (uint32_t)key || place->lost < LOSING)
+	if (place->tag != tag_of(key) || place->lost < LOSING)
 		return false;
 	if (++place->refused < SECOND_LOOK)
 		return true;
@@ -53,14 +59,14 @@ void place_note(uint64_t key, double saved, uint32_t in_vain)
 	struct place *place = slot_of(key);
 	float loss = (float)in_vain * WAIT_COST - (float)saved;
 
-	if (place->tag != (uint32_t)key) {
+	if (place->tag != tag_of(key)) {
 		if (loss <= 0)
 			return;
 		/* Two places for one slot: the one that loses more gets it in the end. */
 		place->lost -= loss;
 		if (place->lost > 0)
 			return;
-		*place = (struct place){.tag = (uint32_t)key};
+		*place = (struct place){.tag = tag_of(key)};
 	}
 	place->lost = place->lost + loss > 0 ? place->lost + loss : 0;
 }

@@ -569,7 +569,7 @@ static void singles_execute(struct instance *inst, bool parallel)
 	}
 }
 
-/* In times of one op: a region that takes half of its ops' time has saved half of them. Not measured: it is taken for one. */
+/* In times of one op: a region that takes half of its ops' time has saved half of them. So is one not measured. */
 static double saved_by(const struct instance *inst)
 {
 	double gain = inst->accepted->gain > 0 ? inst->accepted->gain : 2;

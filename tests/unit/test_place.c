@@ -92,7 +92,7 @@ static void test_a_losing_place_is_tried_again(void **state)
 	assert_int_equal(runs_until_losing(key, 3, 0, 1000), 1000); /* the program has changed */
 }
 
-/* Many more places than the table has room for: one that loses much is found among those that lose little, and only it. */
+/* Many more places than the table has room for: among those that lose little, one that loses much is found alone. */
 static void test_many_places(void **state)
 {
 	(void)state;
