@@ -11,8 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CUTS_BEFORE_VERDICT 64
-
 static struct node root;
 
 /* ---- building ---- */
@@ -165,28 +163,6 @@ int match_build(struct terra_plan *plan, int (*op_index)(const char *name, void 
 const struct node *match_root(void)
 {
 	return &root;
-}
-
-/* ---- statistics ---- */
-
-static struct edge *first_edge(const struct edge *first)
-{
-	return &root.edges[first - root.edges];
-}
-
-void match_note_run(const struct edge *first)
-{
-	first_edge(first)->runs++;
-}
-
-/* A beginning that is mostly cut short costs guards and gains nothing: it is not taken any more. */
-void match_note_cut(const struct edge *first)
-{
-	struct edge *edge = first_edge(first);
-
-	edge->cuts++;
-	if (edge->cuts >= CUTS_BEFORE_VERDICT && edge->cuts > edge->runs)
-		edge->dropped = true;
 }
 
 /* ---- matching ---- */
@@ -365,7 +341,7 @@ static bool bind(const struct instance *inst, const struct call *call, struct bi
 
 static bool edge_fits(const struct edge *edge, const struct call *call, const struct binding *binding)
 {
-	if (edge->op != call->op || edge->n_args != call->n_args || edge->dropped)
+	if (edge->op != call->op || edge->n_args != call->n_args)
 		return false;
 	for (uint32_t i = 0; i < edge->n_args; i++) {
 		const struct token *want = &edge->arg[i], *have = &binding->token[i];

@@ -18,6 +18,7 @@
 
 #include "replay/arena.h"
 #include "replay/guard.h"
+#include "replay/place.h"
 
 #define QUEUE_MAX 96         /* instances */
 #define QUEUE_MIN_NUMEL 64   /* smaller domains are not worth a page */
@@ -231,7 +232,7 @@ static bool input_add(struct instance *inst, const struct call *call, const stru
 	return block_use(base, number, false);
 }
 
-static struct instance *instance_begin(const struct call *call)
+static struct instance *instance_begin(const struct call *call, uint64_t place)
 {
 	struct instance *inst = &queue.instances[queue.n];
 
@@ -241,6 +242,7 @@ static struct instance *instance_begin(const struct call *call)
 	inst->accepted_ops = 0;
 	inst->numel = call->numel;
 	inst->mxcsr = _mm_getcsr() & ~_MM_EXCEPT_MASK;
+	inst->place = place;
 	inst->wave_start = queue.n == 0;
 	queue.n++;
 	queue.open = true;
@@ -312,8 +314,8 @@ static bool room_for_one_more(const struct call *call)
 	       queue.feeds_used + TERRA_PLAN_MAX_ARGS * FEED_MAX < FEED_SPACE;
 }
 
-/* The edge that the op takes: of the open instance, else of a new one. */
-static const struct edge *edge_for(struct call *call, struct binding *binding, bool *grows)
+/* The edge that the op takes: of the open instance, else of a new one where that pays. */
+static const struct edge *edge_for(struct call *call, uint64_t place, struct binding *binding, bool *grows)
 {
 	struct instance *last = queue.open ? &queue.instances[queue.n - 1] : NULL;
 	const struct edge *edge = NULL;
@@ -327,6 +329,8 @@ static const struct edge *edge_for(struct call *call, struct binding *binding, b
 		if (last != NULL)
 			instance_close();
 		edge = match_edge(NULL, call, binding);
+		if (edge != NULL && place_is_losing(place))
+			return NULL;
 	}
 	return edge;
 }
@@ -339,7 +343,7 @@ bool queue_offer(struct call *call)
 	const struct edge *edge;
 	struct binding binding;
 	struct instance *inst = NULL;
-	uint64_t epoch;
+	uint64_t epoch, place = place_enter(call->op, call->numel);
 	bool taken, grows;
 	float *data;
 
@@ -351,7 +355,7 @@ bool queue_offer(struct call *call)
 		return false;
 again:
 	epoch = queue.epoch;
-	edge = edge_for(call, &binding, &grows);
+	edge = edge_for(call, place, &binding, &grows);
 	if (edge == NULL || !inputs_are_ours(call, &binding))
 		return false;
 	data = result_make(call); /* may throw: nothing of ours has changed yet */
@@ -361,7 +365,7 @@ again:
 	}
 	taken = queue_lock();
 	if (queue.epoch == epoch) {
-		inst = grows ? &queue.instances[queue.n - 1] : instance_begin(call);
+		inst = grows ? &queue.instances[queue.n - 1] : instance_begin(call, place);
 		instance_grow(inst, call, edge, &binding, data);
 	}
 	if (queue.epoch != epoch) {
@@ -567,6 +571,14 @@ static void singles_execute(struct instance *inst, bool parallel)
 	}
 }
 
+/* In times of one op: a region that takes half of its ops' time has saved half of them. So is one not measured. */
+static double saved_by(const struct instance *inst)
+{
+	double gain = inst->accepted->gain > 0 ? inst->accepted->gain : 2;
+
+	return gain > 1 ? inst->accepted_ops * (1 - 1 / gain) : 0;
+}
+
 static void instance_count(const struct instance *inst)
 {
 	struct region_counts *counts;
@@ -579,10 +591,7 @@ static void instance_count(const struct instance *inst)
 		counts->elements += (uint64_t)inst->numel;
 		replay_counts.fused += inst->accepted_ops;
 	}
-	if (inst->accepted_ops < inst->n_ops)
-		match_note_cut(inst->edge[0]);
-	else
-		match_note_run(inst->edge[0]);
+	place_note(inst->place, inst->accepted ? saved_by(inst) : 0, (uint32_t)(inst->n_ops - inst->accepted_ops));
 }
 
 static void run_all(bool parallel)

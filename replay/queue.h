@@ -18,8 +18,6 @@ struct edge { /* an op that some region has at this place */
 	struct node *to;
 	struct terra_plan_region *single;           /* fallback kernel for this op alone */
 	uint8_t single_input[TERRA_PLAN_MAX_ARGS];  /* input number in the fallback's form */
-	uint32_t runs, cuts;                        /* edges of the root: instances that began here */
-	bool dropped;
 };
 
 struct node {
@@ -35,6 +33,7 @@ struct instance {
 	uint8_t n_ops, n_inputs, n_scalars;
 	bool wave_start;  /* ordered behind an earlier instance: runs after everything before it */
 	uint32_t mxcsr;   /* when its ops were issued */
+	uint64_t place;   /* where it began (place.h) */
 	int64_t numel;
 	const struct edge *edge[TERRA_PLAN_MAX_OPS];
 	uint8_t scalar_at[TERRA_PLAN_MAX_OPS]; /* scalars before op k */
@@ -56,8 +55,5 @@ struct binding { /* what each argument of the op is, seen from the instance */
 const struct node *match_root(void);
 /* The edge that the op takes from where the instance stands (NULL: from the root), with its binding; NULL: none. */
 const struct edge *match_edge(const struct instance *inst, const struct call *call, struct binding *binding);
-/* Statistics of a first edge: instances that a region used up, or that were cut short. Drops what loses. */
-void match_note_run(const struct edge *first);
-void match_note_cut(const struct edge *first);
 
 #endif

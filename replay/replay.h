@@ -160,8 +160,7 @@ void threads_init(void);
 
 /* ---- log.c ---- */
 struct region_counts {
-	uint64_t runs, cut, dead, elements;
-	bool dropped;
+	uint64_t runs, dead, elements;
 };
 struct replay_counts {
 	uint64_t deferred, fused, finished_singly, replaced;
