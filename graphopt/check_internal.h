@@ -72,6 +72,8 @@ enum check_live { CHECK_LIVE_ALL, CHECK_LIVE_LAST };
 int check_trial_kernel(struct check_trial *trial, const struct terra_plan *plan, terra_kernel_fn fn,
 		       enum check_live live, struct check_result *out);
 
+/* Memory for n floats as replay's allocator gives it to tensors: aligned, on huge pages when it is large. To be freed. */
+float *check_memory(size_t n);
 /* Scratch memory of the calling thread for a kernel. */
 float *check_scratch(void);
 

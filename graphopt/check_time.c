@@ -14,6 +14,8 @@
 #define DEFAULT_REPEATS 15
 #define MAX_REPEATS 1000
 #define MIN_SAMPLE_NS 200000. /* a sample is as many calls as take about this long */
+#define WARM_UP_NS 50e6	      /* of both sides in turn: processors and threads that were idle are slow at first */
+#define MIN_TOTAL_NS 150e6    /* samples are taken for so long at least, or until there are MAX_REPEATS */
 #define GRAIN_BLOCKS 64	      /* the framework's own grain of 32,768 elements */
 
 struct timing {
@@ -189,7 +191,8 @@ double check_median(double *values, uint32_t n)
 	return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
-static int take_samples(struct timing *t, uint32_t repeats, double *eager, double *fused)
+/* At least `repeats` samples of each side; *n says how many. */
+static int take_samples(struct timing *t, uint32_t repeats, double *eager, double *fused, uint32_t *n)
 {
 	unsigned int calls;
 	double once;
@@ -200,10 +203,17 @@ static int take_samples(struct timing *t, uint32_t repeats, double *eager, doubl
 	if (!ret)
 		ret = sample(t, run_eager, 1, &once);
 	calls = once > 0 && once < MIN_SAMPLE_NS ? (unsigned int)(MIN_SAMPLE_NS / once) + 1 : 1;
-	for (uint32_t i = 0; !ret && i < repeats; i++) {
-		ret = sample(t, run_eager, calls, &eager[i]);
+	for (double start = check_now_ns(); !ret && check_now_ns() - start < WARM_UP_NS;) {
+		ret = sample(t, run_eager, calls, &once);
 		if (!ret)
-			ret = sample(t, run_fused, calls, &fused[i]);
+			ret = sample(t, run_fused, calls, &once);
+	}
+	for (double start = check_now_ns(); !ret && *n < MAX_REPEATS; (*n)++) {
+		if (*n >= repeats && check_now_ns() - start >= MIN_TOTAL_NS)
+			break;
+		ret = sample(t, run_eager, calls, &eager[*n]);
+		if (!ret)
+			ret = sample(t, run_fused, calls, &fused[*n]);
 	}
 	return ret;
 }
@@ -226,6 +236,7 @@ int check_measure(struct terra_plan *plan, struct terra_plan_region *region, con
 	double eager[MAX_REPEATS], fused[MAX_REPEATS];
 	uint32_t repeats = options->repeats ? options->repeats : DEFAULT_REPEATS;
 	int64_t numel = options->numel ? options->numel : region->numel;
+	uint32_t n = 0;
 	int ret = -ENOMEM;
 
 	if (!t)
@@ -238,10 +249,10 @@ int check_measure(struct terra_plan *plan, struct terra_plan_region *region, con
 	t->fn = region->fn;
 	ret = timing_open(t, shape_for(resolved, numel > 0 ? numel : 1), options->seed, out->first, sizeof(out->first));
 	if (!ret)
-		ret = take_samples(t, repeats, eager, fused);
+		ret = take_samples(t, repeats, eager, fused, &n);
 	if (!ret) {
-		out->eager_ns = region->eager_ns = check_median(eager, repeats);
-		out->fused_ns = region->fused_ns = check_median(fused, repeats);
+		out->eager_ns = region->eager_ns = check_median(eager, n);
+		out->fused_ns = region->fused_ns = check_median(fused, n);
 		region->gain = out->fused_ns > 0 ? out->eager_ns / out->fused_ns : 0;
 	}
 	timing_close(t);

@@ -3,8 +3,12 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "graphopt/check_internal.h"
+
+#define ALIGNMENT 64
+#define HUGE_PAGE ((size_t)2 << 20)
 
 #define GUARD 16 /* floats around every memory that the kernel writes */
 #define GUARD_BITS 0x7f8badad
@@ -50,7 +54,7 @@ static int make_input(struct check_trial *trial, uint32_t j, enum check_values v
 	choose_stride(input, trial->shape, trial->region->strided[j], &trial->random);
 	input->count =
 	    (size_t)(1 + (trial->shape.rows - 1) * input->stride[0] + (trial->shape.columns - 1) * input->stride[1]);
-	input->original = malloc(input->count * sizeof(float));
+	input->original = check_memory(input->count);
 	if (!input->original)
 		return -ENOMEM;
 	check_fill(input->original, input->count, values, &trial->random);
@@ -284,6 +288,16 @@ static bool guarded_intact(const struct guarded *g)
 		if (bits_of(*p) != GUARD_BITS)
 			return false;
 	return true;
+}
+
+float *check_memory(size_t n)
+{
+	size_t size = n * sizeof(float), step = size < HUGE_PAGE ? ALIGNMENT : HUGE_PAGE;
+	float *p = aligned_alloc(step, (size + step - 1) / step * step);
+
+	if (p && step == HUGE_PAGE)
+		madvise(p, size, MADV_HUGEPAGE);
+	return p;
 }
 
 float *check_scratch(void)

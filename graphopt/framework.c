@@ -73,6 +73,7 @@ static int find_symbols(struct framework *fw, char *err, size_t err_size)
 			return fail(err, err_size, -ENOTSUP, "this libtorch does not export %s", wanted[i].name);
 		memcpy(wanted[i].slot, &symbol, sizeof(symbol));
 	}
+	fw->vendor_threads = (int (*)(int))find_symbol(fw, "MKL_Set_Num_Threads_Local");
 	for (size_t i = 0; i < 3; i++)
 		fw->dtype_code[i] = dtype[i]();
 	fw->cpu = cpu();
@@ -171,6 +172,7 @@ int framework_threads(const struct framework *fw)
 }
 
 struct range {
+	const struct framework *fw;
 	void (*fn)(void *ctx, int64_t begin, int64_t end);
 	void *ctx;
 };
@@ -178,14 +180,18 @@ struct range {
 static void run_range(int64_t begin, int64_t end, void *ctx)
 {
 	const struct range *range = ctx;
+	int (*vendor_threads)(int) = range->fw->vendor_threads;
+	int before = vendor_threads ? vendor_threads(1) : 0;
 
 	range->fn(range->ctx, begin, end);
+	if (vendor_threads)
+		vendor_threads(before);
 }
 
 void framework_parallel_for(const struct framework *fw, int64_t n, int64_t grain,
 			    void (*fn)(void *ctx, int64_t begin, int64_t end), void *ctx)
 {
-	struct range range = {.fn = fn, .ctx = ctx};
+	struct range range = {.fw = fw, .fn = fn, .ctx = ctx};
 
 	fw->parallel_for(0, n, grain, run_range, &range);
 }

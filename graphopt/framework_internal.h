@@ -35,6 +35,9 @@ struct framework {
 	int32_t (*parallel_for)(int64_t begin, int64_t end, int64_t grain, framework_parallel_fn fn, void *ctx);
 	void (*set_num_threads)(int threads);
 	int (*get_num_threads)(void);
+	/* Sets the calling thread's number of threads in the vendor's library, returns what it was. NULL: it has none. Once
+	 * the framework's number has been set, the vendor's functions start threads for 512 elements too. */
+	int (*vendor_threads)(int n);
 	void **(*default_generator)(void); /* a reference to the intrusive_ptr */
 	void (*set_current_seed)(void *generator, uint64_t seed);
 	void *(*operator_new)(size_t size);

@@ -1,5 +1,7 @@
 /* verify.c - compiles an assembled plan and keeps what has the framework's own bits and gains. */
 #include <errno.h>
+#include <limits.h>
+#include <malloc.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -223,6 +225,15 @@ static int check_replaces(struct verify *verify)
 	return 0;
 }
 
+/* Memory that is freed stays with the process, as replay's allocator keeps it: otherwise the framework's side would be
+ * timed with page faults that no program under replay has, or without, as the heap happens to lie. */
+static void keep_freed_memory(void)
+{
+	mallopt(M_MMAP_MAX, 0);
+	mallopt(M_TRIM_THRESHOLD, INT_MAX);
+	mallopt(M_TOP_PAD, 64 << 20);
+}
+
 static int open_framework(struct verify *verify)
 {
 	const struct graph *graph = verify->graph;
@@ -231,6 +242,7 @@ static int open_framework(struct verify *verify)
 	/* OpenMP threads spin for milliseconds before they sleep. Beside other work on the machine that makes thousands
 	 * of short parallel loops take minutes; a shorter spin is as good where the machine is free. */
 	setenv("GOMP_SPINCOUNT", "10000", 0);
+	keep_freed_memory();
 	if (stop(verify, "loading the framework"))
 		return fail(verify, -EINTR, "interrupted");
 	ret = framework_open(graph->library, &verify->framework, verify->err, verify->err_size);

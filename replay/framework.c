@@ -35,6 +35,7 @@ static struct {
 	bool (*has_names)(const void *impl);
 	void **undefined;
 	int32_t cpu_device;
+	int (*vendor_threads)(int n); /* sets the calling thread's, returns what it was; NULL: this vendor has none */
 } torch;
 
 /* ---- finding it ---- */
@@ -170,6 +171,7 @@ int framework_learn(const char **why)
 			return -ENOSYS;
 		memcpy(wanted[i].slot, &symbol, sizeof(symbol));
 	}
+	torch.vendor_threads = (int (*)(int))dlsym(h, "MKL_Set_Num_Threads_Local");
 	framework.float32 = constant("aoti_torch_dtype_float32");
 	framework.float64 = constant("aoti_torch_dtype_float64");
 	framework.int64 = constant("aoti_torch_dtype_int64");
@@ -256,12 +258,23 @@ struct parallel {
 	int64_t n;
 };
 
+/* The vendor's functions that kernels call start threads of their own, for 512 elements too, once a program has set the
+ * number of threads. Whatever is set is put back. */
+static void run_part(const struct parallel *p, int64_t begin, int64_t end)
+{
+	int before = torch.vendor_threads ? torch.vendor_threads(1) : 0;
+
+	p->fn(begin, end, p->ctx);
+	if (torch.vendor_threads)
+		torch.vendor_threads(before);
+}
+
 static void parallel_part(void *data)
 {
 	const struct parallel *p = data;
 	int64_t threads = torch.num_threads(), me = torch.thread_num();
 
-	p->fn(p->n * me / threads, p->n * (me + 1) / threads, p->ctx);
+	run_part(p, p->n * me / threads, p->n * (me + 1) / threads);
 }
 
 void framework_parallel(int64_t n, void (*fn)(int64_t begin, int64_t end, void *ctx), void *ctx)
@@ -270,10 +283,17 @@ void framework_parallel(int64_t n, void (*fn)(int64_t begin, int64_t end, void *
 	int threads = torch.max_threads();
 
 	if (threads <= 1 || torch.num_threads() > 1) {
-		fn(0, n, ctx);
+		run_part(&p, 0, n);
 		return;
 	}
 	torch.parallel(parallel_part, &p, (unsigned)(threads < MAX_THREADS ? threads : MAX_THREADS), 0);
+}
+
+void framework_alone(int64_t n, void (*fn)(int64_t begin, int64_t end, void *ctx), void *ctx)
+{
+	struct parallel p = {fn, ctx, n};
+
+	run_part(&p, 0, n);
 }
 
 int framework_thread_number(void)

@@ -553,7 +553,7 @@ static void wave_execute(struct wave *wave, bool parallel)
 	if (parallel && elements >= PARALLEL_MIN)
 		framework_parallel(blocks, wave_run, wave);
 	else if (blocks > 0)
-		wave_run(0, blocks, wave);
+		framework_alone(blocks, wave_run, wave);
 	wave->n = 0;
 }
 
