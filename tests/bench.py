@@ -156,20 +156,25 @@ def run_once(program, mode, folder, seconds):
 
 
 def run_rounds(program, modes, rounds, folder, seconds):
-    """All rounds: a dict of runs per round. A mode that fails is given up, with its reason in `gone`."""
+    """All rounds: a dict of runs per round. A mode that fails is given up, with its reason in `gone`. When stopped, the
+    rounds that are complete."""
     gone = {}
     results = []
-    for number in range(rounds):
-        order = modes[number % len(modes):] + modes[:number % len(modes)]
-        results.append({})
-        for mode in order:
-            if mode in gone:
-                continue
-            progress(f"{program.name}: round {number + 1} of {rounds}, {mode}")
-            try:
-                results[-1][mode] = run_once(program, mode, folder, seconds)
-            except Failed as reason:
-                gone[mode] = str(reason)
+    try:
+        for number in range(rounds):
+            order = modes[number % len(modes):] + modes[:number % len(modes)]
+            results.append({})
+            for mode in order:
+                if mode in gone:
+                    continue
+                progress(f"{program.name}: round {number + 1} of {rounds}, {mode}")
+                try:
+                    results[-1][mode] = run_once(program, mode, folder, seconds)
+                except Failed as reason:
+                    gone[mode] = str(reason)
+    except KeyboardInterrupt:
+        results.pop()
+        gone["stopped"] = f"in round {len(results) + 1} of {rounds}"
     progress("")
     return [{mode: run for mode, run in result.items() if mode not in gone} for result in results], gone
 
@@ -222,7 +227,7 @@ def print_table(program, summary, kept, discarded, gone):
               f"{cell(line['to_allocator'], '.2f', 10)}{line['third']:9.2f} s{line['steady']:9.2f} s"
               f"{line['peak_bytes'] / 1e6:9.0f}  {answer}")
     for mode, reason in gone.items():
-        print(f"{mode:11}did not run: {reason}")
+        print(f"stopped {reason}" if mode == "stopped" else f"{mode:11}did not run: {reason}")
 
 
 def print_notes(results, summary):
@@ -274,7 +279,7 @@ def bench_program(program, modes, options, folder):
     gone.update(failures)
     if not results or not results[0]:
         for mode, reason in gone.items():
-            print(f"{program.name}: {mode} did not run: {reason}")
+            print(f"{program.name}: " + (f"stopped {reason}" if mode == "stopped" else f"{mode} did not run: {reason}"))
         return {"not_run": gone}
     reference = results[0].get("eager")
     kept, discarded = keep_quiet_rounds(results)
@@ -319,6 +324,7 @@ def parse_arguments():
 
 def main():
     options = parse_arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as ^C: what is complete is reported
     try:
         programs = [Program(name, options.iterations) for name in options.programs.split(",")]
     except Failed as reason:
@@ -330,7 +336,9 @@ def main():
     report = {"machine": describe_machine(busy), "programs": {}}
     with tempfile.TemporaryDirectory(prefix="terra-bench-") as folder:
         for program in programs:
-            report["programs"][program.name] = bench_program(program, options.modes, options, folder)
+            part = report["programs"][program.name] = bench_program(program, options.modes, options, folder)
+            if "stopped" in part["not_run"]:
+                break
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(report, file, indent=1)

@@ -2,7 +2,9 @@
 """The drivers of tests and benchmarks: no failure is counted as a pass, no disturbed round as a result."""
 # timeout: 120
 import os
+import subprocess
 import sys
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from harness import PYTHON, ROOT, main, python, run, temporary_folder, test
@@ -47,6 +49,32 @@ def a_suite_that_dies_has_failed():
 @test
 def a_suite_that_hangs_has_failed():
     assert outcome(cmocka(OK) + "sleep 30", seconds=1) == (1, 1, 0)
+
+
+@test(timeout=100)
+def a_stopped_bench_reports_its_complete_rounds():
+    "SIGTERM in the second round: the first is printed and written, the exit code tells, no process is left."
+    with temporary_folder() as folder:
+        out = os.path.join(folder, "bench.json")
+        script = os.path.join(folder, "steps.py")
+        with open(script, "w", encoding="utf-8") as file:
+            file.write("import sys, time, torch\n"
+                       "parameter = torch.nn.Parameter(torch.ones(4))\n"
+                       "optimizer = torch.optim.SGD([parameter], 0.1)\n"
+                       "for step in range(int(sys.argv[1])):\n"
+                       "    parameter.sum().backward(); optimizer.step(); time.sleep(0.02)\n"
+                       f"open({folder!r} + '/done', 'a').write('x')\n"
+                       f"if len(open({folder!r} + '/done').read()) == 2: time.sleep(60)\n")
+        child = subprocess.Popen([PYTHON, os.path.join(ROOT, "tests", "bench.py"), "--programs", script, "--modes", "eager",
+                                  "--rounds", "3", "--iterations", "8", "--json", out], stdout=subprocess.PIPE, text=True)
+        while not os.path.exists(os.path.join(folder, "done")) or len(open(os.path.join(folder, "done")).read()) < 2:
+            time.sleep(0.1)
+        child.terminate()
+        printed = child.communicate(timeout=30)[0]
+        assert child.returncode == 1
+        assert "8 iterations" in printed and "1 rounds" in printed and "stopped in round 2 of 3" in printed, printed
+        with open(out, encoding="utf-8") as file:
+            assert len(bench.json.load(file)["programs"]["steps"]["rounds"]) == 1
 
 
 @test
