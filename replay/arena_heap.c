@@ -211,13 +211,9 @@ struct taking {
 /* How many of n chunks left, counted from the first. */
 static uint32_t take_chunks(struct taking *taking, uint32_t first, uint32_t n)
 {
-	int64_t moved;
-
 	if (!taking->move)
 		return space_unback(first, n) ? n : 0;
-	moved = space_move(first, taking->place + taking->done, n);
-	taking->lost = moved < 0;
-	return moved < 0 ? 0 : moved;
+	return space_move(first, taking->place + taking->done, n, &taking->lost);
 }
 
 /* Takes whole chunks of a free span, the hindmost. */

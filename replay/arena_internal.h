@@ -88,9 +88,9 @@ int space_back(uint32_t chunk, uint32_t n);
 /* False when the kernel refuses: nothing changed. */
 bool space_unback(uint32_t chunk, uint32_t n);
 /* Moves the memory of n backed chunks to n others that were just backed and never touched: what they hold is undefined,
- * but the kernel has nothing to clear. The first become cold. Returns how many were moved before the kernel refused, or
- * -ENOMEM when some of the targets are not backed any more. */
-int64_t space_move(uint32_t from, uint32_t to, uint32_t n);
+ * but the kernel has nothing to clear. Returns how many were moved, and so became cold, before the kernel refused. Sets
+ * *lost when that left a target that is not backed any more. */
+uint32_t space_move(uint32_t from, uint32_t to, uint32_t n, bool *lost);
 /* Zeroed memory for side tables, never returned; NULL when there is none. */
 void *space_table(size_t size);
 

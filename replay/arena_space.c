@@ -248,7 +248,7 @@ static bool move_chunk(uint32_t from, uint32_t to)
 	return p == target;
 }
 
-int64_t space_move(uint32_t from, uint32_t to, uint32_t n)
+uint32_t space_move(uint32_t from, uint32_t to, uint32_t n, bool *lost)
 {
 	uint32_t done = 0;
 
@@ -261,6 +261,6 @@ int64_t space_move(uint32_t from, uint32_t to, uint32_t n)
 	/* A refused move may have unmapped its target. */
 	if (done < n && mmap(space_address((to + done) * CHUNK_PAGES), CHUNK_BYTES, PROT_READ | PROT_WRITE,
 			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
-		return -ENOMEM;
+		*lost = true;
 	return done;
 }
