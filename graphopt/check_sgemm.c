@@ -10,7 +10,6 @@
 
 #include "graphopt/check_internal.h"
 
-#define ALIGNMENT 64
 #define SPRINKLED 40
 #define REPEATS 5
 
@@ -25,11 +24,6 @@ struct product {
 	framework_tensor ta, tb, tc;
 	struct check_result *out;
 };
-
-static float *floats(size_t n)
-{
-	return aligned_alloc(ALIGNMENT, (n * sizeof(float) + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1));
-}
 
 static framework_tensor matrix(const struct product *p, float *data, int64_t rows, int64_t columns, bool transposed,
 			       int64_t ld)
@@ -47,10 +41,10 @@ static int product_open(struct product *p)
 	p->a_count = (size_t)s->lda * (size_t)(s->a_transposed ? s->k : s->m);
 	p->b_count = (size_t)s->ldb * (size_t)(s->b_transposed ? s->n : s->k);
 	p->c_count = (size_t)s->m * (size_t)s->n;
-	p->a = floats(p->a_count);
-	p->b = floats(p->b_count);
-	p->want = floats(p->c_count);
-	p->have = floats(p->c_count);
+	p->a = check_memory(p->a_count);
+	p->b = check_memory(p->b_count);
+	p->want = check_memory(p->c_count);
+	p->have = check_memory(p->c_count);
 	if (!p->a || !p->b || !p->want || !p->have)
 		return codegen_error(p->out->first, sizeof(p->out->first), -ENOMEM, "out of memory");
 	p->ta = matrix(p, p->a, s->m, s->k, s->a_transposed, s->lda);
@@ -94,7 +88,7 @@ static float *tile_memory(void)
 	static _Thread_local float *tile;
 
 	if (!tile)
-		tile = floats((size_t)TERRA_SGEMM_TILE * TERRA_SGEMM_TILE);
+		tile = check_memory((size_t)TERRA_SGEMM_TILE * TERRA_SGEMM_TILE);
 	return tile;
 }
 
