@@ -283,20 +283,6 @@ bool plan_fallback_serves(const struct terra_plan_region *fallback, const struct
 	return false;
 }
 
-static void free_region(struct terra_plan_region *region)
-{
-	uint32_t k, i;
-
-	for (k = 0; k < region->n_ops; k++) {
-		free(region->ops[k].op);
-		for (i = 0; i < TERRA_PLAN_MAX_ARGS; i++)
-			free(region->ops[k].arg[i]);
-	}
-	free(region->ops);
-	free(region->name);
-	free(region->kernel);
-}
-
 static bool is_needed(const struct terra_plan *plan, uint32_t index, const bool *drop)
 {
 	uint32_t r;
@@ -321,7 +307,7 @@ void plan_drop_regions(struct terra_plan *plan, const bool *drop)
 		if (keep[r])
 			plan->regions[n++] = plan->regions[r];
 		else
-			free_region(&plan->regions[r]);
+			plan_region_free(&plan->regions[r]);
 	}
 	plan->n_regions = n;
 }
@@ -330,10 +316,7 @@ void plan_drop_replace(struct terra_plan *plan, uint32_t index)
 {
 	struct terra_plan_replace *replace = &plan->replaces[index];
 
-	free(replace->op);
-	free(replace->form);
-	free(replace->shape);
-	free(replace->kernel);
+	plan_replace_free(replace);
 	plan->n_replaces--;
 	memmove(replace, replace + 1, (plan->n_replaces - index) * sizeof(*replace));
 }

@@ -53,6 +53,10 @@ bool plan_op_name_valid(const char *name);
 bool plan_symbol_valid(const char *name);
 int plan_region_compare(const struct terra_plan_region *a, const struct terra_plan_region *b);
 
+/* plan_link.c: what a region or replacement owns, for terra_plan_free and for taking one out of a plan. */
+void plan_region_free(struct terra_plan_region *region);
+void plan_replace_free(struct terra_plan_replace *replace);
+
 /* plan_cpu.c */
 const char *plan_cpu_mismatch(const char *features, const char *vendor);
 void plan_cpu_vendor(char out[13]);

@@ -19,23 +19,26 @@
 #define MFD_EXEC 0x0010U
 #endif
 
-static void free_regions(struct terra_plan *plan)
+void plan_region_free(struct terra_plan_region *region)
 {
-	uint32_t i, j, k;
+	uint32_t j, k;
 
-	for (i = 0; i < plan->n_regions; i++) {
-		struct terra_plan_region *region = &plan->regions[i];
-
-		for (j = 0; j < region->n_ops; j++) {
-			free(region->ops[j].op);
-			for (k = 0; k < TERRA_PLAN_MAX_ARGS; k++)
-				free(region->ops[j].arg[k]);
-		}
-		free(region->ops);
-		free(region->name);
-		free(region->kernel);
+	for (j = 0; j < region->n_ops; j++) {
+		free(region->ops[j].op);
+		for (k = 0; k < TERRA_PLAN_MAX_ARGS; k++)
+			free(region->ops[j].arg[k]);
 	}
-	free(plan->regions);
+	free(region->ops);
+	free(region->name);
+	free(region->kernel);
+}
+
+void plan_replace_free(struct terra_plan_replace *replace)
+{
+	free(replace->op);
+	free(replace->form);
+	free(replace->shape);
+	free(replace->kernel);
 }
 
 static void free_names(char **names, uint32_t n)
@@ -53,13 +56,11 @@ void terra_plan_free(struct terra_plan *plan)
 
 	if (!plan)
 		return;
-	free_regions(plan);
-	for (i = 0; i < plan->n_replaces; i++) {
-		free(plan->replaces[i].op);
-		free(plan->replaces[i].form);
-		free(plan->replaces[i].shape);
-		free(plan->replaces[i].kernel);
-	}
+	for (i = 0; i < plan->n_regions; i++)
+		plan_region_free(&plan->regions[i]);
+	free(plan->regions);
+	for (i = 0; i < plan->n_replaces; i++)
+		plan_replace_free(&plan->replaces[i]);
 	free(plan->replaces);
 	free_names(plan->passive, plan->n_passive);
 	free_names(plan->imports, plan->n_imports);
