@@ -20,6 +20,8 @@
 static struct {
 	bool usable;
 	const terra_import_fn *import;
+	const struct terra_plan_replace *replaces; /* of the plan; `shapes` has those of form sgemm_tiles, by the same number */
+	struct terra_sgemm_shape *shapes;
 	float *tiles;   /* one per thread */
 	void *probe[2]; /* at::Tensor; kept */
 	float expected[PROBE][PROBE];
@@ -39,7 +41,12 @@ static bool has_vendor_settings(void)
 void product_init(const struct terra_plan *plan)
 {
 	product.import = plan->import_table;
-	product.usable = !has_vendor_settings();
+	product.replaces = plan->replaces;
+	product.shapes = calloc(plan->n_replaces + 1, sizeof(*product.shapes));
+	product.usable = product.shapes != NULL && !has_vendor_settings();
+	for (uint32_t i = 0; product.usable && i < plan->n_replaces; i++)
+		if (plan->replaces[i].shape != NULL)
+			terra_plan_sgemm_shape(plan->replaces[i].shape, &product.shapes[i]); /* valid, or not read as a plan */
 }
 
 /* ---- the probe ---- */
@@ -162,8 +169,10 @@ bool product_mm(const struct terra_plan_replace *replace, const struct terra_op 
 	int threads = framework.max_threads();
 	void *result = (void *)regs->gpr[0];
 
-	if (!product.usable || !is_mm(op) || !terra_plan_sgemm_shape(replace->shape, &job.args.shape) || threads < 1 ||
-	    (uint32_t)threads > job.args.shape.threads ||
+	if (!product.usable || !is_mm(op))
+		return false;
+	job.args.shape = product.shapes[replace - product.replaces];
+	if (threads < 1 || (uint32_t)threads > job.args.shape.threads ||
 	    !is_for_call(&job.args.shape, (void *)regs->gpr[op->args[1].index], (void *)regs->gpr[op->args[2].index],
 			 &job.args))
 		return false;
