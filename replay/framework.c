@@ -269,6 +269,13 @@ static void run_part(const struct parallel *p, int64_t begin, int64_t end)
 		torch.vendor_threads(before);
 }
 
+void framework_alone(int64_t n, void (*fn)(int64_t begin, int64_t end, void *ctx), void *ctx)
+{
+	struct parallel p = {fn, ctx, n};
+
+	run_part(&p, 0, n);
+}
+
 static void parallel_part(void *data)
 {
 	const struct parallel *p = data;
@@ -283,17 +290,10 @@ void framework_parallel(int64_t n, void (*fn)(int64_t begin, int64_t end, void *
 	int threads = torch.max_threads();
 
 	if (threads <= 1 || torch.num_threads() > 1) {
-		run_part(&p, 0, n);
+		framework_alone(n, fn, ctx);
 		return;
 	}
 	torch.parallel(parallel_part, &p, (unsigned)(threads < MAX_THREADS ? threads : MAX_THREADS), 0);
-}
-
-void framework_alone(int64_t n, void (*fn)(int64_t begin, int64_t end, void *ctx), void *ctx)
-{
-	struct parallel p = {fn, ctx, n};
-
-	run_part(&p, 0, n);
 }
 
 int framework_thread_number(void)
