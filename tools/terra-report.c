@@ -205,6 +205,12 @@ static void member_u64(struct json *json, const char *key, uint64_t v)
 	json_u64(json, v);
 }
 
+static void member_double(struct json *json, const char *key, double v)
+{
+	json_key(json, key);
+	json_double(json, v);
+}
+
 static void json_source(struct json *json, const char *file, const char *function, int32_t line)
 {
 	member_string(json, "file", file[0] ? file : NULL);
@@ -220,12 +226,9 @@ static void json_region(struct json *json, const struct terra_report_region *reg
 	member_u64(json, "count", region->count);
 	json_key(json, "numel");
 	json_i64(json, region->numel);
-	json_key(json, "saved_bytes");
-	json_double(json, region->saved_bytes);
-	json_key(json, "expected_gain");
-	json_double(json, region->expected_gain);
-	json_key(json, "traced_ns");
-	json_double(json, region->traced_ns);
+	member_double(json, "saved_bytes", region->saved_bytes);
+	member_double(json, "expected_gain", region->expected_gain);
+	member_double(json, "traced_ns", region->traced_ns);
 	member_string(json, "dropped", region->dropped);
 	json_key(json, "ops");
 	json_open(json, '[');
@@ -256,14 +259,10 @@ static void json_convertible(struct json *json, const struct terra_graph_report 
 	member_u64(json, "passive", graph->n_passive);
 	member_u64(json, "fusible", graph->n_fusible);
 	member_u64(json, "in_regions", graph->n_in_regions);
-	json_key(json, "products_ns");
-	json_double(json, graph->products_ns);
-	json_key(json, "others_ns");
-	json_double(json, graph->others_ns);
-	json_key(json, "in_regions_ns");
-	json_double(json, graph->in_regions_ns);
-	json_key(json, "replaced_ns");
-	json_double(json, graph->replaced_ns);
+	member_double(json, "products_ns", graph->products_ns);
+	member_double(json, "others_ns", graph->others_ns);
+	member_double(json, "in_regions_ns", graph->in_regions_ns);
+	member_double(json, "replaced_ns", graph->replaced_ns);
 	json_key(json, "regions");
 	json_open(json, '[');
 	for (uint32_t i = 0; i < graph->n_regions; i++)
