@@ -215,6 +215,10 @@ def cell(value, form, width):
     return format("-" if value is None else format(value, form), f">{width}")
 
 
+def not_run(mode, reason):
+    return f"stopped {reason}" if mode == "stopped" else f"{mode:10} did not run: {reason}"
+
+
 def print_table(program, summary, kept, discarded, gone):
     print(f"{program.name}: {program.iterations} iterations, of which the first {WARM_UP} are not timed; "
           f"{kept} rounds{f', and {discarded} discarded' if discarded else ''}")
@@ -227,7 +231,7 @@ def print_table(program, summary, kept, discarded, gone):
               f"{cell(line['to_allocator'], '.2f', 10)}{line['third']:9.2f} s{line['steady']:9.2f} s"
               f"{line['peak_bytes'] / 1e6:9.0f}  {answer}")
     for mode, reason in gone.items():
-        print(f"stopped {reason}" if mode == "stopped" else f"{mode:11}did not run: {reason}")
+        print(not_run(mode, reason))
 
 
 def print_notes(results, summary):
@@ -279,7 +283,7 @@ def bench_program(program, modes, options, folder):
     gone.update(failures)
     if not results or not results[0]:
         for mode, reason in gone.items():
-            print(f"{program.name}: " + (f"stopped {reason}" if mode == "stopped" else f"{mode} did not run: {reason}"))
+            print(f"{program.name}: {not_run(mode, reason)}")
         return {"not_run": gone}
     reference = results[0].get("eager")
     kept, discarded = keep_quiet_rounds(results)
