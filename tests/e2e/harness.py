@@ -107,6 +107,17 @@ def python(code, *arguments, **options):
     return run([PYTHON, "-c", code, *arguments], **options)
 
 
+def make_plan(stem, command, *options, env=None):
+    """Traces a Python program and plans it without taking times: what suites test with a plan is answers, not speed.
+    Writes STEM.terra and STEM.plan, whose path it returns; `env` is for both."""
+    trace, plan = stem + ".terra", stem + ".plan"
+    run([tool("terra-trace"), "--quiet", "--backend", "preload", "-o", trace, "--", PYTHON, *command], env=env, timeout=300)
+    # Threads that spin while they wait make the check of a busy machine take minutes.
+    run([tool("terra-opt"), "--quiet", "--no-measure", *options, "-o", plan, trace],
+        env={"GOMP_SPINCOUNT": "0", **(env or {})}, timeout=600)
+    return plan
+
+
 def temporary_folder():
     return tempfile.TemporaryDirectory(prefix="terra-test-")
 

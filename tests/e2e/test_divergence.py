@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 
-from harness import BUILD, PYTHON, REPLAY, clean_env, main, program, run, temporary_folder, test, tool
+from harness import BUILD, PYTHON, REPLAY, clean_env, main, make_plan, program, run, temporary_folder, test
 
 sys.path.insert(0, os.path.dirname(program("divergence/programs.py")))
 SCRIPT = program("divergence/programs.py")
@@ -32,12 +32,8 @@ def listed():
 def plan():
     """Every region that chains.py has, small as they are: what is tested is answers, not speed."""
     if "plan" not in _state:
-        where = folder()
-        trace, path = os.path.join(where, "chains.terra"), os.path.join(where, "chains.plan")
-        run([tool("terra-trace"), "--backend", "preload", "-o", trace, "--", PYTHON, program("divergence/chains.py")],
-            timeout=120)
-        run([tool("terra-opt"), "-q", "--no-measure", "--disable-pass", "cost", "-o", path, trace], timeout=300)
-        _state["plan"] = path
+        _state["plan"] = make_plan(os.path.join(folder(), "chains"), [program("divergence/chains.py")], "--disable-pass",
+                                   "cost")
     return _state["plan"]
 
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from harness import PYTHON, REPLAY, main, program, run, skip, test, tool
+from harness import PYTHON, REPLAY, main, make_plan, program, run, skip, test, tool
 
 FOLDER = tempfile.mkdtemp(prefix="terra-test-plan-")
 THIRD = program("third.py")
@@ -47,24 +47,14 @@ def write(name, data):
 
 # ---- programs and plans ----
 
-def plan_of(name, command, *options):
-    """Trace, then plan. The pass that drops what is too small to gain is left out here and there: what is tested is
-    answers, not speed. Threads that spin while they wait make the check of a busy machine take minutes."""
-    run([tool("terra-trace"), "--quiet", "--backend", "preload", "-o", path(name + ".terra"), "--", PYTHON, *command],
-        timeout=300)
-    run([tool("terra-opt"), "--quiet", "--no-measure", *options, "-o", path(name + ".plan"), path(name + ".terra")],
-        env={"GOMP_SPINCOUNT": "0"}, timeout=600)
-    return path(name + ".plan")
-
-
 @once
 def gpt2_plan():
-    return plan_of("gpt2", [program("gpt2.py"), "4"])
+    return make_plan(path("gpt2"), [program("gpt2.py"), "4"])
 
 
 @once
 def third_plan(seed):
-    return plan_of(f"third{seed}", [THIRD, str(seed)], "--disable-pass", "cost")
+    return make_plan(path(f"third{seed}"), [THIRD, str(seed)], "--disable-pass", "cost")  # small as it is
 
 
 def regions_of(plan):

@@ -2,7 +2,7 @@
 import os
 import re
 
-from harness import PYTHON, REPLAY, clean_env, main, program, run, skip, temporary_folder, test, tool
+from harness import PYTHON, REPLAY, clean_env, main, make_plan, program, run, skip, temporary_folder, test
 
 SCRIPT = program("products.py")
 _state = {}
@@ -12,10 +12,7 @@ def plan():
     """The plan of the products, and its text."""
     if "plan" not in _state:
         folder = _state["folder"] = temporary_folder()
-        trace, path = os.path.join(folder.name, "products.terra"), os.path.join(folder.name, "products.plan")
-        run([tool("terra-trace"), "--backend", "preload", "-o", trace, "--", PYTHON, SCRIPT, "--trace"], timeout=120)
-        run([tool("terra-opt"), "-q", "--no-measure", "-o", path, trace], timeout=300)
-        _state["plan"] = path
+        _state["plan"] = make_plan(os.path.join(folder.name, "products"), [SCRIPT, "--trace"])
     with open(_state["plan"], "rb") as file:
         return _state["plan"], file.read()
 

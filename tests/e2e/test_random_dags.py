@@ -19,7 +19,7 @@ import sys
 import tempfile
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from harness import PYTHON, REPLAY, ROOT, main, program, run, test, tool
+from harness import PYTHON, REPLAY, ROOT, main, make_plan, program, run, test
 
 DAGS = max(int(os.environ.get("TERRA_RANDOM_DAGS", "200")) // 2, 1)
 FOLDER = tempfile.mkdtemp(prefix="terra-test-dags-")
@@ -39,8 +39,12 @@ def seed():
     return int(done.stdout[:8], 16) if done.returncode == 0 else 20220101
 
 
+def program_of(part, iterations):
+    return [program("random_dags.py"), str(seed() + part), "--dags", str(DAGS), "--iterations", str(iterations)]
+
+
 def command(part, iterations):
-    return [PYTHON, program("random_dags.py"), str(seed() + part), "--dags", str(DAGS), "--iterations", str(iterations)]
+    return [PYTHON, *program_of(part, iterations)]
 
 
 def path(part, name):
@@ -49,11 +53,8 @@ def path(part, name):
 
 def prepare(part):
     """A part's plan, and what it prints without us."""
-    run([tool("terra-trace"), "--quiet", "--backend", "preload", "-o", path(part, "terra"), "--", *command(part, 3)],
-        env=ONE_THREAD, timeout=200)
     # Tensors of a few thousand elements gain little; here it is about answers.
-    run([tool("terra-opt"), "--quiet", "--no-measure", "--disable-pass", "cost", "-o", path(part, "plan"),
-         path(part, "terra")], env=ONE_THREAD, timeout=600)
+    make_plan(os.path.join(FOLDER, str(part)), program_of(part, 3), "--disable-pass", "cost", env=ONE_THREAD)
     return run(command(part, ITERATIONS), env=ONE_THREAD, timeout=200).stdout
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from harness import PYTHON, REPLAY, ROOT, clean_env, main, program, run, temporary_folder, test, tool
+from harness import PYTHON, REPLAY, ROOT, clean_env, main, make_plan, program, run, temporary_folder, test, tool
 
 DRIVER = os.path.join(ROOT, "tests", "programs", "bench_driver.py")
 STEPS = {"mlp": 400, "gpt2": 30}
@@ -23,10 +23,7 @@ def path(name):
 
 def plan(name):
     if name not in _made:
-        run([tool("terra-trace"), "--quiet", "--backend", "preload", "-o", path(name + ".terra"), "--",
-             PYTHON, program(name + ".py"), str(TRACED[name])], timeout=200)
-        run([tool("terra-opt"), "--quiet", "--no-measure", "-o", path(name + ".plan"), path(name + ".terra")], timeout=300)
-        _made[name] = path(name + ".plan")
+        _made[name] = make_plan(path(name), [program(name + ".py"), str(TRACED[name])])
     return _made[name]
 
 

@@ -7,6 +7,7 @@ import ctypes
 import hashlib
 import sys
 import threading
+from contextlib import contextmanager
 
 import torch
 
@@ -37,73 +38,61 @@ def step(x, w):
     return logits, x.grad, w.grad
 
 
-class Count:
-    def __init__(self, name, expected):
-        self.name, self.expected, self.before = name, expected, replaced()
-
-    def done(self):
-        print(f"{self.name}: {replaced() - self.before} replaced, {self.expected} expected", file=sys.stderr)
+@contextmanager
+def counted(name, expected):
+    """How often the plan's kernel ran in the block, and how often it should, on standard error."""
+    before = replaced()
+    yield
+    print(f"{name}: {replaced() - before} replaced, {expected} expected", file=sys.stderr)
 
 
 def variations(x, w):
-    n = Count("plain", 1)
-    show("plain", *step(x, w))
-    n.done()
+    with counted("plain", 1):
+        show("plain", *step(x, w))
 
-    n = Count("special values", 1)
-    special = x.detach().clone()
-    special[3, 5], special[7, 1], special[9, 9] = float("nan"), float("inf"), 1e-42
-    with torch.no_grad():
-        special.requires_grad_()
-    show("special values", *step(special, w))
-    n.done()
+    with counted("special values", 1):
+        special = x.detach().clone()
+        special[3, 5], special[7, 1], special[9, 9] = float("nan"), float("inf"), 1e-42
+        show("special values", *step(special.requires_grad_(), w))
 
-    n = Count("unaligned", 0)
-    memory = torch.zeros(ROWS * WIDTH + 1)
-    memory[1:] = x.detach().flatten()
-    unaligned = memory[1:].view(ROWS, WIDTH).requires_grad_()
-    show("unaligned", *step(unaligned, w))
-    n.done()
+    with counted("unaligned", 0):
+        memory = torch.zeros(ROWS * WIDTH + 1)
+        memory[1:] = x.detach().flatten()
+        unaligned = memory[1:].view(ROWS, WIDTH).requires_grad_()
+        show("unaligned", *step(unaligned, w))
 
-    n = Count("padded rows", 0)
-    padded = torch.zeros(ROWS, WIDTH + 16)
-    padded[:, :WIDTH] = x.detach()
-    show("padded rows", padded[:, :WIDTH].requires_grad_() @ w.t())
-    n.done()
+    with counted("padded rows", 0):
+        padded = torch.zeros(ROWS, WIDTH + 16)
+        padded[:, :WIDTH] = x.detach()
+        show("padded rows", padded[:, :WIDTH].requires_grad_() @ w.t())
 
-    n = Count("fewer rows", 0)
-    show("fewer rows", *step(x.detach()[:-1].clone().requires_grad_(), w))
-    n.done()
+    with counted("fewer rows", 0):
+        show("fewer rows", *step(x.detach()[:-1].clone().requires_grad_(), w))
 
-    n = Count("double", 0)
-    show("double", *step(x.detach().double().requires_grad_(), w.detach().double().requires_grad_()))
-    n.done()
+    with counted("double", 0):
+        show("double", *step(x.detach().double().requires_grad_(), w.detach().double().requires_grad_()))
 
-    n = Count("one thread", 1)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    show("one thread", *step(x, w))
-    torch.set_num_threads(threads)
-    n.done()
+    with counted("one thread", 1):
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        show("one thread", *step(x, w))
+        torch.set_num_threads(threads)
 
-    n = Count("more threads", 0)
-    torch.set_num_threads(threads + 1)
-    show("more threads", *step(x, w))
-    torch.set_num_threads(threads)
-    n.done()
+    with counted("more threads", 0):
+        torch.set_num_threads(threads + 1)
+        show("more threads", *step(x, w))
+        torch.set_num_threads(threads)
 
-    n = Count("waiting inputs", 1)
-    show("waiting inputs", *step((x.detach() * 2 + 1).requires_grad_(), w))
-    n.done()
+    with counted("waiting inputs", 1):
+        show("waiting inputs", *step((x.detach() * 2 + 1).requires_grad_(), w))
 
-    n = Count("beside a thread", 0)
-    stop = threading.Event()
-    beside = threading.Thread(target=stop.wait)
-    beside.start()
-    show("beside a thread", *step(x, w))
-    stop.set()
-    beside.join()
-    n.done()
+    with counted("beside a thread", 0):
+        stop = threading.Event()
+        beside = threading.Thread(target=stop.wait)
+        beside.start()
+        show("beside a thread", *step(x, w))
+        stop.set()
+        beside.join()
 
 
 def main():
