@@ -7,8 +7,8 @@
 #include "graphopt/assemble.h"
 #include "graphopt/plan_internal.h"
 
-#define SGEMM_MIN_BYTES (16 << 20) /* results below it stay in the caches while they are made */
-#define SGEMM_MAX_SHAPES 8	   /* the check of one takes seconds */
+#define SGEMM_MIN_WORK (4 << 20) /* multiplications; below it what a replacement costs by itself shows */
+#define SGEMM_MAX_SHAPES 32	 /* the check of one takes up to seconds */
 
 static bool copy_op(const struct terra_plan_op *from, struct terra_plan_op *to)
 {
@@ -182,35 +182,68 @@ static bool stored(const struct graph_tensor *t, bool *transposed, int64_t *ld)
 	return *transposed ? t->stride[0] == 1 && *ld >= t->size[0] : *ld >= t->size[1];
 }
 
+static bool is_one(const struct graph_arg *arg)
+{
+	return arg->kind == GRAPH_NUMBER && arg->number == 1;
+}
+
+/* mm(A, B), or addmm(bias, A, B) with both factors 1: where A is among the arguments, or -1. */
+static int first_matrix(const struct graph_op *op)
+{
+	const struct graph_tensor *bias = op->n_args ? op->args[0].tensor : NULL;
+
+	if (!strcmp(op->name, "aten::mm") && op->n_args == 2)
+		return 0;
+	if (strcmp(op->name, "aten::addmm") || op->n_args != 5 || op->args[0].kind != GRAPH_TENSOR || bias->ndim != 1 ||
+	    bias->stride[0] != 1 || strcmp(bias->dtype, "f32") || !is_one(&op->args[3]) || !is_one(&op->args[4]))
+		return -1;
+	return 1;
+}
+
+/* A division to begin with; the check looks for the best one. */
+static void sgemm_divide(struct terra_sgemm_shape *shape)
+{
+	int64_t share = (shape->n + shape->threads - 1) / shape->threads;
+
+	shape->rows = shape->m;
+	shape->columns = share < shape->n ? (share + 15) / 16 * 16 : shape->n;
+	if (shape->columns > shape->n)
+		shape->columns = shape->n;
+}
+
 static bool sgemm_shape(const struct graph_op *op, uint32_t threads, struct terra_sgemm_shape *out)
 {
 	const struct graph_tensor *a, *b;
+	int first = first_matrix(op);
 
-	if (strcmp(op->name, "aten::mm") || !op->plain_keys || op->call_only || op->n_args != 2 ||
-	    op->args[0].kind != GRAPH_TENSOR || op->args[1].kind != GRAPH_TENSOR)
+	memset(out, 0, sizeof(*out));
+	if (first < 0 || !op->plain_keys || op->call_only || op->args[first].kind != GRAPH_TENSOR ||
+	    op->args[first + 1].kind != GRAPH_TENSOR)
 		return false;
-	a = op->args[0].tensor;
-	b = op->args[1].tensor;
+	a = op->args[first].tensor;
+	b = op->args[first + 1].tensor;
 	if (!stored(a, &out->a_transposed, &out->lda) || !stored(b, &out->b_transposed, &out->ldb))
 		return false;
 	out->m = a->size[0];
 	out->k = a->size[1];
 	out->n = b->size[1];
 	out->threads = threads ? threads : 1;
-	return b->size[0] == out->k && out->m * out->n * (int64_t)sizeof(float) >= SGEMM_MIN_BYTES;
+	sgemm_divide(out);
+	return b->size[0] == out->k && (!first || op->args[0].tensor->size[0] == out->n) &&
+	       (double)out->m * (double)out->n * (double)out->k >= SGEMM_MIN_WORK;
 }
 
-static bool has_shape(const struct terra_plan *plan, const char *shape)
+static bool has_product(const struct terra_plan *plan, const char *op, const char *shape)
 {
 	uint32_t i;
 
 	for (i = 0; i < plan->n_replaces; i++)
-		if (plan->replaces[i].shape && !strcmp(plan->replaces[i].shape, shape))
+		if (plan->replaces[i].shape && !strcmp(plan->replaces[i].op, op) && !strcmp(plan->replaces[i].shape, shape))
 			return true;
 	return false;
 }
 
-/* Matrix products whose result is too large for the caches, each shape once: the check says which of them gain. */
+/* Matrix products, each shape once: the check says which of them gain. */
 static int add_products(struct terra_plan *plan, const struct graph *graph)
 {
 	struct terra_plan_replace *replace;
@@ -222,9 +255,9 @@ static int add_products(struct terra_plan *plan, const struct graph *graph)
 		if (!sgemm_shape(&graph->ops[i], graph->threads, &shape))
 			continue;
 		terra_plan_sgemm_text(&shape, text, sizeof(text));
-		if (has_shape(plan, text) || !terra_plan_sgemm_shape(text, &shape))
+		if (has_product(plan, graph->ops[i].name, text) || !terra_plan_sgemm_shape(text, &shape))
 			continue;
-		replace = add_replace(plan, "aten::mm", "sgemm_tiles");
+		replace = add_replace(plan, graph->ops[i].name, "sgemm_tiles");
 		if (!replace)
 			return -ENOMEM;
 		replace->shape = strdup(text);

@@ -23,7 +23,7 @@ static int emit_sgemm(struct codegen_imports *imports, FILE *out)
 	uint32_t import;
 	int ret = codegen_import(imports, "sgemm_", &import);
 
-	fprintf(out, "#define SGEMM_TILE %d\n#define SGEMM_IMPORT %u\n%s", TERRA_SGEMM_TILE, import, kernel_sgemm_tiles);
+	fprintf(out, "#define SGEMM_IMPORT %u\n%s", import, kernel_sgemm_tiles);
 	fprintf(out, "_Static_assert(offsetof(struct sgemm_args, a) == %zu && sizeof(struct sgemm_args) == %zu, \"\");\n",
 		offsetof(struct terra_sgemm_args, a), sizeof(struct terra_sgemm_args));
 	return ret;

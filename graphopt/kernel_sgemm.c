@@ -1,8 +1,9 @@
-/* kernel_sgemm.c - a matrix product through tiles that stay in the caches.
+/* kernel_sgemm.c - a matrix product, tile by tile.
  *
  * Each tile is one call of the framework's own sgemm_, whose arithmetic for an element does not depend on the rest of the
  * matrix as far as check_sgemm.c can see: it compares every element at the very shape. In a parallel region the vendor's
- * library works on the calling thread alone. Row-major matrices are column-major transposes: C^T = B^T A^T.
+ * library works on the calling thread alone. Row-major matrices are column-major transposes: C^T = B^T A^T. A bias is what C
+ * holds before the product is added to it, as in the framework.
  */
 #include "graphopt/kernel_source.h"
 
@@ -14,10 +15,12 @@ const char kernel_sgemm_tiles[] =
     "	int64_t m, n, k, lda, ldb;\n"
     "	_Bool a_transposed, b_transposed;\n"
     "	uint32_t threads;\n"
-    "	const float *a, *b;\n"
+    "	int64_t rows, columns;\n"
+    "	_Bool buffered;\n"
+    "	const float *a, *b, *bias;\n"
     "	float *c;\n"
     "	const import_fn *import;\n"
-    "	float *tile;\n"
+    "	float *buffer;\n"
     "};\n"
     "\n"
     "/* Sizes as 64 bits serve an interface of 32 bits too: the low half comes first. */\n"
@@ -38,23 +41,31 @@ const char kernel_sgemm_tiles[] =
     "		to[i] = from[i];\n"
     "}\n"
     "\n"
+    "static void sgemm_tile(const struct sgemm_args *s, int64_t i, int64_t j, int64_t rows, int64_t columns)\n"
+    "{\n"
+    "	const int64_t ld = s->buffered ? s->columns : s->n;\n"
+    "	const float one = 1, zero = 0;\n"
+    "	float *c = s->c + i * s->n + j, *out = s->buffered ? s->buffer : c;\n"
+    "\n"
+    "	for (int64_t r = 0; s->bias && r < rows; r++)\n"
+    "		memcpy(out + r * ld, s->bias + j, columns * sizeof(float));\n"
+    "	((sgemm_fn)s->import[SGEMM_IMPORT])(s->b_transposed ? \"T\" : \"N\", s->a_transposed ? \"T\" : \"N\", &columns, &rows, &s->k,\n"
+    "					   &one, s->b + (s->b_transposed ? j * s->ldb : j), &s->ldb,\n"
+    "					   s->a + (s->a_transposed ? i : i * s->lda), &s->lda, s->bias ? &one : &zero, out,\n"
+    "					   &ld);\n"
+    "	for (int64_t r = 0; s->buffered && r < rows; r++)\n"
+    "		sgemm_copy_row(c + r * s->n, out + r * ld, columns);\n"
+    "}\n"
+    "\n"
     "void terra_sgemm_tiles(const struct sgemm_args *s, int64_t begin, int64_t end);\n"
     "void terra_sgemm_tiles(const struct sgemm_args *s, int64_t begin, int64_t end)\n"
     "{\n"
-    "	const int64_t ld = SGEMM_TILE, across = (s->n + ld - 1) / ld;\n"
-    "	const float one = 1, zero = 0;\n"
+    "	const int64_t across = (s->n + s->columns - 1) / s->columns;\n"
     "\n"
     "	for (int64_t t = begin; t < end; t++) {\n"
-    "		int64_t i = t / across * ld, j = t % across * ld;\n"
-    "		int64_t rows = s->m - i < ld ? s->m - i : ld, columns = s->n - j < ld ? s->n - j : ld;\n"
+    "		int64_t i = t / across * s->rows, j = t % across * s->columns;\n"
     "\n"
-    "		((sgemm_fn)s->import[SGEMM_IMPORT])(s->b_transposed ? \"T\" : \"N\", s->a_transposed ? \"T\" : \"N\",\n"
-    "						   &columns, &rows, &s->k, &one,\n"
-    "						   s->b + (s->b_transposed ? j * s->ldb : j), &s->ldb,\n"
-    "						   s->a + (s->a_transposed ? i : i * s->lda), &s->lda, &zero, s->tile,\n"
-    "						   &ld);\n"
-    "		for (int64_t r = 0; r < rows; r++)\n"
-    "			sgemm_copy_row(s->c + (i + r) * s->n + j, s->tile + r * ld, columns);\n"
+    "		sgemm_tile(s, i, j, s->m - i < s->rows ? s->m - i : s->rows, s->n - j < s->columns ? s->n - j : s->columns);\n"
     "	}\n"
     "	_mm_sfence();\n"
     "}\n";

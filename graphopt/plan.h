@@ -80,32 +80,38 @@ typedef void (*terra_kernel_fn)(const struct terra_kernel_args *args, int64_t be
  * as the framework's serial kernel would, and advances the state. state: 624 words; *left, *next as at::mt19937. */
 typedef void (*terra_mt19937_bernoulli_fn)(float *out, int64_t n, double p, uint32_t *state, int32_t *left, uint32_t *next);
 
-/* form "sgemm_tiles": C = A B in row-major float32, tile by tile: the vendor's product of a tile goes to a buffer, and the
- * buffer to C. Faster where C is too large for the caches and its rows are badly aligned (a vocabulary of 50,257 words),
- * since the vendor's kernel goes over C several times. Used for the one shape that it was checked at. */
-#define TERRA_SGEMM_TILE 512 /* rows and columns of a tile */
+/* form "sgemm_tiles": C = A B, or C = bias + A B with one bias for each column, in row-major float32, tile by tile: one call
+ * of the vendor's product each, on one thread. Faster where the vendor's own division among threads is not the best for the
+ * shape; and through a buffer, where C is too large for the caches and its rows are badly aligned (a vocabulary of 50,257
+ * words), since the vendor's kernel goes over C several times. Used for the one shape that it was checked at. */
+#define TERRA_SGEMM_BUFFER 512 /* most rows and columns of a tile that goes through a buffer */
 
 struct terra_sgemm_shape {
 	int64_t m, n, k;	    /* A is m x k, B is k x n */
 	int64_t lda, ldb;	    /* elements from one stored row to the next */
 	bool a_transposed, b_transposed; /* stored as its transpose: element (i, j) at [j * ld + i] */
-	uint32_t threads;	    /* the framework's result has the same bits with 1 and up to so many threads */
+	uint32_t threads;	    /* of the framework, when bits were compared and time was taken */
+	int64_t rows, columns;	    /* of a tile */
+	bool buffered;		    /* a tile is made in a buffer, then copied to C past the caches */
 };
 
 struct terra_sgemm_args {
 	struct terra_sgemm_shape shape;
 	const float *a, *b;
+	const float *bias;	      /* n floats, or NULL */
 	float *c;		      /* m x n, contiguous */
 	const terra_import_fn *import;
-	float *tile;		      /* TERRA_SGEMM_TILE^2 floats, 64-byte aligned, private to the calling thread */
+	float *buffer;		      /* TERRA_SGEMM_BUFFER^2 floats, 64-byte aligned, private to the calling thread; NULL
+					 unless buffered */
 };
 
-/* Computes tiles [begin, end) of ceil(m / TILE) * ceil(n / TILE), row of tiles by row of tiles. Calls the framework's own
+/* Computes tiles [begin, end) of ceil(m / rows) * ceil(n / columns), row of tiles by row of tiles. Calls the framework's own
  * sgemm_, so unlike region kernels it may lock and allocate; never run in a fault handler. */
 typedef void (*terra_sgemm_tiles_fn)(const struct terra_sgemm_args *args, int64_t begin, int64_t end);
 
-/* The shape as one word of a plan, "512x50257x512,n512,t512,2": m x n x k, how A and B are stored (n plain, t transposed)
- * with lda and ldb, threads. False: not such a word, or impossible. */
+/* The shape as one word of a plan, "512x50257x512,n512,t512,2,512x512b": m x n x k, how A and B are stored (n plain, t
+ * transposed) with lda and ldb, threads, rows and columns of a tile and b when it is buffered. False: not such a word, or
+ * impossible. */
 bool terra_plan_sgemm_shape(const char *text, struct terra_sgemm_shape *out);
 void terra_plan_sgemm_text(const struct terra_sgemm_shape *shape, char *out, size_t size);
 int64_t terra_plan_sgemm_tiles(const struct terra_sgemm_shape *shape);

@@ -30,6 +30,21 @@ static bool read_order(const char **at, bool *transposed)
 	return c == 't' || c == 'n';
 }
 
+/* "<columns>" or "<columns>b". */
+static bool read_tile_end(const char *text, struct terra_sgemm_shape *out)
+{
+	size_t n = strlen(text);
+
+	out->buffered = n && text[n - 1] == 'b';
+	return read_number(&text, out->buffered ? 'b' : '\0', LARGEST, &out->columns) && !*text;
+}
+
+static bool tile_is_possible(const struct terra_sgemm_shape *shape)
+{
+	return shape->rows <= shape->m && shape->columns <= shape->n &&
+	       (!shape->buffered || (shape->rows <= TERRA_SGEMM_BUFFER && shape->columns <= TERRA_SGEMM_BUFFER));
+}
+
 bool terra_plan_sgemm_shape(const char *text, struct terra_sgemm_shape *out)
 {
 	int64_t threads;
@@ -38,21 +53,23 @@ bool terra_plan_sgemm_shape(const char *text, struct terra_sgemm_shape *out)
 	if (!read_number(&text, 'x', LARGEST, &out->m) || !read_number(&text, 'x', LARGEST, &out->n) ||
 	    !read_number(&text, ',', LARGEST, &out->k) || !read_order(&text, &out->a_transposed) ||
 	    !read_number(&text, ',', LARGEST, &out->lda) || !read_order(&text, &out->b_transposed) ||
-	    !read_number(&text, ',', LARGEST, &out->ldb) || !read_number(&text, '\0', MAX_THREADS, &threads))
+	    !read_number(&text, ',', LARGEST, &out->ldb) || !read_number(&text, ',', MAX_THREADS, &threads) ||
+	    !read_number(&text, 'x', LARGEST, &out->rows) || !read_tile_end(text, out))
 		return false;
 	out->threads = (uint32_t)threads;
 	return out->m > 1 && out->n > 1 && out->k > 1 && out->lda >= (out->a_transposed ? out->m : out->k) &&
-	       out->ldb >= (out->b_transposed ? out->k : out->n);
+	       out->ldb >= (out->b_transposed ? out->k : out->n) && tile_is_possible(out);
 }
 
 void terra_plan_sgemm_text(const struct terra_sgemm_shape *shape, char *out, size_t size)
 {
-	snprintf(out, size, "%lldx%lldx%lld,%c%lld,%c%lld,%u", (long long)shape->m, (long long)shape->n, (long long)shape->k,
+	snprintf(out, size, "%lldx%lldx%lld,%c%lld,%c%lld,%u,%lldx%lld%s", (long long)shape->m, (long long)shape->n, (long long)shape->k,
 		 shape->a_transposed ? 't' : 'n', (long long)shape->lda, shape->b_transposed ? 't' : 'n',
-		 (long long)shape->ldb, shape->threads);
+		 (long long)shape->ldb, shape->threads, (long long)shape->rows, (long long)shape->columns,
+		 shape->buffered ? "b" : "");
 }
 
 int64_t terra_plan_sgemm_tiles(const struct terra_sgemm_shape *shape)
 {
-	return ((shape->m + TERRA_SGEMM_TILE - 1) / TERRA_SGEMM_TILE) * ((shape->n + TERRA_SGEMM_TILE - 1) / TERRA_SGEMM_TILE);
+	return ((shape->m + shape->rows - 1) / shape->rows) * ((shape->n + shape->columns - 1) / shape->columns);
 }

@@ -217,7 +217,7 @@ static int check_replaces(struct verify *verify)
 		if (ret)
 			return fail(verify, ret, "replacement of %s: %s", plan->replaces[i].op, result.first);
 		plan->replaces[i].gain = round(plan->replaces[i].gain * 1000) / 1000;
-		if (!result.identical || (verify->options->measure && plan->replaces[i].gain < VERIFY_MIN_GAIN))
+		if (!result.identical || (verify->options->measure && plan->replaces[i].gain < VERIFY_MIN_REPLACE_GAIN))
 			plan_drop_replace(plan, i);
 		else
 			i++;

@@ -18,7 +18,7 @@ static const uint64_t *arg_word(const struct terra_arg *arg, const struct hook_r
 	}
 }
 
-static const void *arg_object(const struct terra_arg *arg, const struct hook_regs *regs)
+const void *call_object(const struct terra_arg *arg, const struct hook_regs *regs)
 {
 	const uint64_t *word = arg_word(arg, regs);
 
@@ -85,7 +85,7 @@ static bool fits_float(const struct call_arg *arg)
 static bool read_arg(const struct terra_arg *from, const struct hook_regs *regs, struct call_arg *arg)
 {
 	const uint64_t *word = arg_word(from, regs);
-	const void *object = from->place == TERRA_PLACE_SSE ? NULL : arg_object(from, regs);
+	const void *object = from->place == TERRA_PLACE_SSE ? NULL : call_object(from, regs);
 
 	arg->scalar_ok = false;
 	arg->text[0] = '\0';
@@ -219,7 +219,7 @@ bool call_read(const struct terra_op *op, const struct hook_regs *regs, struct c
 		if (!read_arg(&op->args[first + i], regs, &call->arg[i]) || !fits_float(&call->arg[i]))
 			return false;
 	if (call->in_place)
-		call->self = (uint64_t)arg_object(&op->args[first], regs);
+		call->self = (uint64_t)call_object(&op->args[first], regs);
 	return call->arg[0].kind == ARG_TENSOR && returns_first_or_new(op, first) && broadcast_shape(call) && result_is_plain(call);
 }
 
@@ -267,7 +267,7 @@ bool call_is_apart(const struct terra_op *op, const struct hook_regs *regs)
 
 		switch (arg->kind) {
 		case TERRA_KIND_TENSOR:
-			apart = tensor_is_apart(arg_object(arg, regs));
+			apart = tensor_is_apart(call_object(arg, regs));
 			break;
 		case TERRA_KIND_TENSOR_LIST:
 			apart = !arg->by_ref && list_is_apart(arg_word(arg, regs));

@@ -7,6 +7,8 @@
 
 /* The DispatchKeySet of a redispatch, 0 when the op has none. */
 uint64_t call_keyset(const struct terra_op *op, const struct hook_regs *regs);
+/* What an argument refers to, or the argument itself where it is passed by value; NULL: not in memory. */
+const void *call_object(const struct terra_arg *arg, const struct hook_regs *regs);
 /* Fills `call`. False: something about it is not understood, so it must run as it would without us. */
 bool call_read(const struct terra_op *op, const struct hook_regs *regs, struct call *call);
 /* Whether the op is known to touch no memory that is protected now. */

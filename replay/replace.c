@@ -19,20 +19,15 @@ static bool run(const struct terra_plan_replace *replace, const struct terra_op 
 	if (strcmp(replace->form, "mt19937_bernoulli") == 0)
 		return rng_bernoulli(replace, op, regs);
 	if (strcmp(replace->form, "sgemm_tiles") == 0)
-		return product_mm(replace, op, original, regs);
+		return product_run(replace, plan->replaces + plan->n_replaces, op, original, regs);
 	return false;
 }
 
 bool replace_run(const struct terra_plan_replace *replace, const struct terra_op *op, void *original,
 		 struct hook_regs *regs)
 {
-	const char *name = replace->op;
-
-	for (; replace < plan->replaces + plan->n_replaces; replace++) {
-		if (strcmp(replace->op, name) != 0 || !run(replace, op, original, regs))
-			continue;
-		replay_counts.replaced++;
-		return true;
-	}
-	return false;
+	if (!run(replace, op, original, regs))
+		return false;
+	replay_counts.replaced++;
+	return true;
 }

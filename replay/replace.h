@@ -8,7 +8,7 @@
 
 /* What the forms need of the framework; those that lack something never run. */
 void replace_init(const struct terra_plan *plan);
-/* Whether the op was run: by the first of its replacements that is for this call. `original`: the framework's own. Nothing
+/* Whether the op was run: `replace` is the first of its replacements. `original`: the framework's own. Nothing
  * waits that the op could touch, the keyset is the backend's own, the floating-point mode the default. */
 bool replace_run(const struct terra_plan_replace *replace, const struct terra_op *op, void *original,
 		 struct hook_regs *regs);
@@ -17,13 +17,20 @@ bool replace_run(const struct terra_plan_replace *replace, const struct terra_op
 void rng_init(void);
 bool rng_bernoulli(const struct terra_plan_replace *replace, const struct terra_op *op, struct hook_regs *regs);
 
-/* product.c: mm(Tensor self, Tensor mat2). */
+/* product.c: mm(Tensor self, Tensor mat2), addmm(Tensor self, Tensor mat1, Tensor mat2, Scalar beta, Scalar alpha). */
 void product_init(const struct terra_plan *plan);
-bool product_mm(const struct terra_plan_replace *replace, const struct terra_op *op, void *original,
-		struct hook_regs *regs);
-/* An mm's redispatch: result, keyset, matrices. */
+/* By the first of the replacements in [from, end) that is of the same op as `from` and for this call. */
+bool product_run(const struct terra_plan_replace *from, const struct terra_plan_replace *end, const struct terra_op *op,
+		 void *original, struct hook_regs *regs);
+/* Their redispatches: result, keyset, tensors, Scalars. */
 typedef void (*product_mm_fn)(void *result, uint64_t keyset, const void *a, const void *b);
+typedef void (*product_addmm_fn)(void *result, uint64_t keyset, const void *bias, const void *a, const void *b,
+				 const void *beta, const void *alpha);
+struct product_original {
+	void (*fn)(void);
+	const void *beta, *alpha; /* of an addmm: Scalars that are 1; NULL: it is an mm */
+};
 /* Whether the framework multiplies in full precision now. */
-bool product_is_exact(product_mm_fn mm);
+bool product_is_exact(const struct product_original *original);
 
 #endif

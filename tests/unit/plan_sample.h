@@ -99,7 +99,7 @@ static struct terra_plan *sample_plan(const void *code, size_t code_size)
 	plan->replaces[0].gain = 1.5;
 	plan->replaces[1].op = sample_text("aten::mm");
 	plan->replaces[1].form = sample_text("sgemm_tiles");
-	plan->replaces[1].shape = sample_text("512x50257x512,n512,t512,2");
+	plan->replaces[1].shape = sample_text("512x50257x512,n512,t512,2,512x512b");
 	plan->replaces[1].kernel = sample_text("terra_r0");
 	plan->replaces[1].gain = 1.25;
 	plan->code = malloc(code_size);

@@ -140,18 +140,33 @@ static void test_drop(void **state)
 	terra_plan_free(plan);
 }
 
+static uint32_t replaces_of(const struct terra_plan *plan, const char *op)
+{
+	uint32_t i, n = 0;
+
+	for (i = 0; i < plan->n_replaces; i++)
+		n += !strcmp(plan->replaces[i].op, op);
+	return n;
+}
+
 static void test_replacement(void **state)
 {
 	struct terra_plan *plan = golden_plan("dropout"), *none = golden_plan("gelu");
+	uint32_t products = plan->n_replaces - 1;
 
-	assert_int_equal(plan->n_replaces, 1);
+	assert_int_equal(replaces_of(plan, "aten::bernoulli_.float"), 1);
 	assert_string_equal(plan->replaces[0].op, "aten::bernoulli_.float");
-	assert_int_equal(none->n_replaces, 0);
+	assert_int_equal(replaces_of(none, "aten::bernoulli_.float"), 0);
 	plan_drop_replace(plan, 0);
-	assert_int_equal(plan->n_replaces, 0);
+	assert_int_equal(plan->n_replaces, products);
+	assert_int_equal(replaces_of(plan, "aten::bernoulli_.float"), 0);
 	terra_plan_free(plan);
 	terra_plan_free(none);
 }
+
+#define ADDMM(number, bias, beta, alpha)                                                                               \
+	"op " number " aten::addmm (@500 " bias ", @1000 f32[64,784], @2000 f32[784,300]/[1,784], " beta ", " alpha           \
+	") -> (@100000 f32[64,300]) from \"m.py\" 1 \"f\"\n"
 
 /* Large products, each shape once, as they are stored; small ones, other types and odd strides are left out. */
 static void test_products(void **state)
@@ -163,7 +178,9 @@ static void test_products(void **state)
 	    "op 2 aten::mm (@1000 f32[512,64], @2000 f32[64,64]) -> (@100000 f32[512,64]) from \"m.py\" 1 \"f\"\n"
 	    "op 3 aten::mm (@1000 f64[512,64], @2000 f64[64,9001]) -> (@100000 f64[512,9001]) from \"m.py\" 1 \"f\"\n"
 	    "op 4 aten::mm (@1000 f32[512,64]/[128,2], @2000 f32[64,9001]) -> (@100000 f32[512,9001]) from \"m.py\" 1 \"f\"\n"
-	    "op 5 aten::mm (@1000 f32[9001,512]/[1,9001], @2000 f32[512,512]) -> (@100000 f32[9001,512]) from \"m.py\" 1 \"f\"\n";
+	    "op 5 aten::mm (@1000 f32[9001,512]/[1,9001], @2000 f32[512,512]) -> (@100000 f32[9001,512]) from \"m.py\" 1 \"f\"\n"
+	    ADDMM("6", "f32[300]", "1", "1") ADDMM("7", "f32[300]", "1", "0.5") ADDMM("8", "f32[300]", "0", "1")
+	    ADDMM("9", "f32[1]", "1", "1") ADDMM("10", "f32[64,300]", "1", "1") ADDMM("11", "f32[300]/[2]", "1", "1");
 	struct graph *graph;
 	struct terra_plan *plan;
 	char err[256];
@@ -171,10 +188,12 @@ static void test_products(void **state)
 	if (graph_read(text, &graph, err, sizeof(err)) || graph_run_passes(graph, NULL, NULL, err, sizeof(err)))
 		fail_msg("%s", err);
 	assert_int_equal(assemble_plan(graph, &plan), 0);
-	assert_int_equal(plan->n_replaces, 2);
+	assert_int_equal(plan->n_replaces, 3);
 	assert_string_equal(plan->replaces[0].op, "aten::mm");
-	assert_string_equal(plan->replaces[0].shape, "512x9001x64,n64,t64,2");
-	assert_string_equal(plan->replaces[1].shape, "9001x512x512,t9001,n512,2");
+	assert_string_equal(plan->replaces[0].shape, "512x9001x64,n64,t64,2,512x4512");
+	assert_string_equal(plan->replaces[1].shape, "9001x512x512,t9001,n512,2,9001x256");
+	assert_string_equal(plan->replaces[2].op, "aten::addmm");
+	assert_string_equal(plan->replaces[2].shape, "64x300x784,n784,t784,2,64x160");
 	assert_valid(plan);
 	terra_plan_free(plan);
 	graph_free(graph);

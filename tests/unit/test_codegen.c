@@ -409,13 +409,13 @@ static void check_refuses_wrong_replacements(void **state)
 	terra_plan_free(plan);
 }
 
-static struct terra_plan *plan_of_product(const char *shape)
+static struct terra_plan *plan_of_product(const char *op, const char *shape)
 {
 	struct terra_plan *plan = plan_of(NULL, 0);
 
 	plan->n_replaces = 1;
 	plan->replaces = calloc(1, sizeof(*plan->replaces));
-	plan->replaces[0].op = strdup("aten::mm");
+	plan->replaces[0].op = strdup(op);
 	plan->replaces[0].form = strdup("sgemm_tiles");
 	plan->replaces[0].shape = strdup(shape);
 	make_code(plan, NULL);
@@ -426,23 +426,33 @@ static struct terra_plan *plan_of_product(const char *shape)
  * as it does the whole is its affair: on a machine where it does not, the kernel is not used. */
 static void products_are_compared(void **state)
 {
-	static const char *const shapes[] = {"512x1024x40,n40,n1024,2",	 "512x1025x40,n40,t40,2", "513x511x33,t513,n511,2",
-					     "700x1500x17,t700,t17,1", "2x3x4,n4,n3,1",	      "600x600x64,n70,n640,2"};
-	const struct check_options options = {.framework = framework, .seed = 3, .measure = true};
+	static const struct {
+		const char *op, *shape;
+	} products[] = {{"aten::mm", "512x1024x40,n40,n1024,2,512x512b"},   {"aten::mm", "512x1025x40,n40,t40,2,512x513"},
+			{"aten::mm", "513x511x33,t513,n511,2,512x511b"},    {"aten::mm", "700x1500x17,t700,t17,1,100x1500"},
+			{"aten::mm", "2x3x4,n4,n3,1,2x3"},		    {"aten::mm", "600x600x64,n70,n640,2,7x600"},
+			{"aten::addmm", "64x512x784,n784,t784,2,64x128"}, {"aten::addmm", "300x600x64,n64,n600,2,300x512b"}};
+	struct check_options options = {.framework = framework, .seed = 3};
 	struct check_result result;
 	int identical = 0;
 
 	need_framework();
-	for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
-		struct terra_plan *plan = plan_of_product(shapes[i]);
+	for (size_t i = 0; i < 2 * sizeof(products) / sizeof(products[0]); i++) {
+		struct terra_plan *plan = plan_of_product(products[i / 2].op, products[i / 2].shape);
+		struct terra_sgemm_shape shape;
 
+		options.measure = i % 2;
 		if (check_replace(plan, &plan->replaces[0], &options, &result) < 0)
-			fail_msg("%s: %s", shapes[i], result.first);
+			fail_msg("%s: %s", products[i / 2].shape, result.first);
 		assert_true(result.compared > 0);
-		assert_true(!result.identical || plan->replaces[0].gain > 0);
+		assert_true(!options.measure || !result.identical || plan->replaces[0].gain > 0);
+		/* As given, or the division that was found best. */
+		assert_true(terra_plan_sgemm_shape(plan->replaces[0].shape, &shape));
+		if (!options.measure)
+			assert_string_equal(plan->replaces[0].shape, products[i / 2].shape);
 		identical += result.identical;
 		if (!result.identical)
-			print_message("%s: %s\n", shapes[i], result.first);
+			print_message("%s: %s\n", plan->replaces[0].shape, result.first);
 		terra_plan_free(plan);
 	}
 	assert_true(identical > 0);
@@ -455,6 +465,14 @@ static void one_bit_off(const struct terra_sgemm_args *args, int64_t begin, int6
 	right_tiles(args, begin, end);
 	if (end == terra_plan_sgemm_tiles(&args->shape))
 		((uint32_t *)args->c)[args->shape.m * args->shape.n - 1] ^= 1;
+}
+
+static void bias_left_out(const struct terra_sgemm_args *args, int64_t begin, int64_t end)
+{
+	struct terra_sgemm_args without = *args;
+
+	without.bias = NULL;
+	right_tiles(&without, begin, end);
 }
 
 static void a_tile_left_out(const struct terra_sgemm_args *args, int64_t begin, int64_t end)
@@ -481,16 +499,17 @@ static void other_order(const struct terra_sgemm_args *args, int64_t begin, int6
 
 static void check_refuses_wrong_products(void **state)
 {
-	const terra_sgemm_tiles_fn wrong[] = {one_bit_off, a_tile_left_out, other_order};
-	const struct check_options options = {.framework = framework, .seed = 3};
+	const terra_sgemm_tiles_fn wrong[] = {one_bit_off, a_tile_left_out, other_order, bias_left_out};
+	struct check_options options = {.framework = framework, .seed = 3};
 	struct check_result result;
 	struct terra_plan *plan;
 
 	need_framework();
-	plan = plan_of_product("520x530x40,n40,n530,2");
+	plan = plan_of_product("aten::addmm", "520x530x40,n40,n530,2,512x256");
 	right_tiles = (terra_sgemm_tiles_fn)(uintptr_t)plan->replaces[0].fn;
-	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
-		plan->replaces[0].fn = (void *)(uintptr_t)wrong[i];
+	for (size_t i = 0; i < 2 * sizeof(wrong) / sizeof(wrong[0]); i++) {
+		options.measure = i % 2; /* the search for a division must not make one right */
+		plan->replaces[0].fn = (void *)(uintptr_t)wrong[i / 2];
 		assert_int_equal(check_replace(plan, &plan->replaces[0], &options, &result), 0);
 		assert_false(result.identical);
 		assert_true(result.first[0]);

@@ -302,11 +302,15 @@ static void test_limits(void **state)
 
 static void test_shapes_of_products(void **state)
 {
-	static const char *const good[] = {"512x50257x512,n512,t512,2", "2x3x4,t2,n3,1", "16777216x2x2,n2,n2,1024"};
+	static const char *const good[] = {"512x50257x512,n512,t512,2,512x512b", "2x3x4,t2,n3,1,2x3",
+					   "16777216x2x2,n2,n2,1024,1x1"};
 	static const char *const bad[] = {
-	    "", "512", "512x50257x512,n512,t512", "512x50257x512,n512,t512,0", "512x50257x512,n512,t512,1025",
-	    "512x50257x512,n511,t512,2", "512x50257x512,n512,n512,2", "1x3x4,n4,n3,1", "2x3x4,x4,n3,1", "2x3x4,n4,n3,1 ",
-	    "2x3x4,n4,n3,01", "-2x3x4,n4,n3,1", "2x3x4n4,n3,1", "16777217x2x2,n2,n2,1", "99999999999999999999x2x2,n2,n2,1"};
+	    "", "512", "512x50257x512,n512,t512", "512x50257x512,n512,t512,0,64x64", "512x50257x512,n512,t512,1025,64x64",
+	    "512x50257x512,n511,t512,2,64x64", "512x50257x512,n512,n512,2,64x64", "1x3x4,n4,n3,1,1x1", "2x3x4,x4,n3,1,1x1",
+	    "2x3x4,n4,n3,1,1x1 ", "2x3x4,n4,n3,01,1x1", "-2x3x4,n4,n3,1,1x1", "2x3x4n4,n3,1,1x1", "16777217x2x2,n2,n2,1,1x1",
+	    "99999999999999999999x2x2,n2,n2,1,1x1", "2x3x4,n4,n3,1", "2x3x4,n4,n3,1,", "2x3x4,n4,n3,1,1", "2x3x4,n4,n3,1,0x1",
+	    "2x3x4,n4,n3,1,3x1", "2x3x4,n4,n3,1,1x4", "2x3x4,n4,n3,1,1x1c", "2x3x4,n4,n3,1,1x1bb", "2x3x4,n4,n3,1,1xb",
+	    "600x600x4,n4,n600,1,513x1b", "600x600x4,n4,n600,1,1x513b"};
 	struct terra_sgemm_shape shape;
 	char text[128];
 
@@ -318,7 +322,7 @@ static void test_shapes_of_products(void **state)
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
 		if (terra_plan_sgemm_shape(bad[i], &shape))
 			fail_msg("taken for a shape: \"%s\"", bad[i]);
-	assert_true(terra_plan_sgemm_shape("513x50257x512,n512,t512,2", &shape));
+	assert_true(terra_plan_sgemm_shape("513x50257x512,n512,t512,2,512x512", &shape));
 	assert_int_equal(terra_plan_sgemm_tiles(&shape), 2 * 99);
 }
 
