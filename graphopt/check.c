@@ -80,7 +80,7 @@ static int try_shape(struct session *s, struct check_shape shape)
 			continue;
 		framework_set_threads(s->options->framework, 1);
 		ret = try_once(s, shape, values, false);
-		if (!ret && values >= CHECK_VALUES_MIXED && numel <= LONG)
+		if (!ret && values >= CHECK_VALUES_MIXED && numel <= LONG && !s->options->inlined)
 			ret = try_once(s, shape, values, true);
 		framework_set_threads(s->options->framework, s->threads);
 		if (!ret && s->threads > 1 && numel > LONG)

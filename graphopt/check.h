@@ -18,6 +18,7 @@ struct check_options {
 			     framework has it */
 	uint64_t seed;	  /* of the random values */
 	bool quick;	  /* fewer lengths and values: for tests, not for plans */
+	bool inlined;	  /* kernels have functions inlined: they run in the default floating-point mode alone */
 	bool measure;	  /* take eager_ns and fused_ns */
 	int64_t numel;	  /* domain to time at; 0: region->numel */
 	uint32_t repeats; /* timed runs, of which the median counts; 0: 15 */
@@ -38,6 +39,12 @@ struct check_result {
  * Returns 0 when the check could be made (whatever it found), else -errno with a message in out->first. */
 int check_region(struct terra_plan *plan, struct terra_plan_region *region, const struct check_options *options,
 		 struct check_result *out);
+
+/* Whether the plan has an op that an inlined rule (oprules.h) is for. */
+bool check_inlined_concerns(const struct terra_plan *plan);
+/* Whether the inlined rules give the bits of the functions that they replace, in the default floating-point mode; takes a second.
+ * `*same` is false where the function is not there. Returns 0, or -errno with a message when it could not be checked. */
+int check_inlined(const struct framework *fw, bool *same, char *err, size_t err_size);
 
 /* The same for a single-op replacement (random numbers from the same generator state, and the state afterwards). */
 int check_replace(struct terra_plan *plan, struct terra_plan_replace *replace, const struct check_options *options,

@@ -159,7 +159,7 @@ void codegen_emit_region(const struct codegen_region *region, const char *symbol
 	for (uint32_t from = 0, to; from < n_ops; from = to) {
 		for (to = from + 1; to < n_ops && region->op[to].run == region->op[from].run; to++)
 			;
-		if (region->op[from].rule->import)
+		if (region->op[from].calls)
 			emit_import(region, from, out);
 		else
 			emit_loop(region, from, to, out);

@@ -23,7 +23,8 @@ struct codegen_arg {
 };
 struct codegen_op {
 	const struct oprule *rule;
-	uint32_t import; /* index into codegen_imports, when rule->import */
+	bool calls;	 /* a function of the framework: the rule has no expression */
+	uint32_t import; /* index into codegen_imports, when it calls */
 	uint32_t run;	 /* ops of one run are computed in one loop; an op that is an import is a run of its own */
 	bool stored;	 /* read from memory: by an import or by a later run */
 	struct codegen_arg arg[TERRA_PLAN_MAX_ARGS];

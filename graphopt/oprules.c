@@ -114,6 +114,19 @@ static const struct oprule rules[] = {
     BOTH("aten::addcdiv", "", "t", "tts", NULL, "vadd(vdiv(vmul($1, $3), $2), $0)"),
 };
 
+#define SQRT(name, schema, values, place)                                                                              \
+	{                                                                                                              \
+		.op = name, .args = schema, .constants = values, .expr = "vsqrt_refined($0)", .import = "vmsSqrt",      \
+		.in_place = place                                                                                      \
+	}
+
+static const struct oprule inlined[] = {
+    SQRT("aten::sqrt", "t", NULL, false),
+    SQRT("aten::sqrt_", "t", NULL, true),
+    SQRT("aten::pow.Tensor_Scalar", "tc", "0.5", false),
+    SQRT("aten::pow_.Scalar", "tc", "0.5", true),
+};
+
 /* clang-format on */
 
 static const char by_position[] =
@@ -151,6 +164,12 @@ static const struct {
     {"aten::where", not_float},
     {"aten::masked_fill", not_float},
 };
+
+const struct oprule *oprule_inlined(size_t *n)
+{
+	*n = sizeof(inlined) / sizeof(inlined[0]);
+	return inlined;
+}
 
 const struct oprule *oprule_table(size_t *n)
 {

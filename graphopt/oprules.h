@@ -27,7 +27,7 @@ struct oprule {
 	/* For each `c`, in order, separated by blanks, what it may be: a number, or "!<number>" for any finite number
 	 * but this one. NULL when args has no `c`. */
 	const char *constants;
-	/* Exactly one of the two: */
+	/* Exactly one of the two, but in an inlined rule: */
 	const char
 	    *expr; /* the value as a C expression: $<n> is schema argument n; see kernel_source.c for its functions */
 	const char *import; /* symbol of a framework function that is applied to each block of argument 0; its C type is
@@ -51,6 +51,11 @@ const struct oprule *oprule_choose(const struct terra_plan_op *op, const double 
 bool oprule_fits(const struct oprule *rule, const struct terra_plan_op *op);
 /* Why an op that looks elementwise is left out (one line), or NULL when there is nothing to say about it. */
 const char *oprule_excluded(const char *op);
+
+/* Rules whose `expr` stands for their `import`: the same values without the call, where the vendor's library computes the
+ * function in the way that `expr` does. That depends on the processor, so it has to be checked (check_inlined in check.h)
+ * before they are given to codegen_plan_with. All of them have the same formula and import, the first takes one argument. */
+const struct oprule *oprule_inlined(size_t *n);
 
 /* The whole table, for listings and tests. */
 const struct oprule *oprule_table(size_t *n);

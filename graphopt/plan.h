@@ -68,7 +68,7 @@ struct terra_kernel_args {
 /* Computes elements [begin, end) of the domain, in linear order of the dense results. Calls on disjoint ranges may run
  * on different threads; the result must not depend on how the domain is split. `begin` is a multiple of
  * TERRA_KERNEL_BLOCK. Must not allocate, lock, throw, or touch anything but its arguments: it also runs in a fault
- * handler. MXCSR is set by the caller to what it was when the ops were issued. Results that are in-place targets may
+ * handler. MXCSR is set by the caller to what it was when the ops were issued, which is the default mode. Results that are in-place targets may
  * be the same memory as inputs (exactly, never shifted). */
 typedef void (*terra_kernel_fn)(const struct terra_kernel_args *args, int64_t begin, int64_t end);
 
@@ -152,7 +152,9 @@ struct terra_plan {
 	char *build_id;     /* hex, libtorch_cpu.so the kernels were checked against */
 	char *cpu;          /* space-separated CPU features that the code needs, spelled as in /proc/cpuinfo ("avx2 fma"),
 			       and the framework's choice of kernels as one word, "capability=AVX2": terra_plan_mismatch
-			       checks the features, terra_plan_link the capability */
+			       checks the features, terra_plan_link the capability. "model=25.1.1" (family, model,
+			       stepping): kernels compute functions of the vendor's library themselves, which was found
+			       to be the same for this model and without the library's settings in the environment */
 	char *cpu_vendor;   /* "AuthenticAMD", "GenuineIntel": vendor libraries dispatch on it, so bits depend on it */
 	uint32_t threads;   /* thread count that it was checked with; 0: bits do not depend on it */
 	char *source;       /* trace and command it came from */
@@ -178,6 +180,8 @@ int terra_plan_read(const char *path, bool any_owner, struct terra_plan **out, c
 int terra_plan_write(const struct terra_plan *plan, const char *path, char *err, size_t err_size);
 /* Loads the code section (memfd + dlopen) and resolves kernels and imports. `libtorch` is a dlopen handle. */
 int terra_plan_link(struct terra_plan *plan, void *libtorch, char *err, size_t err_size);
+/* Whether the environment has settings that the vendor's library reads and that change its bits. */
+bool terra_plan_vendor_settings(void);
 /* Whether this machine and library are what the plan is for: NULL, or the reason why not (static storage). */
 const char *terra_plan_mismatch(const struct terra_plan *plan, const char *build_id_hex);
 void terra_plan_free(struct terra_plan *plan);

@@ -1,5 +1,6 @@
 /* plan_cpu.c - whether this CPU and this library are what a plan was made for. */
 #include <cpuid.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "graphopt/plan_internal.h"
@@ -74,6 +75,44 @@ void plan_cpu_vendor(char out[13])
 	memcpy(out + 8, &ecx, 4);
 }
 
+void plan_cpu_model(char out[PLAN_CPU_MODEL_SIZE])
+{
+	uint32_t eax = 0, ebx, ecx, edx, family, model;
+
+	__get_cpuid(1, &eax, &ebx, &ecx, &edx);
+	family = eax >> 8 & 0xf;
+	model = eax >> 4 & 0xf;
+	if (family == 6 || family == 15)
+		model |= eax >> 12 & 0xf0;
+	if (family == 15)
+		family += eax >> 20 & 0xff;
+	snprintf(out, PLAN_CPU_MODEL_SIZE, "%u.%u.%u", family, model, eax & 0xf);
+}
+
+bool terra_plan_vendor_settings(void)
+{
+	extern char **environ;
+	char **e;
+
+	for (e = environ; e && *e; e++)
+		if (!strncmp(*e, "MKL_", 4) || !strncmp(*e, "OPENBLAS_", 9))
+			return true;
+	return false;
+}
+
+static const char *check_model(const char *name, size_t length)
+{
+	char here[PLAN_CPU_MODEL_SIZE];
+
+	plan_cpu_model(here);
+	if (strlen(here) != length || memcmp(here, name, length))
+		return "the plan's kernels rely on how another model of CPU estimates: make the plan again here";
+	if (terra_plan_vendor_settings())
+		return "MKL_ or OPENBLAS_ settings in the environment may change results that the plan's kernels have built "
+		       "in: unset them";
+	return NULL;
+}
+
 static const char *check_feature(const char *name, size_t length)
 {
 	size_t i;
@@ -84,7 +123,9 @@ static const char *check_feature(const char *name, size_t length)
 	return "the plan's kernels use a CPU feature that this version does not know: make the plan again here";
 }
 
-/* `name=value` words are the framework's, not the CPU's; see terra_plan_link. */
+#define MODEL "model="
+
+/* Other `name=value` words are the framework's, not the CPU's; see terra_plan_link. */
 const char *plan_cpu_mismatch(const char *features, const char *vendor)
 {
 	const char *p = features, *reason = NULL;
@@ -97,7 +138,9 @@ const char *plan_cpu_mismatch(const char *features, const char *vendor)
 		       "again here";
 	while (!reason && *(p += strspn(p, " "))) {
 		n = strcspn(p, " ");
-		if (!memchr(p, '=', n))
+		if (n >= strlen(MODEL) && !memcmp(p, MODEL, strlen(MODEL)))
+			reason = check_model(p + strlen(MODEL), n - strlen(MODEL));
+		else if (!memchr(p, '=', n))
 			reason = check_feature(p, n);
 		p += n;
 	}

@@ -60,6 +60,9 @@ void plan_replace_free(struct terra_plan_replace *replace);
 /* plan_cpu.c */
 const char *plan_cpu_mismatch(const char *features, const char *vendor);
 void plan_cpu_vendor(char out[13]);
+/* "<family>.<model>.<stepping>", as /proc/cpuinfo has them. */
+#define PLAN_CPU_MODEL_SIZE 32
+void plan_cpu_model(char out[PLAN_CPU_MODEL_SIZE]);
 /* The value of a `capability=` word of the plan's cpu line into out, "" when there is none. */
 void plan_cpu_capability(const char *features, char *out, size_t size);
 

@@ -20,6 +20,7 @@ struct verify {
 	const struct verify_options *options;
 	struct framework *framework;
 	bool drop[PLAN_MAX_REGIONS];
+	bool inlined; /* kernels compute functions of the vendor's library themselves */
 	uint32_t done, total;
 	char *err;
 	size_t err_size;
@@ -62,6 +63,7 @@ static struct check_options check_options_for(const struct verify *verify, bool 
 	    .threads = verify->graph->threads,
 	    .seed = 1,
 	    .quick = verify->options->quick,
+	    .inlined = verify->inlined,
 	    .measure = measure,
 	};
 }
@@ -254,20 +256,31 @@ static int open_framework(struct verify *verify)
 	return 0;
 }
 
-/* The framework's choice of kernels is part of what the plan is for; the code generator names the CPU's features. */
-static int add_capability(struct verify *verify)
+static int add_cpu_word(struct verify *verify, const char *name, const char *value)
 {
 	struct terra_plan *plan = verify->plan;
 	char *cpu;
 
-	if (plan->cpu && strstr(plan->cpu, "capability="))
+	if (plan->cpu && strstr(plan->cpu, name))
 		return 0;
-	if (asprintf(&cpu, "%s%scapability=%s", plan->cpu ? plan->cpu : "", plan->cpu && plan->cpu[0] ? " " : "",
-		     framework_capability(verify->framework)) < 0)
+	if (asprintf(&cpu, "%s%s%s%s", plan->cpu ? plan->cpu : "", plan->cpu && plan->cpu[0] ? " " : "", name, value) < 0)
 		return fail(verify, -ENOMEM, "out of memory");
 	free(plan->cpu);
 	plan->cpu = cpu;
 	return 0;
+}
+
+/* The framework's choice of kernels is part of what the plan is for, and the very model where that was found out for it alone;
+ * the code generator names the CPU's features. */
+static int add_cpu_words(struct verify *verify)
+{
+	char model[PLAN_CPU_MODEL_SIZE];
+	int ret = add_cpu_word(verify, "capability=", framework_capability(verify->framework));
+
+	if (ret || !verify->inlined)
+		return ret;
+	plan_cpu_model(model);
+	return add_cpu_word(verify, "model=", model);
 }
 
 /* A plan without kernels still says where it was made. */
@@ -282,11 +295,23 @@ static int name_cpu(struct verify *verify)
 
 static int compile(struct verify *verify)
 {
+	struct codegen_options options = {0};
+	int ret;
+
 	if (!verify->plan->n_regions && !verify->plan->n_replaces)
 		return name_cpu(verify);
+	if (check_inlined_concerns(verify->plan)) {
+		if (stop(verify, "comparing functions of the vendor's library"))
+			return fail(verify, -EINTR, "interrupted");
+		ret = check_inlined(verify->framework, &verify->inlined, verify->err, verify->err_size);
+		if (ret)
+			return ret;
+	}
+	if (verify->inlined)
+		options.rules = oprule_inlined(&options.n_rules);
 	if (stop(verify, "compiling"))
 		return fail(verify, -EINTR, "interrupted");
-	return codegen_plan(verify->plan, NULL, verify->err, verify->err_size);
+	return codegen_plan_with(verify->plan, &options, verify->err, verify->err_size);
 }
 
 static int run(struct verify *verify)
@@ -296,7 +321,7 @@ static int run(struct verify *verify)
 	if (!ret)
 		ret = compile(verify);
 	if (!ret)
-		ret = add_capability(verify);
+		ret = add_cpu_words(verify);
 	if (!ret)
 		ret = terra_plan_link(verify->plan, framework_handle(verify->framework), verify->err, verify->err_size);
 	if (!ret)
@@ -315,7 +340,7 @@ int verify_plan(struct graph *graph, struct terra_plan *plan, const struct verif
 	verify->graph = graph;
 	verify->plan = plan;
 	verify->options = options;
-	verify->total = plan->n_regions + plan->n_replaces + 2;
+	verify->total = plan->n_regions + plan->n_replaces + 2 + check_inlined_concerns(plan);
 	verify->err = err;
 	verify->err_size = err_size;
 	ret = plan->n_regions > PLAN_MAX_REGIONS ? fail(verify, -EFBIG, "more regions than a plan may have")

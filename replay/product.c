@@ -29,23 +29,12 @@ static struct {
 	float expected[PROBE][PROBE];
 } product;
 
-/* The vendor's library reads its settings there, and they change its bits: the plan was checked without any. */
-static bool has_vendor_settings(void)
-{
-	extern char **environ;
-
-	for (char **e = environ; e != NULL && *e != NULL; e++)
-		if (strncmp(*e, "MKL_", 4) == 0 || strncmp(*e, "OPENBLAS_", 9) == 0)
-			return true;
-	return false;
-}
-
 void product_init(const struct terra_plan *plan)
 {
 	product.import = plan->import_table;
 	product.replaces = plan->replaces;
 	product.shapes = calloc(plan->n_replaces + 1, sizeof(*product.shapes));
-	product.usable = product.shapes != NULL && !has_vendor_settings();
+	product.usable = product.shapes != NULL && !terra_plan_vendor_settings(); /* the plan was checked without any */
 	for (uint32_t i = 0; product.usable && i < plan->n_replaces; i++)
 		if (plan->replaces[i].shape != NULL)
 			terra_plan_sgemm_shape(plan->replaces[i].shape, &product.shapes[i]); /* valid, or not read as a plan */

@@ -254,6 +254,40 @@ static void check_refuses_ieee_sqrt(void **state)
 	assert_refused(ADAMW, &wrong, "aten::");
 }
 
+/* Where the vendor's square root is what the inlined rules say, kernels with it are right in the default floating-point mode, and
+ * in that alone: the check of other modes tells. */
+static void inlined_roots(void **state)
+{
+	struct check_options options = {.framework = framework, .seed = 5, .quick = true, .inlined = true};
+	struct codegen_options codegen = {0};
+	struct check_result result;
+	struct terra_plan *plan;
+	char err[512] = "";
+	bool same;
+
+	need_framework();
+	if (check_inlined(framework, &same, err, sizeof(err)))
+		fail_msg("%s", err);
+	if (!same) {
+		print_message("skipped: the vendor's library computes roots in another way on this machine\n");
+		skip();
+	}
+	plan = plan_of_one(ADAMW);
+	assert_true(check_inlined_concerns(plan));
+	codegen.rules = oprule_inlined(&codegen.n_rules);
+	make_code(plan, &codegen);
+	assert_int_equal(plan->n_imports, 0);
+	assert_int_equal(check_region(plan, &plan->regions[0], &options, &result), 0);
+	assert_true(result.identical);
+	options.inlined = false;
+	assert_int_equal(check_region(plan, &plan->regions[0], &options, &result), 0);
+	assert_false(result.identical);
+	terra_plan_free(plan);
+	plan = plan_of_one("aten::exp i0");
+	assert_false(check_inlined_concerns(plan));
+	terra_plan_free(plan);
+}
+
 static void check_refuses_unfused_addcmul(void **state)
 {
 	static const struct oprule wrong = {
@@ -697,6 +731,7 @@ int main(void)
 	    cmocka_unit_test(fused_order_is_read_from_memory_correctly),
 	    cmocka_unit_test(every_rule_is_identical),
 	    cmocka_unit_test(check_refuses_ieee_sqrt),
+	    cmocka_unit_test(inlined_roots),
 	    cmocka_unit_test(check_refuses_unfused_addcmul),
 	    cmocka_unit_test(check_refuses_fused_addcdiv),
 	    cmocka_unit_test(check_refuses_other_operand_order),

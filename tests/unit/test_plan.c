@@ -494,6 +494,40 @@ static void set_cpu(struct terra_plan *plan, const char *cpu)
 	plan->cpu = sample_text(cpu);
 }
 
+static long cpuinfo_number(const char *name)
+{
+	FILE *file = fopen("/proc/cpuinfo", "r");
+	char line[512];
+	long number = -1;
+
+	assert_non_null(file);
+	while (number < 0 && fgets(line, sizeof(line), file))
+		if (!strncmp(line, name, strlen(name)) && line[strlen(name)] == '\t')
+			number = strtol(strchr(line, ':') + 1, NULL, 10);
+	fclose(file);
+	return number;
+}
+
+/* A plan whose kernels have the vendor's functions built in is for one model, and not for a library with other settings. */
+static void assert_model_as_here(struct terra_plan *plan, const char *build_id)
+{
+	char here[64];
+
+	snprintf(here, sizeof(here), "avx capability=AVX2 model=%ld.%ld.%ld", cpuinfo_number("cpu family"),
+		 cpuinfo_number("model\t"), cpuinfo_number("stepping"));
+	set_cpu(plan, here);
+	assert_null(terra_plan_mismatch(plan, build_id));
+	setenv("MKL_CBWR", "COMPATIBLE", 1);
+	assert_non_null(strstr(terra_plan_mismatch(plan, build_id), "settings"));
+	set_cpu(plan, "avx");
+	assert_null(terra_plan_mismatch(plan, build_id));
+	unsetenv("MKL_CBWR");
+	set_cpu(plan, "model=1.2.3");
+	assert_non_null(strstr(terra_plan_mismatch(plan, build_id), "another model"));
+	set_cpu(plan, "model=");
+	assert_non_null(strstr(terra_plan_mismatch(plan, build_id), "another model"));
+}
+
 static const char *vendor_here(void)
 {
 	static char vendor[64];
@@ -543,6 +577,7 @@ static void test_mismatch(void **state)
 	assert_null(terra_plan_mismatch(plan, build_id));
 	set_cpu(plan, "  capability=NONE  ");
 	assert_null(terra_plan_mismatch(plan, build_id));
+	assert_model_as_here(plan, build_id);
 	set_cpu(plan, "no_such_feature");
 	assert_non_null(strstr(terra_plan_mismatch(plan, build_id), "does not know"));
 	assert_features_as_listed(plan);
