@@ -42,7 +42,8 @@ bool product_is_same(const struct product *p, framework_tensor a, framework_tens
 void product_run_probe(const struct product *p);
 
 /* check_tiles.c: times divisions into tiles that give the framework's bits, and sets rows, columns and buffered of the shape to
- * the fastest. Fills eager_ns and fused_ns of p->out. All sets have values. 0 or -errno. */
+ * the fastest. Fills eager_ns and fused_ns of p->out. All sets have values. Where no division gives them, the shape stays as it
+ * is. 0 or -errno. */
 int product_choose_tiles(struct product *p);
 
 #endif

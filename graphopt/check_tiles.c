@@ -169,14 +169,14 @@ static int keep_same_bits(struct choice *choice)
 		framework_free(p->framework, tiles);
 	}
 	framework_free(p->framework, eager);
-	if (n) /* else one is left for the comparison to report */
-		choice->n = n;
+	choice->n = n;
 	return ret;
 }
 
 int product_choose_tiles(struct product *p)
 {
 	static _Thread_local struct choice choice; /* too large for a stack */
+	const struct terra_sgemm_shape given = p->shape;
 	double warm_up;
 	int ret;
 
@@ -189,8 +189,10 @@ int product_choose_tiles(struct product *p)
 		return ret;
 	list_divisions(&choice);
 	ret = keep_same_bits(&choice);
-	if (!ret)
-		ret = time_all(&choice, runs_for(&choice, FIRST_NS));
+	p->shape = given;
+	if (ret || !choice.n)
+		return ret;
+	ret = time_all(&choice, runs_for(&choice, FIRST_NS));
 	if (ret)
 		return ret;
 	sort(&choice);
