@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "graphopt/check_internal.h"
+#include "graphopt/kernel_source.h"
 #include "graphopt/plan_internal.h"
 
 #define BATCH 16384 /* floats: three arrays of them stay in a core's caches */
@@ -17,7 +18,6 @@
 #define STEP 1021u	/* among those with it; prime, so that all exponents and ends of numbers come up */
 #define BATCHES ((int64_t)(HALF / BATCH))
 #define SIGNED_BATCHES ((int64_t)(HALF / STEP / BATCH))
-#define VML_MODE 0x140102 /* as kernels call the function; see kernel_source.c */
 
 struct inlined {
 	struct terra_plan *plan;
@@ -84,7 +84,7 @@ static bool batch_is_same(const struct inlined *inlined, uint32_t first, uint32_
 
 		memcpy(&values[i], &bits, sizeof(bits));
 	}
-	inlined->vendor(BATCH, values, want, VML_MODE);
+	inlined->vendor(BATCH, values, want, KERNEL_VML_MODE);
 	inlined->plan->regions[0].fn(&args, 0, BATCH);
 	return !memcmp(want, have, sizeof(want));
 }
@@ -104,17 +104,20 @@ int check_inlined(const struct framework *fw, bool *same, char *err, size_t err_
 	size_t n;
 	const struct oprule *rules = oprule_inlined(&n);
 	const struct codegen_options options = {.rules = rules, .n_rules = n};
-	struct inlined inlined = {.plan = plan_of(&rules[0])};
-	int ret = inlined.plan ? 0 : codegen_error(err, err_size, -ENOMEM, "out of memory");
+	void *handle = framework_handle(fw);
+	struct inlined inlined = {.vendor = (void (*)(int, const float *, float *, int64_t))dlsym(handle, rules[0].import)};
+	int ret;
 
 	*same = false;
-	inlined.vendor =
-	    (void (*)(int, const float *, float *, int64_t))dlsym(framework_handle(fw), rules[0].import);
-	if (!ret && inlined.vendor)
-		ret = codegen_plan_with(inlined.plan, &options, err, err_size);
-	if (!ret && inlined.vendor)
-		ret = terra_plan_link(inlined.plan, framework_handle(fw), err, err_size);
-	if (!ret && inlined.vendor) {
+	if (!inlined.vendor)
+		return 0;
+	inlined.plan = plan_of(&rules[0]);
+	if (!inlined.plan)
+		return codegen_error(err, err_size, -ENOMEM, "out of memory");
+	ret = codegen_plan_with(inlined.plan, &options, err, err_size);
+	if (!ret)
+		ret = terra_plan_link(inlined.plan, handle, err, err_size);
+	if (!ret) {
 		framework_parallel_for(fw, BATCHES + SIGNED_BATCHES, 64, run_part, &inlined);
 		*same = !inlined.differs;
 	}

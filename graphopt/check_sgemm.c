@@ -13,7 +13,6 @@
 #define SPRINKLED 40
 #define ALIGNED 16		 /* floats: the alignment of tensor memory, 64 bytes */
 #define ALL_SETS (16 << 20)	 /* bytes: beyond the caches of a core */
-#define PROBE 32		 /* rows and columns of the matrices that replay multiplies before each use */
 
 static int no_memory(struct product *p)
 {
@@ -61,7 +60,8 @@ static framework_tensor matrix(const struct product *p, const struct product_mat
 static bool make_tensors(struct product *p)
 {
 	const struct terra_sgemm_shape *s = &p->shape;
-	const int64_t one = 1, small[2] = {PROBE, PROBE}, strides[2] = {PROBE, 1};
+	const int64_t one = 1, small[2] = {TERRA_SGEMM_PROBE, TERRA_SGEMM_PROBE};
+	const int64_t strides[2] = {TERRA_SGEMM_PROBE, 1};
 
 	for (p->set = 0; p->set < p->n_sets; p->set++) {
 		p->ta[p->set] = matrix(p, &p->a, s->m, s->k, s->a_transposed, s->lda);
@@ -74,7 +74,7 @@ static bool make_tensors(struct product *p)
 	p->set = 0;
 	p->probe = framework_empty(p->framework, 2, small, strides, FRAMEWORK_FLOAT32);
 	if (p->probe)
-		memset(framework_data(p->framework, p->probe), 0, sizeof(float) * PROBE * PROBE);
+		memset(framework_data(p->framework, p->probe), 0, sizeof(float) * TERRA_SGEMM_PROBE * TERRA_SGEMM_PROBE);
 	return p->probe;
 }
 
@@ -93,16 +93,15 @@ static int product_open(struct product *p, const char *op)
 
 static void product_close(struct product *p)
 {
-	struct product_matrix *all[] = {&p->a, &p->b, &p->bias};
-
 	for (uint32_t i = 0; i < p->n_sets; i++) {
 		framework_free(p->framework, p->ta[i]);
 		framework_free(p->framework, p->tb[i]);
 		framework_free(p->framework, p->tbias[i]);
 	}
 	framework_free(p->framework, p->probe);
-	for (size_t i = 0; i < 3; i++)
-		free(all[i]->data);
+	free(p->a.data);
+	free(p->b.data);
+	free(p->bias.data);
 }
 
 int product_run_eager(const struct product *p, framework_tensor *result)

@@ -1,11 +1,11 @@
 /* codegen.c - from a plan's regions to its code section. */
-#include <cpuid.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "graphopt/codegen_internal.h"
 #include "graphopt/kernel_source.h"
+#include "graphopt/plan_internal.h"
 
 struct replace_form {
 	const char *name, *symbol;
@@ -95,16 +95,6 @@ static int emit_plan(const struct terra_plan *plan, const struct codegen_options
 	return emit_replaces(plan, imports, out, err, err_size);
 }
 
-static char *vendor(void)
-{
-	unsigned int eax, regs[3];
-	char text[13] = "";
-
-	if (__get_cpuid(0, &eax, &regs[0], &regs[2], &regs[1]))
-		memcpy(text, regs, 12);
-	return strdup(text);
-}
-
 static int check_cpu(char *err, size_t err_size)
 {
 	__builtin_cpu_init();
@@ -133,13 +123,14 @@ static void names_free(const struct terra_plan *plan, struct names *names)
 
 static int names_make(const struct terra_plan *plan, struct names *names)
 {
-	char symbol[32];
+	char symbol[32], vendor[13];
 	bool ok;
 
 	names->region = calloc(plan->n_regions + 1, sizeof(char *));
 	names->replace = calloc(plan->n_replaces + 1, sizeof(char *));
 	names->cpu = strdup(plan->cpu ? plan->cpu : KERNEL_CPU);
-	names->cpu_vendor = vendor();
+	plan_cpu_vendor(vendor);
+	names->cpu_vendor = strdup(vendor);
 	ok = names->region && names->replace && names->cpu && names->cpu_vendor;
 	for (uint32_t i = 0; ok && i < plan->n_regions; i++) {
 		region_symbol(&plan->regions[i], symbol, sizeof(symbol));

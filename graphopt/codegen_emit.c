@@ -17,8 +17,8 @@
 
 void codegen_emit_prelude(FILE *out)
 {
-	fprintf(out, "#define BLOCK %d\n#define MAX_DIM %d\n#define MAX_INPUTS %d\n#define VECTOR %d\n",
-		TERRA_KERNEL_BLOCK, TERRA_KERNEL_MAX_DIM, TERRA_PLAN_MAX_INPUTS, KERNEL_VECTOR);
+	fprintf(out, "#define BLOCK %d\n#define MAX_DIM %d\n#define MAX_INPUTS %d\n#define VECTOR %d\n#define VML_MODE %#x\n",
+		TERRA_KERNEL_BLOCK, TERRA_KERNEL_MAX_DIM, TERRA_PLAN_MAX_INPUTS, KERNEL_VECTOR, KERNEL_VML_MODE);
 	fputs(kernel_prelude, out);
 	/* The prelude repeats two structs of plan.h; should they ever differ, kernels do not compile. */
 	fprintf(out,
@@ -159,7 +159,7 @@ void codegen_emit_region(const struct codegen_region *region, const char *symbol
 	for (uint32_t from = 0, to; from < n_ops; from = to) {
 		for (to = from + 1; to < n_ops && region->op[to].run == region->op[from].run; to++)
 			;
-		if (region->op[from].calls)
+		if (codegen_calls(&region->op[from]))
 			emit_import(region, from, out);
 		else
 			emit_loop(region, from, to, out);

@@ -23,8 +23,7 @@ struct codegen_arg {
 };
 struct codegen_op {
 	const struct oprule *rule;
-	bool calls;	 /* a function of the framework: the rule has no expression */
-	uint32_t import; /* index into codegen_imports, when it calls */
+	uint32_t import; /* index into codegen_imports, when the op calls a function */
 	uint32_t run;	 /* ops of one run are computed in one loop; an op that is an import is a run of its own */
 	bool stored;	 /* read from memory: by an import or by a later run */
 	struct codegen_arg arg[TERRA_PLAN_MAX_ARGS];
@@ -36,6 +35,12 @@ struct codegen_region {
 	bool strided[TERRA_PLAN_MAX_INPUTS];
 	struct codegen_op op[TERRA_PLAN_MAX_OPS];
 };
+
+/* Whether the op calls a function of the framework: an inlined rule names one too, but has an expression for it. */
+static inline bool codegen_calls(const struct codegen_op *op)
+{
+	return !op->rule->expr;
+}
 
 /* codegen_region.c. `options` may be NULL; `imports` grows by what the region calls. */
 int codegen_resolve(const struct terra_plan_region *region, const struct codegen_options *options,

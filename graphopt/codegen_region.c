@@ -117,8 +117,7 @@ static int resolve_op(struct codegen_region *region, uint32_t index, const struc
 			return codegen_error(err, err_size, -EINVAL,
 					     "region %u, op %u (%s): argument %u makes no sense", region->plan->id,
 					     index, text, i);
-	op->calls = !op->rule->expr;
-	if (op->calls && codegen_import(imports, op->rule->import, &op->import) < 0)
+	if (codegen_calls(op) && codegen_import(imports, op->rule->import, &op->import) < 0)
 		return codegen_error(err, err_size, -ENOMEM, "out of memory");
 	return 0;
 }
@@ -131,10 +130,10 @@ static void divide_into_runs(struct codegen_region *region)
 	for (uint32_t k = 0; k < region->plan->n_ops; k++) {
 		struct codegen_op *op = &region->op[k];
 
-		if (k && (op->calls || region->op[k - 1].calls))
+		if (k && (codegen_calls(op) || codegen_calls(&region->op[k - 1])))
 			run++;
 		op->run = run;
-		op->stored = op->calls;
+		op->stored = codegen_calls(op);
 		for (uint32_t i = 0; i < region->plan->ops[k].n_args; i++)
 			if (op->arg[i].token == CODEGEN_VALUE && region->op[op->arg[i].index].run != run)
 				region->op[op->arg[i].index].stored = true;

@@ -20,8 +20,6 @@ const char kernel_prelude[] =
     "\n"
     "typedef void (*import_fn)(void);\n"
     "typedef void (*vml_fn)(int n, const float *a, float *r, int64_t mode);\n"
-    "/* high accuracy; denormals as numbers, not as zeros; errors ignored: what the framework passes */\n"
-    "#define VML_MODE 0x140102\n"
     "\n"
     "struct strided {\n"
     "	const float *data;\n"

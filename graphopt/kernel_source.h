@@ -11,6 +11,8 @@ extern const char kernel_prelude[];
 extern const char kernel_mt19937_bernoulli[];
 extern const char kernel_sgemm_tiles[];
 
+/* High accuracy; denormals as numbers, not as zeros; errors ignored: what the framework passes to vector functions. */
+#define KERNEL_VML_MODE 0x140102
 #define KERNEL_VECTOR 8          /* floats in a vec of the prelude */
 #define KERNEL_CPU "avx2 fma"    /* features that the prelude needs */
 

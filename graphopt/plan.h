@@ -84,6 +84,8 @@ typedef void (*terra_mt19937_bernoulli_fn)(float *out, int64_t n, double p, uint
  * of the vendor's product each, on one thread. Faster where the vendor's own division among threads is not the best for the
  * shape; and through a buffer, where C is too large for the caches and its rows are badly aligned (a vocabulary of 50,257
  * words), since the vendor's kernel goes over C several times. Used for the one shape that it was checked at. */
+#define TERRA_SGEMM_PROBE 32   /* rows and columns of the matrices that replay has multiplied before each use, to see the
+				  framework's precision: above what libraries take for too small to bother */
 #define TERRA_SGEMM_BUFFER 512 /* most rows and columns of a tile that goes through a buffer */
 
 struct terra_sgemm_shape {

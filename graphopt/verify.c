@@ -20,7 +20,7 @@ struct verify {
 	const struct verify_options *options;
 	struct framework *framework;
 	bool drop[PLAN_MAX_REGIONS];
-	bool inlined; /* kernels compute functions of the vendor's library themselves */
+	bool inlined; /* kernels compute functions of the vendor's library themselves; until compile() has asked: might */
 	uint32_t done, total;
 	char *err;
 	size_t err_size;
@@ -300,7 +300,7 @@ static int compile(struct verify *verify)
 
 	if (!verify->plan->n_regions && !verify->plan->n_replaces)
 		return name_cpu(verify);
-	if (check_inlined_concerns(verify->plan)) {
+	if (verify->inlined) {
 		if (stop(verify, "comparing functions of the vendor's library"))
 			return fail(verify, -EINTR, "interrupted");
 		ret = check_inlined(verify->framework, &verify->inlined, verify->err, verify->err_size);
@@ -340,7 +340,8 @@ int verify_plan(struct graph *graph, struct terra_plan *plan, const struct verif
 	verify->graph = graph;
 	verify->plan = plan;
 	verify->options = options;
-	verify->total = plan->n_regions + plan->n_replaces + 2 + check_inlined_concerns(plan);
+	verify->inlined = check_inlined_concerns(plan);
+	verify->total = plan->n_regions + plan->n_replaces + 2 + verify->inlined;
 	verify->err = err;
 	verify->err_size = err_size;
 	ret = plan->n_regions > PLAN_MAX_REGIONS ? fail(verify, -EFBIG, "more regions than a plan may have")

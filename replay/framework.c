@@ -35,6 +35,7 @@ static struct {
 	bool (*has_names)(const void *impl);
 	void **undefined;
 	int32_t cpu_device;
+	void *(*new_object)(size_t n); /* operator new; NULL: not found */
 	int (*vendor_threads)(int n); /* sets the calling thread's, returns what it was; NULL: this vendor has none */
 } torch;
 
@@ -171,6 +172,7 @@ int framework_learn(const char **why)
 			return -ENOSYS;
 		memcpy(wanted[i].slot, &symbol, sizeof(symbol));
 	}
+	torch.new_object = (void *(*)(size_t))dlsym(framework.cpu, "_Znwm");
 	torch.vendor_threads = (int (*)(int))dlsym(h, "MKL_Set_Num_Threads_Local");
 	framework.float32 = constant("aoti_torch_dtype_float32");
 	framework.float64 = constant("aoti_torch_dtype_float64");
@@ -243,8 +245,7 @@ void framework_empty(void *result, const int64_t *size, int64_t ndim)
 void framework_drop(void *result)
 {
 	/* Deletes a heap-allocated at::Tensor: hand it one that owns the reference of `result`. */
-	void *(*new_object)(size_t) = (void *(*)(size_t))dlsym(framework.cpu, "_Znwm");
-	void **tensor = new_object ? new_object(sizeof(void *)) : NULL;
+	void **tensor = torch.new_object ? torch.new_object(sizeof(void *)) : NULL;
 
 	if (tensor == NULL)
 		return; /* leaks one tensor */

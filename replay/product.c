@@ -15,14 +15,13 @@
 
 #define ALIGNMENT 64
 #define MAX_THREADS 64
-#define PROBE 32 /* rows and columns: above what libraries take for too small to bother */
+#define PROBE TERRA_SGEMM_PROBE
 #define BUFFER_FLOATS ((size_t)TERRA_SGEMM_BUFFER * TERRA_SGEMM_BUFFER)
 
 static struct {
 	bool usable;
-	const terra_import_fn *import;
-	const struct terra_plan_replace *replaces; /* of the plan; `shapes` has those of form sgemm_tiles, by the same number */
-	struct terra_sgemm_shape *shapes;
+	const struct terra_plan *plan;
+	struct terra_sgemm_shape *shapes; /* of the plan's replacements of form sgemm_tiles, by the same number */
 	float *buffers; /* one per thread */
 	void *probe[2]; /* at::Tensor; kept */
 	void *no_bias;
@@ -31,8 +30,7 @@ static struct {
 
 void product_init(const struct terra_plan *plan)
 {
-	product.import = plan->import_table;
-	product.replaces = plan->replaces;
+	product.plan = plan;
 	product.shapes = calloc(plan->n_replaces + 1, sizeof(*product.shapes));
 	product.usable = product.shapes != NULL && !terra_plan_vendor_settings(); /* the plan was checked without any */
 	for (uint32_t i = 0; product.usable && i < plan->n_replaces; i++)
@@ -123,17 +121,16 @@ static bool is_for_call(const struct terra_sgemm_shape *s, const struct product_
 	       is_stored(&call->b, s->k, s->n, s->b_transposed, s->ldb) && (!call->with_bias || call->bias.size[0] == s->n);
 }
 
-static bool read_matrix(const void *tensor, int64_t ndim, struct tensor_view *out)
-{
-	return framework_view(tensor, out) && out->dtype == framework.float32 && out->ndim == ndim &&
-	       (uintptr_t)out->data % ALIGNMENT == 0 && !framework_has_names(tensor);
-}
-
 static bool read_tensor(const struct terra_op *op, uint32_t arg, const struct hook_regs *regs, int64_t ndim,
 			struct tensor_view *out)
 {
-	return op->args[arg].kind == TERRA_KIND_TENSOR && op->args[arg].place == TERRA_PLACE_GPR &&
-	       read_matrix((const void *)regs->gpr[op->args[arg].index], ndim, out);
+	const void *tensor;
+
+	if (op->args[arg].kind != TERRA_KIND_TENSOR || op->args[arg].place != TERRA_PLACE_GPR)
+		return false;
+	tensor = (const void *)regs->gpr[op->args[arg].index];
+	return framework_view(tensor, out) && out->dtype == framework.float32 && out->ndim == ndim &&
+	       (uintptr_t)out->data % ALIGNMENT == 0 && !framework_has_names(tensor);
 }
 
 static bool is_one(const struct terra_arg *arg, const struct hook_regs *regs, const void **scalar)
@@ -202,14 +199,14 @@ static float *make_result(const struct terra_sgemm_shape *s, void *result)
 }
 
 /* The first of the op's replacements that is for the call. */
-static const struct terra_plan_replace *find(const struct terra_plan_replace *from, const struct terra_plan_replace *end,
-					     const struct product_call *call)
+static const struct terra_plan_replace *find(const struct terra_plan_replace *from, const struct product_call *call)
 {
+	const struct terra_plan_replace *end = product.plan->replaces + product.plan->n_replaces;
 	const char *op = from->op;
 	int threads = framework.max_threads();
 
 	for (; from < end; from++) {
-		const struct terra_sgemm_shape *shape = &product.shapes[from - product.replaces];
+		const struct terra_sgemm_shape *shape = &product.shapes[from - product.plan->replaces];
 
 		if (shape->m > 0 && from->fn != NULL && (uint32_t)threads == shape->threads && is_for_call(shape, call) &&
 		    strcmp(from->op, op) == 0)
@@ -218,8 +215,7 @@ static const struct terra_plan_replace *find(const struct terra_plan_replace *fr
 	return NULL;
 }
 
-bool product_run(const struct terra_plan_replace *from, const struct terra_plan_replace *end, const struct terra_op *op,
-		 void *original, struct hook_regs *regs)
+bool product_run(const struct terra_plan_replace *from, const struct terra_op *op, void *original, struct hook_regs *regs)
 {
 	struct product_call call = {.original.fn = (void (*)(void))(uintptr_t)original};
 	const struct terra_plan_replace *replace;
@@ -228,18 +224,18 @@ bool product_run(const struct terra_plan_replace *from, const struct terra_plan_
 
 	if (!product.usable || !read_call(op, regs, &call))
 		return false;
-	replace = find(from, end, &call);
+	replace = find(from, &call);
 	if (replace == NULL || !product_is_exact(&call.original))
 		return false;
 	job.fn = (terra_sgemm_tiles_fn)(uintptr_t)replace->fn;
-	job.args.shape = product.shapes[replace - product.replaces];
+	job.args.shape = product.shapes[replace - product.plan->replaces];
 	if (job.args.shape.buffered && !buffers_ready())
 		return false;
 	job.args.a = call.a.data;
 	job.args.b = call.b.data;
 	job.args.bias = call.with_bias ? call.bias.data : NULL;
 	job.args.c = make_result(&job.args.shape, result);
-	job.args.import = product.import;
+	job.args.import = product.plan->import_table;
 	if (job.args.c == NULL)
 		return false;
 	framework_parallel(terra_plan_sgemm_tiles(&job.args.shape), run_tiles, &job);

@@ -3,13 +3,10 @@
 
 #include <string.h>
 
-static const struct terra_plan *plan;
-
-void replace_init(const struct terra_plan *of)
+void replace_init(const struct terra_plan *plan)
 {
-	plan = of;
 	rng_init();
-	product_init(of);
+	product_init(plan);
 }
 
 static bool run(const struct terra_plan_replace *replace, const struct terra_op *op, void *original, struct hook_regs *regs)
@@ -19,7 +16,7 @@ static bool run(const struct terra_plan_replace *replace, const struct terra_op 
 	if (strcmp(replace->form, "mt19937_bernoulli") == 0)
 		return rng_bernoulli(replace, op, regs);
 	if (strcmp(replace->form, "sgemm_tiles") == 0)
-		return product_run(replace, plan->replaces + plan->n_replaces, op, original, regs);
+		return product_run(replace, op, original, regs);
 	return false;
 }
 

@@ -19,9 +19,8 @@ bool rng_bernoulli(const struct terra_plan_replace *replace, const struct terra_
 
 /* product.c: mm(Tensor self, Tensor mat2), addmm(Tensor self, Tensor mat1, Tensor mat2, Scalar beta, Scalar alpha). */
 void product_init(const struct terra_plan *plan);
-/* By the first of the replacements in [from, end) that is of the same op as `from` and for this call. */
-bool product_run(const struct terra_plan_replace *from, const struct terra_plan_replace *end, const struct terra_op *op,
-		 void *original, struct hook_regs *regs);
+/* By the first of the plan's replacements, from `from` on, that is of the same op and for this call. */
+bool product_run(const struct terra_plan_replace *from, const struct terra_op *op, void *original, struct hook_regs *regs);
 /* Their redispatches: result, keyset, tensors, Scalars. */
 typedef void (*product_mm_fn)(void *result, uint64_t keyset, const void *a, const void *b);
 typedef void (*product_addmm_fn)(void *result, uint64_t keyset, const void *bias, const void *a, const void *b,
