@@ -6,6 +6,7 @@
 
 #include "graphopt/assemble.h"
 #include "graphopt/plan_internal.h"
+#include "graphopt/plan_ops.h"
 
 #define SGEMM_MIN_WORK (4 << 20) /* multiplications; below it what a replacement costs by itself shows */
 #define SGEMM_MAX_SHAPES 32	 /* the check of one takes up to seconds */
@@ -58,7 +59,7 @@ static void stand_alone(const struct terra_plan_op *op, char token[TERRA_PLAN_MA
 	uint32_t i, e, n = 0;
 
 	for (i = 0; i < op->n_args; i++) {
-		if (!strchr("vib", op->arg[i][0])) {
+		if (op->arg[i][0] != 'v' && !terra_plan_token_is_input(op->arg[i])) {
 			token[i][0] = '\0'; /* stays as it is */
 			continue;
 		}
@@ -67,7 +68,7 @@ static void stand_alone(const struct terra_plan_op *op, char token[TERRA_PLAN_MA
 		if (e < i)
 			memcpy(token[i], token[e], sizeof(token[i]));
 		else
-			snprintf(token[i], sizeof(token[i]), "%c%u", op->arg[i][0] == 'b' ? 'b' : 'i', n++);
+			snprintf(token[i], sizeof(token[i]), "%c%u", op->arg[i][0] == 'v' ? 'i' : op->arg[i][0], n++);
 	}
 }
 

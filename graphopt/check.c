@@ -108,19 +108,19 @@ static int try_shapes(struct session *s, const struct check_shape *shapes, size_
 	return ret;
 }
 
-static bool has_strided(const struct codegen_region *region)
+static bool has_rows(const struct codegen_region *region)
 {
 	for (uint32_t j = 0; j < region->n_inputs; j++)
-		if (region->strided[j])
+		if (region->letter[j] == 'b')
 			return true;
-	return false;
+	return region->by_rows;
 }
 
 static int try_all(struct session *s)
 {
 	int ret;
 
-	if (has_strided(s->resolved)) {
+	if (has_rows(s->resolved)) {
 		ret = try_shapes(s, quick_shapes, LENGTH(quick_shapes));
 		return ret || s->options->quick ? ret : try_shapes(s, more_shapes, LENGTH(more_shapes));
 	}

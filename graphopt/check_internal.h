@@ -72,6 +72,12 @@ enum check_live { CHECK_LIVE_ALL, CHECK_LIVE_LAST };
 int check_trial_kernel(struct check_trial *trial, const struct terra_plan *plan, terra_kernel_fn fn,
 		       enum check_live live, struct check_result *out);
 
+/* The input as a tensor, and as a kernel gets what broadcasts, in a copy of its memory. */
+framework_tensor check_input_tensor(const struct check_trial *trial, uint32_t j, float *memory);
+struct terra_strided check_input_strided(const struct check_trial *trial, uint32_t j, const float *memory);
+/* Elements between two places where the region may be divided. */
+int64_t check_block(const struct check_trial *trial);
+
 /* Memory for n floats as replay's allocator gives it to tensors: aligned, on huge pages when it is large. To be freed. */
 float *check_memory(size_t n);
 /* Scratch memory of the calling thread for a kernel. */

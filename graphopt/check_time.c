@@ -16,7 +16,7 @@
 #define MIN_SAMPLE_NS 200000. /* a sample is as many calls as take about this long */
 #define WARM_UP_NS 50e6	      /* of both sides in turn: processors and threads that were idle are slow at first */
 #define MIN_TOTAL_NS 150e6    /* samples are taken for so long at least, or until there are MAX_REPEATS */
-#define GRAIN_BLOCKS 64	      /* the framework's own grain of 32,768 elements */
+#define GRAIN 32768	      /* elements, as the framework's own */
 
 struct timing {
 	struct framework *framework;
@@ -64,17 +64,12 @@ static void find_last_uses(struct timing *t)
 
 static int make_tensors(struct timing *t)
 {
-	const int64_t sizes[2] = {t->trial.shape.rows, t->trial.shape.columns};
-
 	for (uint32_t j = 0; j < t->region->n_inputs; j++) {
-		const struct check_input *input = &t->trial.input[j];
+		float *memory = t->trial.input[j].original;
 
-		t->input_ptr[j] = input->original;
-		t->strided[j] = (struct terra_strided){.data = input->original, .ndim = 2};
-		memcpy(t->strided[j].size, sizes, sizeof(sizes));
-		memcpy(t->strided[j].stride, input->stride, sizeof(input->stride));
-		t->input[j] =
-		    framework_from_blob(t->framework, input->original, 2, sizes, input->stride, FRAMEWORK_FLOAT32);
+		t->input_ptr[j] = memory;
+		t->strided[j] = check_input_strided(&t->trial, j, memory);
+		t->input[j] = check_input_tensor(&t->trial, j, memory);
 		if (!t->input[j])
 			return -ENOMEM;
 	}
@@ -95,7 +90,8 @@ static int timing_open(struct timing *t, struct check_shape shape, uint64_t seed
 		ret = framework_op_find(t->framework, t->region->plan->ops[k].op, &t->op[k], err, err_size);
 	find_last_uses(t);
 	t->args = (struct terra_kernel_args){
-	    .input = t->input_ptr, .strided = t->strided, .scalar = t->trial.scalar, .import = t->plan->import_table};
+	    .input = t->input_ptr, .strided = t->strided, .scalar = t->trial.scalar, .import = t->plan->import_table,
+	    .columns = shape.columns};
 	return ret;
 }
 
@@ -131,10 +127,10 @@ static void run_blocks(void *ctx, int64_t begin, int64_t end)
 {
 	const struct timing *t = ctx;
 	struct terra_kernel_args args = t->args;
-	int64_t last = end * TERRA_KERNEL_BLOCK;
+	int64_t block = check_block(&t->trial), last = end * block;
 
 	args.scratch = check_scratch();
-	t->fn(&args, begin * TERRA_KERNEL_BLOCK, last < t->trial.numel ? last : t->trial.numel);
+	t->fn(&args, begin * block, last < t->trial.numel ? last : t->trial.numel);
 }
 
 static int run_fused(struct timing *t)
@@ -144,6 +140,7 @@ static int run_fused(struct timing *t)
 	framework_tensor made[TERRA_PLAN_MAX_OPS] = {0};
 	void *result[TERRA_PLAN_MAX_OPS] = {0};
 	const uint32_t n_ops = t->region->plan->n_ops;
+	const int64_t block = check_block(&t->trial);
 
 	for (uint32_t k = 0; k < n_ops; k++) {
 		uint32_t memory = t->trial.target[k];
@@ -160,8 +157,7 @@ static int run_fused(struct timing *t)
 		}
 	}
 	t->args.result = result;
-	framework_parallel_for(t->framework, (t->trial.numel + TERRA_KERNEL_BLOCK - 1) / TERRA_KERNEL_BLOCK,
-			       GRAIN_BLOCKS, run_blocks, t);
+	framework_parallel_for(t->framework, (t->trial.numel + block - 1) / block, (GRAIN + block - 1) / block, run_blocks, t);
 	for (uint32_t k = 0; k < n_ops; k++)
 		framework_free(t->framework, made[k]);
 	return 0;
@@ -218,14 +214,16 @@ static int take_samples(struct timing *t, uint32_t repeats, double *eager, doubl
 	return ret;
 }
 
-/* About as many rows as columns, when rows matter. */
+/* About as many rows as columns, when rows matter. What was traced is not known here. */
 static struct check_shape shape_for(const struct codegen_region *region, int64_t numel)
 {
+	bool matter = region->by_rows;
 	int64_t rows = 1;
 
 	for (uint32_t j = 0; j < region->n_inputs; j++)
-		while (region->strided[j] && (rows * rows) < numel && numel % (rows * 2) == 0)
-			rows *= 2;
+		matter |= region->letter[j] == 'b';
+	while (matter && rows * rows < numel && numel % (rows * 2) == 0)
+		rows *= 2;
 	return (struct check_shape){rows, numel / rows};
 }
 

@@ -47,11 +47,48 @@ static void choose_stride(struct check_input *input, struct check_shape shape, b
 	}
 }
 
+/* What stands for no column: the last constant of the op that has column numbers. */
+static int64_t no_column(const struct codegen_region *region)
+{
+	int64_t none = -1;
+	bool found = false;
+
+	for (uint32_t k = 0; !found && k < region->plan->n_ops; k++)
+		for (uint32_t i = 0; i < region->plan->ops[k].n_args; i++) {
+			found |= region->op[k].arg[i].token == CODEGEN_COLUMNS;
+			if (region->op[k].arg[i].token == CODEGEN_CONSTANT)
+				none = (int64_t)strtod(region->plan->ops[k].arg[i] + 1, NULL);
+		}
+	return none;
+}
+
+/* One int64 for each row, as two floats' memory: a column, at times none. */
+static int make_columns(struct check_trial *trial, struct check_input *input)
+{
+	const int64_t none = no_column(trial->region);
+
+	input->stride[0] = 1;
+	input->count = (size_t)trial->shape.rows * 2;
+	input->original = check_memory(input->count);
+	if (!input->original)
+		return -ENOMEM;
+	for (int64_t row = 0; row < trial->shape.rows; row++) {
+		int64_t column = (int64_t)(check_random(&trial->random) % (uint64_t)trial->shape.columns);
+
+		if (check_random(&trial->random) % 8 == 0)
+			column = none;
+		memcpy(input->original + 2 * row, &column, sizeof(column));
+	}
+	return 0;
+}
+
 static int make_input(struct check_trial *trial, uint32_t j, enum check_values values)
 {
 	struct check_input *input = &trial->input[j];
 
-	choose_stride(input, trial->shape, trial->region->strided[j], &trial->random);
+	if (trial->region->letter[j] == 'r')
+		return make_columns(trial, input);
+	choose_stride(input, trial->shape, trial->region->letter[j] == 'b', &trial->random);
 	input->count =
 	    (size_t)(1 + (trial->shape.rows - 1) * input->stride[0] + (trial->shape.columns - 1) * input->stride[1]);
 	input->original = check_memory(input->count);
@@ -133,10 +170,15 @@ void check_op_args(const struct codegen_region *region, uint32_t k, framework_te
 			break;
 		case CODEGEN_INPUT:
 		case CODEGEN_STRIDED:
+		case CODEGEN_COLUMNS:
 			args[i].tensor = input[arg->index];
 			break;
 		case CODEGEN_SCALAR:
-			args[i] = (struct framework_arg){.type = FRAMEWORK_ARG_NUMBER, .number = scalar[arg->index]};
+			args[i].type = line->arg[i][0] == 'f' ? FRAMEWORK_ARG_FLOAT : FRAMEWORK_ARG_NUMBER;
+			args[i].number = scalar[arg->index];
+			break;
+		case CODEGEN_LAST_DIM: /* of the trials' two */
+			args[i] = (struct framework_arg){.type = FRAMEWORK_ARG_CONSTANT, .constant = "1"};
 			break;
 		case CODEGEN_CONSTANT:
 			args[i] = (struct framework_arg){.type = FRAMEWORK_ARG_CONSTANT, .constant = line->arg[i] + 1};
@@ -166,6 +208,19 @@ static float operand(const struct check_trial *trial, const struct codegen_arg *
 	}
 }
 
+/* Whether more than one number of the row, among those that op k works on, is a NaN or makes one when it meets another. */
+static bool several_nans(const struct check_trial *trial, uint32_t k, int64_t row)
+{
+	const struct codegen_op *op = &trial->region->op[k];
+	const int64_t first = row * trial->shape.columns;
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < trial->region->plan->ops[k].n_args; i++)
+		for (int64_t e = first; op->arg[i].token <= CODEGEN_STRIDED && n < 2 && e < first + trial->shape.columns; e++)
+			n += !isfinite(operand(trial, &op->arg[i], e));
+	return n > 1;
+}
+
 /* Several different NaNs met in the element on the way to value k. Which of them survives differs inside the framework
  * itself (oprules.c), so there any NaN is right. */
 static bool either_nan(const struct check_trial *trial, uint32_t k, int64_t e)
@@ -173,6 +228,8 @@ static bool either_nan(const struct check_trial *trial, uint32_t k, int64_t e)
 	const struct codegen_op *op = &trial->region->op[k];
 	uint32_t nan = 0;
 
+	if (op->rule->sum)
+		return several_nans(trial, k, e / trial->shape.columns);
 	for (uint32_t i = 0; i < trial->region->plan->ops[k].n_args; i++) {
 		float x = operand(trial, &op->arg[i], e);
 
@@ -204,10 +261,30 @@ static void free_tensors(const struct check_trial *trial, struct tensors *t)
 	}
 }
 
-static int make_tensors(const struct check_trial *trial, struct tensors *t)
+framework_tensor check_input_tensor(const struct check_trial *trial, uint32_t j, float *memory)
 {
 	const int64_t sizes[2] = {trial->shape.rows, trial->shape.columns};
+	bool columns = trial->region->letter[j] == 'r';
 
+	return framework_from_blob(trial->framework, memory, columns ? 1 : 2, sizes, trial->input[j].stride,
+				   columns ? FRAMEWORK_INT64 : FRAMEWORK_FLOAT32);
+}
+
+struct terra_strided check_input_strided(const struct check_trial *trial, uint32_t j, const float *memory)
+{
+	struct terra_strided s = {.data = memory};
+
+	if (trial->region->letter[j] == 'r')
+		return s;
+	s.ndim = 2;
+	s.size[0] = trial->shape.rows;
+	s.size[1] = trial->shape.columns;
+	memcpy(s.stride, trial->input[j].stride, sizeof(trial->input[j].stride));
+	return s;
+}
+
+static int make_tensors(const struct check_trial *trial, struct tensors *t)
+{
 	for (uint32_t j = 0; j < trial->region->n_inputs; j++) {
 		const struct check_input *input = &trial->input[j];
 
@@ -215,8 +292,7 @@ static int make_tensors(const struct check_trial *trial, struct tensors *t)
 		if (!t->memory[j])
 			return -ENOMEM;
 		memcpy(t->memory[j], input->original, input->count * sizeof(float));
-		t->input[j] =
-		    framework_from_blob(trial->framework, t->memory[j], 2, sizes, input->stride, FRAMEWORK_FLOAT32);
+		t->input[j] = check_input_tensor(trial, j, t->memory[j]);
 		if (!t->input[j])
 			return -ENOMEM;
 	}
@@ -328,18 +404,13 @@ static int prepare_inputs(struct check_trial *trial, struct kernel_run *run)
 {
 	for (uint32_t j = 0; j < trial->region->n_inputs; j++) {
 		const struct check_input *input = &trial->input[j];
-		struct terra_strided *s = &run->strided[j];
 
 		if (guarded_make(&run->input[j], input->original, input->count, &trial->random) < 0)
 			return -ENOMEM;
-		if (!trial->region->strided[j]) {
+		if (trial->region->letter[j] == 'i')
 			run->input_ptr[j] = run->input[j].data;
-			continue;
-		}
-		*s = (struct terra_strided){.data = run->input[j].data, .ndim = 2};
-		s->size[0] = trial->shape.rows;
-		s->size[1] = trial->shape.columns;
-		memcpy(s->stride, input->stride, sizeof(input->stride));
+		else
+			run->strided[j] = check_input_strided(trial, j, run->input[j].data);
 	}
 	return 0;
 }
@@ -368,13 +439,19 @@ static int prepare_results(struct check_trial *trial, struct kernel_run *run, en
 	return 0;
 }
 
-/* In one piece, or in up to three that meet at block boundaries and are run last piece first. */
+int64_t check_block(const struct check_trial *trial)
+{
+	return trial->region->by_rows ? trial->shape.columns : TERRA_KERNEL_BLOCK;
+}
+
+/* In one piece, or in up to three that meet at boundaries of blocks or rows and are run last piece first. */
 static void run_pieces(struct check_trial *trial, terra_kernel_fn fn, const struct terra_kernel_args *args, bool pieces)
 {
-	int64_t blocks = (trial->numel + TERRA_KERNEL_BLOCK - 1) / TERRA_KERNEL_BLOCK, end = trial->numel;
+	const int64_t block = check_block(trial), blocks = (trial->numel + block - 1) / block;
+	int64_t end = trial->numel;
 
 	for (int i = 0; pieces && i < 2; i++) {
-		int64_t begin = (int64_t)(check_random(&trial->random) % (uint64_t)blocks) * TERRA_KERNEL_BLOCK;
+		int64_t begin = (int64_t)(check_random(&trial->random) % (uint64_t)blocks) * block;
 
 		if (begin < end) {
 			fn(args, begin, end);
@@ -464,6 +541,7 @@ int check_trial_kernel(struct check_trial *trial, const struct terra_plan *plan,
 						  .result = run->result,
 						  .scalar = trial->scalar,
 						  .import = plan->import_table,
+						  .columns = trial->shape.columns,
 						  .scratch = check_scratch()};
 		run_pieces(trial, fn, &args, live == CHECK_LIVE_LAST);
 		compare_run(trial, run, out);

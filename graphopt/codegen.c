@@ -158,6 +158,7 @@ static void install(struct terra_plan *plan, struct names *names, struct codegen
 		take(&plan->regions[i].kernel, &names->region[i]);
 		plan->regions[i].n_inputs = resolved[i].n_inputs;
 		plan->regions[i].n_scalars = resolved[i].n_scalars;
+		plan->regions[i].by_rows = resolved[i].by_rows;
 		plan->regions[i].fn = NULL;
 	}
 	for (uint32_t i = 0; i < plan->n_replaces; i++) {

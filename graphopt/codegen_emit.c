@@ -9,7 +9,6 @@
  * the same loop overwrites it, and after one only the new value's name may be used.
  */
 #include <stdlib.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "graphopt/codegen_internal.h"
@@ -26,12 +25,12 @@ void codegen_emit_prelude(FILE *out)
 		sizeof(struct terra_strided), offsetof(struct terra_strided, stride));
 	fprintf(out,
 		"_Static_assert(sizeof(struct args) == %zu && offsetof(struct args, scalar) == %zu && "
-		"offsetof(struct args, scratch) == %zu, \"\");\n",
+		"offsetof(struct args, columns) == %zu && offsetof(struct args, scratch) == %zu, \"\");\n",
 		sizeof(struct terra_kernel_args), offsetof(struct terra_kernel_args, scalar),
-		offsetof(struct terra_kernel_args, scratch));
+		offsetof(struct terra_kernel_args, columns), offsetof(struct terra_kernel_args, scratch));
 }
 
-static void emit_scalars(const struct codegen_region *region, FILE *out)
+void codegen_emit_scalars(const struct codegen_region *region, FILE *out)
 {
 	for (uint32_t i = 0; i < region->n_scalars; i++)
 		fprintf(out, "\tconst vec s%u = vnum((float)a->scalar[%u]);\n", i, i);
@@ -41,7 +40,7 @@ static void emit_scalars(const struct codegen_region *region, FILE *out)
 static void emit_pointers(const struct codegen_region *region, FILE *out)
 {
 	for (uint32_t j = 0; j < region->n_inputs; j++) {
-		if (region->strided[j])
+		if (region->letter[j] == 'b')
 			fprintf(out,
 				"\t\tconst float *x%up = gather(&a->strided[%u], at, n, a->scratch + %u * BLOCK);\n", j,
 				j, j);
@@ -67,37 +66,36 @@ static void emit_import(const struct codegen_region *region, uint32_t k, FILE *o
 
 static void emit_name(const struct codegen_arg *arg, FILE *out)
 {
-	static const char letter[] = {
-	    [CODEGEN_VALUE] = 'v', [CODEGEN_INPUT] = 'x', [CODEGEN_STRIDED] = 'x', [CODEGEN_SCALAR] = 's'};
+	static const char letter[] = {[CODEGEN_VALUE] = 'v',   [CODEGEN_INPUT] = 'x',  [CODEGEN_STRIDED] = 'x',
+				      [CODEGEN_COLUMNS] = 'x', [CODEGEN_SCALAR] = 's'};
 
 	fprintf(out, "%c%u", letter[arg->token], arg->index);
 }
 
 /* A constant is converted here as the framework converts a number: double to float. */
-static void emit_expression(const struct codegen_op *op, const struct terra_plan_op *line, FILE *out)
+static void emit_argument(const struct codegen_region *region, uint32_t k, uint32_t i, FILE *out)
 {
-	for (const char *c = op->rule->expr; *c; c++) {
-		uint32_t i = (uint32_t)(c[1] - '0');
+	if (region->op[k].arg[i].token == CODEGEN_CONSTANT)
+		fprintf(out, "vnum(%af)", (double)(float)strtod(region->plan->ops[k].arg[i] + 1, NULL));
+	else
+		emit_name(&region->op[k].arg[i], out);
+}
 
-		if (*c != '$') {
+void codegen_emit_expression(const struct codegen_region *region, uint32_t k, const char *c, FILE *out)
+{
+	for (; *c; c++) {
+		if (*c == '%')
+			fprintf(out, "%.0fLL", strtod(region->plan->ops[k].arg[*++c - '0'] + 1, NULL));
+		else if (*c != '$')
 			fputc(*c, out);
-			continue;
-		}
-		c++;
-		if (op->arg[i].token == CODEGEN_CONSTANT)
-			fprintf(out, "vnum(%af)", (double)(float)strtod(line->arg[i] + 1, NULL));
+		else if (*++c == 'f' || *c == 'r')
+			fprintf(out, "%c%u", *c, k);
 		else
-			emit_name(&op->arg[i], out);
+			emit_argument(region, k, (uint32_t)(*c - '0'), out);
 	}
 }
 
-/* What a loop has in registers so far. */
-struct loaded {
-	bool input[TERRA_PLAN_MAX_INPUTS];
-	bool value[TERRA_PLAN_MAX_OPS];
-};
-
-static void emit_load(const struct codegen_arg *arg, bool part, struct loaded *loaded, FILE *out)
+void codegen_emit_load(const struct codegen_arg *arg, bool part, struct codegen_loaded *loaded, FILE *out)
 {
 	bool *have;
 
@@ -114,27 +112,34 @@ static void emit_load(const struct codegen_arg *arg, bool part, struct loaded *l
 	fputs(part ? "p + i, mask);\n" : "p + i);\n", out);
 }
 
-static void emit_op(const struct codegen_region *region, uint32_t k, bool part, struct loaded *loaded, FILE *out)
+void codegen_emit_value(const struct codegen_region *region, uint32_t k, bool part, struct codegen_loaded *loaded, FILE *out)
 {
 	const struct codegen_op *op = &region->op[k];
 
 	for (uint32_t i = 0; i < region->plan->ops[k].n_args; i++)
-		emit_load(&op->arg[i], part, loaded, out);
+		codegen_emit_load(&op->arg[i], part, loaded, out);
 	fprintf(out, "\t\t\tconst vec v%u = ", k);
-	emit_expression(op, &region->plan->ops[k], out);
-	fprintf(out, "; /* %s */\n\t\t\t", region->plan->ops[k].op);
-	if (!op->stored)
+	codegen_emit_expression(region, k, op->rule->expr, out);
+	fprintf(out, "; /* %s */\n", region->plan->ops[k].op);
+	loaded->value[k] = true;
+}
+
+void codegen_emit_store(const struct codegen_region *region, uint32_t k, bool part, FILE *out)
+{
+	fputs("\t\t\t", out);
+	if (!region->op[k].stored)
 		fprintf(out, "if (v%up)\n\t\t\t\t", k);
 	fprintf(out, part ? "vstore_part(v%up + i, v%u, mask);\n" : "vstore(v%up + i, v%u);\n", k, k);
-	loaded->value[k] = true;
 }
 
 static void emit_body(const struct codegen_region *region, uint32_t from, uint32_t to, bool part, FILE *out)
 {
-	struct loaded loaded = {0};
+	struct codegen_loaded loaded = {0};
 
-	for (uint32_t k = from; k < to; k++)
-		emit_op(region, k, part, &loaded, out);
+	for (uint32_t k = from; k < to; k++) {
+		codegen_emit_value(region, k, part, &loaded, out);
+		codegen_emit_store(region, k, part, out);
+	}
 }
 
 static void emit_loop(const struct codegen_region *region, uint32_t from, uint32_t to, FILE *out)
@@ -146,13 +151,10 @@ static void emit_loop(const struct codegen_region *region, uint32_t from, uint32
 	fputs("\t\t}\n", out);
 }
 
-void codegen_emit_region(const struct codegen_region *region, const char *symbol, FILE *out)
+static void emit_blocks(const struct codegen_region *region, FILE *out)
 {
 	const uint32_t n_ops = region->plan->n_ops;
 
-	fprintf(out, "\nvoid %s(const struct args *a, int64_t begin, int64_t end);\n", symbol);
-	fprintf(out, "void %s(const struct args *a, int64_t begin, int64_t end)\n{\n", symbol);
-	emit_scalars(region, out);
 	fputs("\tfor (int64_t at = begin; at < end; at += BLOCK) {\n", out);
 	fputs("\t\tconst int64_t n = end - at < BLOCK ? end - at : BLOCK;\n\t\tint64_t i;\n\n\t\t(void)i;\n", out);
 	emit_pointers(region, out);
@@ -164,5 +166,17 @@ void codegen_emit_region(const struct codegen_region *region, const char *symbol
 		else
 			emit_loop(region, from, to, out);
 	}
-	fputs("\t}\n}\n", out);
+	fputs("\t}\n", out);
+}
+
+void codegen_emit_region(const struct codegen_region *region, const char *symbol, FILE *out)
+{
+	fprintf(out, "\nvoid %s(const struct args *a, int64_t begin, int64_t end);\n", symbol);
+	fprintf(out, "void %s(const struct args *a, int64_t begin, int64_t end)\n{\n", symbol);
+	codegen_emit_scalars(region, out);
+	if (region->by_rows)
+		codegen_emit_rows(region, out);
+	else
+		emit_blocks(region, out);
+	fputs("}\n", out);
 }

@@ -16,14 +16,23 @@ struct codegen_imports {
 };
 
 /* A region, its tokens resolved: what emission needs. */
-enum codegen_token { CODEGEN_VALUE, CODEGEN_INPUT, CODEGEN_STRIDED, CODEGEN_SCALAR, CODEGEN_CONSTANT, CODEGEN_ABSENT };
+enum codegen_token {
+	CODEGEN_VALUE,
+	CODEGEN_INPUT,
+	CODEGEN_STRIDED,
+	CODEGEN_COLUMNS,  /* r */
+	CODEGEN_SCALAR,   /* s and f */
+	CODEGEN_CONSTANT, /* # */
+	CODEGEN_LAST_DIM, /* l */
+	CODEGEN_ABSENT
+};
 struct codegen_arg {
 	enum codegen_token token;
-	uint32_t index; /* of the value, the input (i and b counted together), or the number */
+	uint32_t index; /* of the value, the input (i, b and r counted together), or the number */
 };
 struct codegen_op {
 	const struct oprule *rule;
-	uint32_t import; /* index into codegen_imports, when the op calls a function */
+	uint32_t import; /* index into codegen_imports, when the op calls a function, for blocks or vectors */
 	uint32_t run;	 /* ops of one run are computed in one loop; an op that is an import is a run of its own */
 	bool stored;	 /* read from memory: by an import or by a later run */
 	struct codegen_arg arg[TERRA_PLAN_MAX_ARGS];
@@ -32,11 +41,12 @@ struct codegen_region {
 	const struct terra_plan_region *plan;
 	uint32_t n_inputs;
 	uint32_t n_scalars;
-	bool strided[TERRA_PLAN_MAX_INPUTS];
+	bool by_rows;
+	char letter[TERRA_PLAN_MAX_INPUTS]; /* i, b or r */
 	struct codegen_op op[TERRA_PLAN_MAX_OPS];
 };
 
-/* Whether the op calls a function of the framework: an inlined rule names one too, but has an expression for it. */
+/* Whether the op calls a function of the framework for a whole block: an inlined rule names one too, but has an expression for it. */
 static inline bool codegen_calls(const struct codegen_op *op)
 {
 	return !op->rule->expr;
@@ -51,7 +61,25 @@ void codegen_imports_free(struct codegen_imports *imports);
 
 /* codegen_emit.c. Errors show in the stream. */
 void codegen_emit_prelude(FILE *out);
+/* By rows in codegen_rows.c, else in codegen_emit.c. */
 void codegen_emit_region(const struct codegen_region *region, const char *symbol, FILE *out);
+
+/* What a loop has in registers so far. */
+struct codegen_loaded {
+	bool input[TERRA_PLAN_MAX_INPUTS];
+	bool value[TERRA_PLAN_MAX_OPS];
+};
+/* Loads a tensor argument that is not in a register yet. */
+void codegen_emit_load(const struct codegen_arg *arg, bool part, struct codegen_loaded *loaded, FILE *out);
+/* The op's value, computed in a loop over vectors (`part`: for the lanes of a mask); then to memory. */
+void codegen_emit_value(const struct codegen_region *region, uint32_t k, bool part, struct codegen_loaded *loaded, FILE *out);
+void codegen_emit_store(const struct codegen_region *region, uint32_t k, bool part, FILE *out);
+/* `c`, an expression of op k's rule, whose arguments are loaded. */
+void codegen_emit_expression(const struct codegen_region *region, uint32_t k, const char *c, FILE *out);
+void codegen_emit_scalars(const struct codegen_region *region, FILE *out);
+
+/* codegen_rows.c */
+void codegen_emit_rows(const struct codegen_region *region, FILE *out);
 
 /* codegen_compile.c. *code is malloc'ed. */
 int codegen_compile(const char *source, size_t size, const struct codegen_options *options, void **code,

@@ -65,14 +65,12 @@ static bool read_index(const char *token, uint32_t limit, uint32_t *out)
 
 static bool resolve_input(struct codegen_region *region, char letter, const char *token, struct codegen_arg *out)
 {
-	bool strided = letter == 'b';
-
-	out->token = strided ? CODEGEN_STRIDED : CODEGEN_INPUT;
+	out->token = letter == 'b' ? CODEGEN_STRIDED : letter == 'r' ? CODEGEN_COLUMNS : CODEGEN_INPUT;
 	if (!read_index(token, TERRA_PLAN_MAX_INPUTS, &out->index) || out->index > region->n_inputs)
 		return false;
 	if (out->index == region->n_inputs)
-		region->strided[region->n_inputs++] = strided;
-	return region->strided[out->index] == strided;
+		region->letter[region->n_inputs++] = letter;
+	return region->letter[out->index] == letter;
 }
 
 static bool resolve_token(struct codegen_region *region, uint32_t op, const char *token, struct codegen_arg *out)
@@ -83,8 +81,13 @@ static bool resolve_token(struct codegen_region *region, uint32_t op, const char
 		return read_index(token, op, &out->index);
 	case 'i':
 	case 'b':
+	case 'r':
 		return resolve_input(region, *token, token, out);
+	case 'l':
+		out->token = CODEGEN_LAST_DIM;
+		return !token[1];
 	case 's':
+	case 'f':
 		out->token = CODEGEN_SCALAR;
 		out->index = region->n_scalars++;
 		return !token[1] && region->n_scalars <= TERRA_PLAN_MAX_SCALARS;
@@ -117,7 +120,11 @@ static int resolve_op(struct codegen_region *region, uint32_t index, const struc
 			return codegen_error(err, err_size, -EINVAL,
 					     "region %u, op %u (%s): argument %u makes no sense", region->plan->id,
 					     index, text, i);
-	if (codegen_calls(op) && codegen_import(imports, op->rule->import, &op->import) < 0)
+	if (codegen_calls(op) && region->by_rows)
+		return codegen_error(err, err_size, -EINVAL, "region %u, op %u (%s) calls a function for blocks in a region by rows",
+				     region->plan->id, index, text);
+	if ((codegen_calls(op) && codegen_import(imports, op->rule->import, &op->import) < 0) ||
+	    (op->rule->function && codegen_import(imports, op->rule->function, &op->import) < 0))
 		return codegen_error(err, err_size, -ENOMEM, "out of memory");
 	return 0;
 }
@@ -150,6 +157,7 @@ int codegen_resolve(const struct terra_plan_region *region, const struct codegen
 	if (!region->n_ops || region->n_ops > TERRA_PLAN_MAX_OPS)
 		return codegen_error(err, err_size, -EINVAL, "region %u has %u ops: 1 to %d are possible", region->id,
 				     region->n_ops, TERRA_PLAN_MAX_OPS);
+	out->by_rows = terra_plan_region_by_rows(region);
 	for (uint32_t k = 0; k < region->n_ops; k++) {
 		ret = resolve_op(out, k, options, imports, err, err_size);
 		if (ret < 0)

@@ -53,11 +53,17 @@ void *framework_data(const struct framework *fw, framework_tensor tensor);
 int64_t framework_numel(const struct framework *fw, framework_tensor tensor);
 
 /* One argument, in schema order. */
-enum framework_arg_type { FRAMEWORK_ARG_TENSOR, FRAMEWORK_ARG_NUMBER, FRAMEWORK_ARG_CONSTANT, FRAMEWORK_ARG_ABSENT };
+enum framework_arg_type {
+	FRAMEWORK_ARG_TENSOR,
+	FRAMEWORK_ARG_NUMBER,
+	FRAMEWORK_ARG_FLOAT, /* a number that becomes a 0-dim float32 tensor */
+	FRAMEWORK_ARG_CONSTANT,
+	FRAMEWORK_ARG_ABSENT
+};
 struct framework_arg {
 	enum framework_arg_type type;
 	framework_tensor tensor; /* TENSOR */
-	double number; /* NUMBER: becomes a Scalar, an optional Scalar, a double, or a 0-dim double tensor, as the
+	double number; /* FLOAT, or NUMBER: becomes a Scalar, an optional Scalar, a double, or a 0-dim double tensor, as the
 			  op's signature wants */
 	const char *constant; /* CONSTANT: as in a plan line without its #: a decimal number, or text in quotes */
 };

@@ -29,6 +29,7 @@ typedef uint64_t (*entry_fn)(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, u
 struct storage {
 	struct framework_scalar scalar[MAX_CALL_ARGS];
 	framework_tensor number[MAX_CALL_ARGS]; /* 0-dim tensors to be freed */
+	int64_t symint[MAX_CALL_ARGS];
 	char text[MAX_CALL_ARGS][64];
 };
 
@@ -96,10 +97,24 @@ static bool put_number(const struct framework *fw, struct registers *r, const st
 		return put_double(r, to, value);
 	case TERRA_KIND_INT:
 	case TERRA_KIND_BOOL:
+	case TERRA_KIND_DTYPE:
 		return put_word(r, to, (uint64_t)(int64_t)value);
+	case TERRA_KIND_SYMINT: /* a number that is no symbol is its own 64 bits */
+		storage->symint[i] = (int64_t)value;
+		return put_word(r, to, to->by_ref ? (uint64_t)&storage->symint[i] : (uint64_t)storage->symint[i]);
 	default:
 		return false;
 	}
+}
+
+static bool put_float(const struct framework *fw, struct registers *r, const struct terra_arg *to, double value,
+		      struct storage *storage, size_t i)
+{
+	storage->number[i] = framework_empty(fw, 0, NULL, NULL, FRAMEWORK_FLOAT32);
+	if (!storage->number[i] || to->kind != TERRA_KIND_TENSOR)
+		return false;
+	*(float *)framework_data(fw, storage->number[i]) = (float)value;
+	return put_word(r, to, (uint64_t)storage->number[i]);
 }
 
 /* Text of a plan line: in quotes, a backslash before quotes and backslashes. */
@@ -152,6 +167,8 @@ static bool put_arg(const struct framework *fw, struct registers *r, const struc
 		return to->kind == TERRA_KIND_TENSOR && put_word(r, to, (uint64_t)arg->tensor);
 	case FRAMEWORK_ARG_NUMBER:
 		return put_number(fw, r, to, arg->number, storage, i);
+	case FRAMEWORK_ARG_FLOAT:
+		return put_float(fw, r, to, arg->number, storage, i);
 	case FRAMEWORK_ARG_CONSTANT:
 		return put_constant(fw, r, to, arg->constant, storage, i);
 	default:

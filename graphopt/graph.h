@@ -150,8 +150,8 @@ size_t graph_dtype_size(const char *dtype); /* 0: unknown */
 bool graph_tensor_contiguous(const struct graph_tensor *tensor);
 /* Bytes of the storage from the first to the last element that the tensor reaches: [*begin, *end). */
 void graph_tensor_range(const struct graph_tensor *tensor, uint64_t *begin, uint64_t *end);
-/* The broadcast shape of all tensor arguments. False: they do not broadcast. */
-bool graph_op_domain(const struct graph_op *op, uint8_t *ndim, int64_t size[GRAPH_MAX_DIM]);
+/* The broadcast shape of all tensor arguments but those with letter r (oprules.h). False: they do not broadcast. */
+bool graph_op_domain(const struct graph_op *op, const char *letters, uint8_t *ndim, int64_t size[GRAPH_MAX_DIM]);
 /* A tensor that is passed as a number (token s): one element, of a type that a double holds. */
 bool graph_tensor_is_number(const struct graph_tensor *tensor);
 /* All elements of the domain in C order. */

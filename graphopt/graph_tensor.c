@@ -65,19 +65,24 @@ static bool broadcast(const struct graph_tensor *tensor, uint8_t ndim, int64_t *
 	return true;
 }
 
-bool graph_op_domain(const struct graph_op *op, uint8_t *ndim, int64_t size[GRAPH_MAX_DIM])
+static bool has_domain(const struct graph_op *op, const char *letters, uint32_t i)
+{
+	return op->args[i].kind == GRAPH_TENSOR && !(i < strlen(letters) && letters[i] == 'r');
+}
+
+bool graph_op_domain(const struct graph_op *op, const char *letters, uint8_t *ndim, int64_t size[GRAPH_MAX_DIM])
 {
 	uint32_t i;
 	int d;
 
 	*ndim = 0;
 	for (i = 0; i < op->n_args; i++)
-		if (op->args[i].kind == GRAPH_TENSOR && op->args[i].tensor->ndim > *ndim)
+		if (has_domain(op, letters, i) && op->args[i].tensor->ndim > *ndim)
 			*ndim = op->args[i].tensor->ndim;
 	for (d = 0; d < *ndim; d++)
 		size[d] = 1;
 	for (i = 0; i < op->n_args; i++)
-		if (op->args[i].kind == GRAPH_TENSOR && !broadcast(op->args[i].tensor, *ndim, size))
+		if (has_domain(op, letters, i) && !broadcast(op->args[i].tensor, *ndim, size))
 			return false;
 	return true;
 }

@@ -112,6 +112,14 @@ static const struct oprule rules[] = {
     /* With a factor that is the same for a whole row another of two NaNs survives. */
     BOTH("aten::addcmul", "", "t", "dds", NULL, "vfma(vmul($1, $3), $2, $0)"),
     BOTH("aten::addcdiv", "", "t", "tts", NULL, "vadd(vdiv(vmul($1, $3), $2), $0)"),
+
+    /* What follows goes by rows. All the loss's gradient is zero but one number in each row; type 6 is float32. */
+    {.op = "aten::nll_loss_backward", .args = "fdr-ccf", .constants = "1 *",
+     .expr = "vcolumn($2, %5, i, vneg(vdiv($0, $6)))"},
+    {.op = "aten::nll_loss_backward", .args = "fdr-ccf", .constants = "2 *",
+     .expr = "vcolumn($2, %5, i, vneg($0))"},
+    {.op = "aten::_log_softmax_backward_data", .args = "ddlc", .constants = "6", .function = "Sleef_expf8_u10",
+     .sum = "$0", .expr = "vfnma($f($1), $r, $0)"},
 };
 
 #define SQRT(name, schema, values, place)                                                                              \
@@ -202,7 +210,9 @@ static bool constant_fits(const struct oprule *rule, size_t n, double value)
 
 	if (!word)
 		return false;
-	return *word == '!' ? isfinite(value) && value != strtod(word + 1, NULL) : value == strtod(word, NULL);
+	if (*word == '*' || *word == '!')
+		return isfinite(value) && !(*word == '!' && value == strtod(word + 1, NULL));
+	return value == strtod(word, NULL);
 }
 
 /* The token #<x>, or, with numbers given, a number that can be made one. */
@@ -229,7 +239,10 @@ static bool token_fits(const struct oprule *rule, size_t arg, const char *token)
 	case 'e':
 		return *token == 'v' || *token == 'i' || *token == 'b' || *token == 's';
 	case 's':
-		return *token == 's';
+	case 'f':
+	case 'r':
+	case 'l':
+		return *token == rule->args[arg];
 	default:
 		return *token == '-';
 	}
@@ -247,7 +260,7 @@ static bool fits(const struct oprule *rule, const struct terra_plan_op *op, cons
 			ok = constant_token_fits(rule, constant++, op->arg[i], number ? &number[i] : NULL);
 		else
 			ok = token_fits(rule, i, op->arg[i]);
-		tensor |= *op->arg[i] == 'v' || *op->arg[i] == 'i' || *op->arg[i] == 'b';
+		tensor |= *op->arg[i] == 'v' || *op->arg[i] == 'i' || *op->arg[i] == 'b'; /* r alone has no domain */
 	}
 	return ok && tensor;
 }

@@ -21,17 +21,23 @@ struct oprule {
 	 *   e  a tensor as for t, or a number in a tensor: 0-dim or one element, read when the op is issued (token s)
 	 *   s  a number that the kernel takes at run time: Scalar, optional Scalar that is present, double (token s)
 	 *   c  a constant that the kernel is specialised for (token #<x>)
-	 *   -  an absent optional (token -)
+	 *   f  a number in a float32 tensor of one element (token f)
+ *   r  column numbers, one for each row (token r); in an expression, that of the row at hand
+ *   l  the last dim (token l)
+ *   -  an absent optional (token -)
 	 * At least one argument of a line is a tensor. */
 	const char *args;
-	/* For each `c`, in order, separated by blanks, what it may be: a number, or "!<number>" for any finite number
-	 * but this one. NULL when args has no `c`. */
+	/* For each `c`, in order, separated by blanks, what it may be: a number, "!<number>" for any finite number
+	 * but this one, or "*" for any finite number. NULL when args has no `c`. */
 	const char *constants;
 	/* Exactly one of the two, but in an inlined rule: */
 	const char
-	    *expr; /* the value as a C expression: $<n> is schema argument n; see kernel_source.c for its functions */
+	    *expr; /* the value as a C expression: $<n> is schema argument n, %<n> a constant one as an integer, $f and $r
+		      see below; see kernel_source.c for its functions */
 	const char *import; /* symbol of a framework function that is applied to each block of argument 0; its C type is
 			       that of MKL's vector functions: void (int n, const float *a, float *r, int64_t mode) */
+	const char *function; /* $f: symbol of a framework function from one vector to one, called in a loop */
+	const char *sum;    /* $r: the sum of this expression over the row, in the framework's own order; then args has l */
 	bool in_place;	    /* the result takes the place of argument 0, which is then a tensor of the domain: v or i */
 };
 

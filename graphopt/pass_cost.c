@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "graphopt/graph.h"
+#include "graphopt/plan_ops.h"
 
 /* Orders of magnitude, not measurements: regions that pass are measured (check.h). */
 #define BYTES_PER_NS 8.0	 /* memory traffic of one op */
@@ -66,7 +67,7 @@ static double input_bytes(const struct instance *instance)
 		const struct graph_op *op = &instance->graph->ops[instance->at[k]];
 
 		for (i = 0; i < line->n_args && i < op->n_args; i++)
-			if (strchr("ib", line->arg[i][0]) && atoi(line->arg[i] + 1) == seen &&
+			if (terra_plan_token_is_input(line->arg[i]) && atoi(line->arg[i] + 1) == seen &&
 			    op->args[i].kind == GRAPH_TENSOR) {
 				bytes += 4.0 * (double)op->args[i].tensor->numel;
 				seen++;

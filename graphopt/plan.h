@@ -18,11 +18,17 @@
  *            counted over i and b together. The same memory met again is the same number.
  *     b<j>   external tensor that broadcasts into the domain (or has any other strides): passed with strides. The same
  *            memory in two forms (full and strided, or two strides) is two inputs: a number is i or b throughout.
+ *     r<j>   external one-dimensional int64 tensor, contiguous, one element for each row of the domain (its dims but the
+ *            last), numbered with i and b: each a column of the row, or the op's last constant, which stands for none.
+ *     l      an int that names the domain's last dim, counted from the front or as -1.
  *     s      a number that the kernel takes at run time: a Scalar, double or int64 argument, or a 0-dim or one-element
  *            tensor (read when the op is issued). Numbered implicitly in order of appearance, by position in the region.
+ *     f      the same, always in a float32 tensor of one element; numbered with s.
  *     #<x>   a constant the kernel is specialised for (ints, bools, strings as %.17g / decimal / quoted text), and
  *            the Scalar exponent of pow.
  *     -      an absent optional.
+ * A region with a token r or l goes BY ROWS: its ops look at a row as a whole, and it has no b. All ops with such a token have
+ * the same number of columns (the size of the last dim); others in the region see the same memory in any shape.
  * All tensors are float32 except where an op's rule says otherwise (see graphopt/README.md).
  *
  * KERNEL ABI: see terra_kernel_fn.
@@ -56,18 +62,20 @@ typedef void (*terra_import_fn)(void);
 
 struct terra_kernel_args {
 	void *const *input;     /* per external tensor: data pointer of i<j>; NULL for b<j> */
-	const struct terra_strided *strided; /* per external tensor, used for b<j> */
+	const struct terra_strided *strided; /* per external tensor, used for b<j>, and for r<j> with no dims and the int64
+				   numbers at `data` */
 	void *const *result;    /* per op: where its result goes; for an in-place op the memory of its target.
 				   NULL: nobody will read it (dead), keep it in scratch only */
 	const double *scalar;   /* per `s`, in order of appearance */
 	const terra_import_fn *import;
+	int64_t columns;        /* by rows: elements of a row; else unused */
 	float *scratch;         /* TERRA_PLAN_MAX_OPS + TERRA_PLAN_MAX_INPUTS blocks of TERRA_KERNEL_BLOCK floats, 64-byte
 				   aligned, private to the calling thread */
 };
 
 /* Computes elements [begin, end) of the domain, in linear order of the dense results. Calls on disjoint ranges may run
  * on different threads; the result must not depend on how the domain is split. `begin` is a multiple of
- * TERRA_KERNEL_BLOCK. Must not allocate, lock, throw, or touch anything but its arguments: it also runs in a fault
+ * TERRA_KERNEL_BLOCK, by rows of `columns`, and then so is `end`. Must not allocate, lock, throw, or touch anything but its arguments: it also runs in a fault
  * handler. MXCSR is set by the caller to what it was when the ops were issued, which is the default mode. Results that are in-place targets may
  * be the same memory as inputs (exactly, never shifted). */
 typedef void (*terra_kernel_fn)(const struct terra_kernel_args *args, int64_t begin, int64_t end);
@@ -138,6 +146,7 @@ struct terra_plan_region {
 	struct terra_plan_op *ops;
 	uint32_t n_inputs;
 	uint32_t n_scalars;
+	bool by_rows;       /* as n_inputs and n_scalars: found when a plan is read or kernels are made */
 	terra_kernel_fn fn; /* filled by terra_plan_link */
 };
 

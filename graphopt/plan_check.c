@@ -70,6 +70,27 @@ bool terra_plan_op_in_place(const char *op)
 	return n > 5 && !strncmp(name, "__i", 3);
 }
 
+bool terra_plan_token_is_input(const char *token)
+{
+	return token[0] == 'i' || token[0] == 'b' || token[0] == 'r';
+}
+
+bool terra_plan_op_by_rows(const struct terra_plan_op *op)
+{
+	for (uint32_t i = 0; i < op->n_args; i++)
+		if (op->arg[i][0] == 'r' || op->arg[i][0] == 'l')
+			return true;
+	return false;
+}
+
+bool terra_plan_region_by_rows(const struct terra_plan_region *region)
+{
+	for (uint32_t k = 0; k < region->n_ops; k++)
+		if (terra_plan_op_by_rows(&region->ops[k]))
+			return true;
+	return false;
+}
+
 /* Decimal without sign or leading zeros, at most 3 digits: every index of a plan fits. */
 static bool parse_index(const char *s, uint32_t *out)
 {
@@ -109,7 +130,7 @@ static bool constant_valid(const char *s)
 struct region_state {
 	uint32_t op; /* index of the op at hand */
 	uint32_t n_inputs, n_scalars;
-	char letter[TERRA_PLAN_MAX_INPUTS];	    /* i or b, as first used */
+	char letter[TERRA_PLAN_MAX_INPUTS];	    /* i, b or r, as first used */
 	bool replaced_input[TERRA_PLAN_MAX_INPUTS]; /* written in place: an older name */
 	bool replaced_value[TERRA_PLAN_MAX_OPS];
 };
@@ -125,7 +146,7 @@ static const char *check_input(struct region_state *state, char letter, uint32_t
 		state->n_inputs++;
 	}
 	if (state->letter[index] != letter)
-		return "names one input both i and b";
+		return "names one input by two letters";
 	if (state->replaced_input[index])
 		return "uses the old name of a value that was written in place";
 	return NULL;
@@ -151,13 +172,16 @@ static const char *check_token(struct region_state *state, const char *token)
 		return parse_index(token + 1, &index) ? check_value(state, index) : "has a malformed token";
 	case 'i':
 	case 'b':
+	case 'r':
 		return parse_index(token + 1, &index) ? check_input(state, token[0], index) : "has a malformed token";
 	case 's':
+	case 'f':
 		if (token[1])
 			return "has a malformed token";
 		return ++state->n_scalars > TERRA_PLAN_MAX_SCALARS ? "has more numbers than a region may have" : NULL;
 	case '#':
 		return constant_valid(token + 1) ? NULL : "has a malformed constant";
+	case 'l':
 	case '-':
 		return token[1] ? "has a malformed token" : NULL;
 	}
@@ -208,6 +232,8 @@ int plan_check_region(const struct terra_plan_region *region, uint32_t *n_inputs
 		if (wrong)
 			return plan_error(err, err_size, -EINVAL, "region %u: op %u %s", region->id, state.op, wrong);
 	}
+	if (terra_plan_region_by_rows(region) && memchr(state.letter, 'b', state.n_inputs))
+		return plan_error(err, err_size, -EINVAL, "region %u goes by rows and has an input that broadcasts", region->id);
 	*n_inputs = state.n_inputs;
 	*n_scalars = state.n_scalars;
 	return 0;
@@ -351,6 +377,7 @@ int plan_check(const struct terra_plan *plan, char *err, size_t err_size)
 			break;
 		plan->regions[i].n_inputs = n_inputs;
 		plan->regions[i].n_scalars = n_scalars;
+		plan->regions[i].by_rows = terra_plan_region_by_rows(&plan->regions[i]);
 	}
 	return ret ? ret : check_unique(plan, err, err_size);
 }

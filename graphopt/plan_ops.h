@@ -10,6 +10,11 @@
 /* Whether the op writes its first argument: the schema language marks it by one trailing underscore of the name
  * ("aten::mul_.Tensor"), Python's in-place operators by the letter i ("aten::__iand__.Scalar"). */
 bool terra_plan_op_in_place(const char *op);
+/* Whether the op, or some op of the region, has a token r or l. */
+bool terra_plan_op_by_rows(const struct terra_plan_op *op);
+bool terra_plan_region_by_rows(const struct terra_plan_region *region);
+/* Whether the token is an outside tensor's: i, b or r. */
+bool terra_plan_token_is_input(const char *token);
 /* "aten::mul.Tensor i0 s" into out (cut when too long). Returns the full length, as snprintf. */
 int terra_plan_op_text(const struct terra_plan_op *op, char *out, size_t size);
 

@@ -13,6 +13,7 @@ struct region_memory { /* a result, or an outside tensor */
 	int64_t offset;
 	uint64_t begin, end; /* bytes of the storage */
 	bool full;
+	bool columns; /* column numbers: token r */
 	uint8_t ndim; /* of a strided one: over the op's dims, collapsed */
 	int64_t size[GRAPH_MAX_DIM], stride[GRAPH_MAX_DIM];
 };
@@ -20,6 +21,8 @@ struct region_memory { /* a result, or an outside tensor */
 struct region_builder {
 	struct graph *graph;
 	uint32_t n_ops, n_inputs, n_scalars;
+	int64_t columns; /* of a region by rows (plan.h), else 0 */
+	bool by_blocks;	 /* it has what only blocks have: an input that broadcasts, a function of blocks */
 	struct terra_plan_op line[TERRA_PLAN_MAX_OPS];
 	struct region_memory result[TERRA_PLAN_MAX_OPS];
 	struct region_memory input[TERRA_PLAN_MAX_INPUTS];

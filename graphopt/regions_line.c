@@ -1,6 +1,7 @@
 /* regions_line.c - the canonical line of an op: which memory is which value (plan.h), and when that can't be said. */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "graphopt/oprules.h"
@@ -15,6 +16,8 @@ void region_begin(struct region_builder *builder, struct graph *graph)
 {
 	builder->graph = graph;
 	builder->n_ops = builder->n_inputs = builder->n_scalars = 0;
+	builder->columns = 0;
+	builder->by_blocks = false;
 }
 
 static bool overlap(const struct region_memory *a, const struct region_memory *b)
@@ -24,7 +27,7 @@ static bool overlap(const struct region_memory *a, const struct region_memory *b
 
 static bool same_memory(const struct region_memory *a, const struct region_memory *b)
 {
-	if (a->storage != b->storage || a->offset != b->offset || a->full != b->full)
+	if (a->storage != b->storage || a->offset != b->offset || a->full != b->full || a->columns != b->columns)
 		return false;
 	return a->full || (a->ndim == b->ndim && !memcmp(a->size, b->size, a->ndim * sizeof(*a->size)) &&
 			   !memcmp(a->stride, b->stride, a->ndim * sizeof(*a->stride)));
@@ -71,6 +74,10 @@ struct binding { /* an op on its way into the region */
 	struct region_memory memory[TERRA_PLAN_MAX_ARGS];
 	bool is_tensor[TERRA_PLAN_MAX_ARGS];
 	double number[TERRA_PLAN_MAX_ARGS]; /* what an s was in the trace */
+	const struct oprule *rule;
+	int64_t columns;		    /* of the region with this op, as in the builder */
+	bool by_blocks;
+	const char *letters;		    /* what the op's rules have as arguments; all of them have the same l, r and f */
 	uint32_t n_inputs, n_scalars;	    /* of the region with this op */
 	struct terra_plan_op line;
 };
@@ -88,6 +95,11 @@ static const char *set_text(struct region_builder *builder, struct binding *bind
 	return binding->line.arg[i] ? NULL : out_of_memory;
 }
 
+static char input_letter(const struct region_memory *memory)
+{
+	return memory->columns ? 'r' : memory->full ? 'i' : 'b';
+}
+
 /* A tensor that is neither a result of the region nor one of its inputs: a new input, or that of an earlier argument.
  */
 static const char *name_new(struct region_builder *builder, struct binding *binding, uint32_t i)
@@ -103,7 +115,7 @@ static const char *name_new(struct region_builder *builder, struct binding *bind
 		return "a region can't have more inputs";
 	if (binding->memory[i].ndim > TERRA_KERNEL_MAX_DIM)
 		return "an argument is strided over too many dimensions";
-	return set_token(builder, binding, i, binding->memory[i].full ? 'i' : 'b', binding->n_inputs++);
+	return set_token(builder, binding, i, input_letter(&binding->memory[i]), binding->n_inputs++);
 }
 
 static const char *name_tensor(struct region_builder *builder, struct binding *binding, uint32_t i)
@@ -119,7 +131,7 @@ static const char *name_tensor(struct region_builder *builder, struct binding *b
 	}
 	for (k = 0; k < builder->n_inputs; k++)
 		if (same_memory(&builder->input[k], memory))
-			return set_token(builder, binding, i, memory->full ? 'i' : 'b', k);
+			return set_token(builder, binding, i, input_letter(memory), k);
 	return name_new(builder, binding, i);
 }
 
@@ -136,10 +148,56 @@ static const char *name_number(struct region_builder *builder, struct binding *b
 	return set_text(builder, binding, i, "s");
 }
 
+/* Column numbers: one for each row. */
+static const char *name_columns(struct region_builder *builder, struct binding *binding, uint32_t i)
+{
+	const struct graph_tensor *tensor = binding->op->args[i].tensor;
+	int64_t rows = 1;
+	uint8_t d;
+
+	for (d = 0; d + 1 < binding->ndim; d++)
+		rows *= binding->size[d];
+	if (binding->op->args[i].kind != GRAPH_TENSOR || !binding->ndim || strcmp(tensor->dtype, "i64") || tensor->ndim != 1 ||
+	    tensor->size[0] != rows || (rows > 1 && tensor->stride[0] != 1))
+		return "its column numbers are not one int64 for each row";
+	memory_of(tensor, binding->ndim, binding->size, &binding->memory[i]);
+	binding->memory[i].columns = true;
+	binding->is_tensor[i] = true;
+	return name_tensor(builder, binding, i);
+}
+
+static const char *name_last_dim(struct region_builder *builder, struct binding *binding, uint32_t i)
+{
+	const struct graph_arg *arg = &binding->op->args[i];
+	double dim = arg->kind == GRAPH_CONST ? strtod(arg->text, NULL) : NAN;
+
+	if (dim != -1 && dim != binding->ndim - 1)
+		return "works along another dim than the last";
+	return set_text(builder, binding, i, "l");
+}
+
+static const char *name_float(struct region_builder *builder, struct binding *binding, uint32_t i)
+{
+	const struct graph_arg *arg = &binding->op->args[i];
+
+	if (arg->kind != GRAPH_TENSOR || arg->tensor->numel != 1 || strcmp(arg->tensor->dtype, "f32"))
+		return "an argument is not one float32 number";
+	binding->n_scalars++;
+	return set_text(builder, binding, i, "f");
+}
+
 static const char *name_arg(struct region_builder *builder, struct binding *binding, uint32_t i)
 {
 	const struct graph_arg *arg = &binding->op->args[i];
 
+	switch (i < strlen(binding->letters) ? binding->letters[i] : 0) {
+	case 'r':
+		return name_columns(builder, binding, i);
+	case 'l':
+		return name_last_dim(builder, binding, i);
+	case 'f':
+		return name_float(builder, binding, i);
+	}
 	switch (arg->kind) {
 	case GRAPH_ABSENT:
 		return set_text(builder, binding, i, "-");
@@ -180,6 +238,7 @@ static const char *choose_rule(struct region_builder *builder, struct binding *b
 	char text[40];
 	uint32_t i;
 
+	binding->rule = rule;
 	if (!rule)
 		return why_no_rule(builder, binding);
 	for (i = 0; i < binding->line.n_args && !why; i++) {
@@ -250,6 +309,22 @@ static const char *check_result(const struct binding *binding, bool in_place)
 	return full && ordered ? NULL : "no argument is dense in C order with the result's shape";
 }
 
+/* A region by rows has only such ops as one loop over a row can compute, and all with the same columns. */
+static const char *check_rows(const struct region_builder *builder, struct binding *binding)
+{
+	uint32_t i;
+
+	binding->by_blocks = builder->by_blocks || !binding->rule->expr;
+	for (i = 0; i < binding->op->n_args; i++)
+		binding->by_blocks |= binding->line.arg[i][0] == 'b';
+	binding->columns = builder->columns;
+	if (terra_plan_op_by_rows(&binding->line))
+		binding->columns = binding->size[binding->ndim - 1];
+	if (builder->columns && binding->columns != builder->columns)
+		return "has other columns than the region";
+	return binding->columns && binding->by_blocks ? "what goes by rows neither broadcasts nor calls functions of blocks" : NULL;
+}
+
 static const char *bind(struct region_builder *builder, const struct graph_op *op, struct binding *binding)
 {
 	bool in_place = terra_plan_op_in_place(op->name);
@@ -264,12 +339,14 @@ static const char *bind(struct region_builder *builder, const struct graph_op *o
 	binding->line.n_args = (uint8_t)op->n_args;
 	if (!op->n_args || op->n_args > TERRA_PLAN_MAX_ARGS)
 		return "has no or too many arguments";
-	if (!graph_op_domain(op, &binding->ndim, binding->size))
+	binding->letters = oprule_find(op->name) ? oprule_find(op->name)->args : "";
+	if (!graph_op_domain(op, binding->letters, &binding->ndim, binding->size))
 		return "its arguments do not broadcast";
 	for (i = 0; i < op->n_args; i++)
 		if ((why = name_arg(builder, binding, i)))
 			return why;
-	if ((why = choose_rule(builder, binding)) || (why = check_result(binding, in_place)))
+	if ((why = choose_rule(builder, binding)) || (why = check_result(binding, in_place)) ||
+	    (why = check_rows(builder, binding)))
 		return why;
 	return in_place ? check_target(builder, binding) : NULL;
 }
@@ -281,11 +358,13 @@ static void add_inputs(struct region_builder *builder, const struct binding *bin
 	for (i = 0; i < binding->op->n_args; i++) {
 		const char *token = binding->line.arg[i];
 
-		if ((token[0] == 'i' || token[0] == 'b') && sscanf(token + 1, "%u", &number) == 1 &&
+		if (terra_plan_token_is_input(token) && sscanf(token + 1, "%u", &number) == 1 &&
 		    number == builder->n_inputs)
 			builder->input[builder->n_inputs++] = binding->memory[i];
 	}
 	builder->n_scalars = binding->n_scalars;
+	builder->columns = binding->columns;
+	builder->by_blocks = binding->by_blocks;
 }
 
 const char *region_append(struct region_builder *builder, const struct graph_op *op)

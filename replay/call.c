@@ -60,7 +60,11 @@ static bool read_tensor(const void *tensor, struct call_arg *arg)
 	if (!framework_view(tensor, &arg->t) || arg->t.ndim > 8 || framework_has_names(tensor))
 		return false;
 	arg->scalar_ok = read_number(arg);
-	return arg->scalar_ok || arg->t.dtype == framework.float32;
+	arg->is_float = arg->t.dtype == framework.float32;
+	if (arg->scalar_ok || arg->is_float)
+		return true;
+	arg->kind = ARG_COLUMNS;
+	return arg->t.dtype == framework.int64 && arg->t.ndim == 1 && arg->t.numel > 1 && arg->t.stride[0] == 1;
 }
 
 static bool read_string(const uint64_t *word, struct call_arg *arg)
@@ -80,6 +84,12 @@ static bool fits_float(const struct call_arg *arg)
 	bool number = arg->kind == ARG_NUMBER || (arg->kind == ARG_TENSOR && arg->scalar_ok);
 
 	return !number || isinf(arg->number) || !(fabs(arg->number) > FLT_MAX);
+}
+
+/* std::optional<at::Tensor>: the tensor, then the flag that it is there. Code that autograd made passes undefined tensors. */
+static bool is_no_tensor(const void *optional)
+{
+	return ((const uint8_t *)optional)[sizeof(void *)] == 0 || framework_is_undefined(optional);
 }
 
 static bool read_arg(const struct terra_arg *from, const struct hook_regs *regs, struct call_arg *arg)
@@ -108,6 +118,17 @@ static bool read_arg(const struct terra_arg *from, const struct hook_regs *regs,
 		arg->kind = ARG_CONST;
 		arg->number = word ? (double)(int64_t)*word : 0;
 		return word != NULL;
+	case TERRA_KIND_DTYPE: /* one byte */
+		arg->kind = ARG_CONST;
+		arg->number = word ? (double)(int8_t)*word : 0;
+		return word != NULL;
+	case TERRA_KIND_SYMINT: /* a symbol has bits that make no small number */
+		arg->kind = ARG_CONST;
+		arg->number = object ? (double)*(const int64_t *)object : 0;
+		return object && fabs(arg->number) < 0x1p53;
+	case TERRA_KIND_OPT_TENSOR:
+		arg->kind = ARG_ABSENT;
+		return object && is_no_tensor(object);
 	case TERRA_KIND_BOOL:
 		arg->kind = ARG_CONST;
 		arg->number = word ? (double)(*word & 1) : 0;

@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "graphopt/plan_ops.h"
+
 static struct node root;
 
 /* ---- building ---- */
@@ -20,11 +22,11 @@ static bool parse_token(const char *text, struct token *token)
 	token->type = (uint8_t)text[0];
 	token->index = 0;
 	token->text = text;
-	if (strchr("vib", text[0]) != NULL)
+	if (text[0] == 'v' || terra_plan_token_is_input(text))
 		token->index = (uint16_t)atoi(text + 1);
 	else if (text[0] == '#' && text[1] != '"')
 		token->number = strcmp(text + 1, "true") == 0 ? 1 : strtod(text + 1, NULL);
-	return strchr("vibs#-", text[0]) != NULL;
+	return strchr("vibrlsf#-", text[0]) != NULL;
 }
 
 static bool same_constant(const struct token *a, const struct token *b)
@@ -42,7 +44,7 @@ static bool same_token(const struct token *a, const struct token *b)
 		return false;
 	if (a->type == '#')
 		return same_constant(a, b);
-	return a->type == 's' || a->type == '-' || a->index == b->index;
+	return strchr("slf-", a->type) != NULL || a->index == b->index;
 }
 
 static bool same_edge(const struct edge *a, const struct edge *b)
@@ -80,7 +82,7 @@ static void standalone(const struct terra_plan_op *op, char token[TERRA_PLAN_MAX
 		const char *arg = op->arg[i];
 		uint32_t j = 0;
 
-		if (strchr("vib", arg[0]) == NULL) {
+		if (arg[0] != 'v' && !terra_plan_token_is_input(arg)) {
 			snprintf(token[i], 32, "%s", arg);
 			continue;
 		}
@@ -89,7 +91,7 @@ static void standalone(const struct terra_plan_op *op, char token[TERRA_PLAN_MAX
 		if (j == n)
 			seen[n++] = arg;
 		input[i] = (uint8_t)j;
-		snprintf(token[i], 32, "%c%u", arg[0] == 'b' ? 'b' : 'i', j);
+		snprintf(token[i], 32, "%c%u", arg[0] == 'v' ? 'i' : arg[0], j);
 	}
 }
 
@@ -127,6 +129,7 @@ static const char *region_add(struct terra_plan *plan, struct terra_plan_region 
 		if (index < 0)
 			return "an op of it is not in this library";
 		edge.op = (uint32_t)index;
+		edge.by_rows = terra_plan_op_by_rows(op);
 		for (uint32_t i = 0; i < op->n_args; i++)
 			if (!parse_token(op->arg[i], &edge.arg[i]))
 				return "a token of it is not understood";
@@ -235,6 +238,23 @@ static void name_strided(const struct instance *inst, const struct terra_strided
 	*token = (struct token){.type = 'b', .index = (uint16_t)next};
 }
 
+/* Column numbers: an input that kernels get as a strided one without dims. */
+static void name_columns(const struct instance *inst, const struct tensor_view *t, uint32_t i, uint32_t *next,
+			 struct binding *binding)
+{
+	uint32_t j = 0;
+
+	binding->strided[i] = (struct terra_strided){.data = t->data};
+	binding->span[i] = t->numel * (int64_t)(sizeof(int64_t) / sizeof(float));
+	while (inst && j < inst->n_inputs &&
+	       (inst->full[j] || inst->input[j] == NULL || inst->input_span[j] != binding->span[i] ||
+		!same_strided(&inst->strided[j], &binding->strided[i])))
+		j++;
+	if (inst == NULL || j == inst->n_inputs)
+		j = (*next)++;
+	binding->token[i] = (struct token){.type = 'r', .index = (uint16_t)j};
+}
+
 /* Names one tensor argument; new inputs are numbered from `next`. The same tensor twice in one op has one name. */
 static bool name_tensor(const struct instance *inst, const struct call *call, uint32_t i, uint32_t *next,
 			struct binding *binding)
@@ -298,7 +318,7 @@ static bool target_clashes(const struct instance *inst, const struct call *call,
 	for (uint32_t i = 1; i < call->n_args; i++) {
 		const struct token *token = &binding->token[i];
 
-		if (call->arg[i].kind != ARG_TENSOR || token->type == 's')
+		if ((call->arg[i].kind != ARG_TENSOR && call->arg[i].kind != ARG_COLUMNS) || token->type == 's')
 			continue;
 		if (call->arg[i].full && call->arg[i].t.data == target->t.data)
 			continue;
@@ -327,33 +347,77 @@ static bool bind(const struct instance *inst, const struct call *call, struct bi
 		else if (call->arg[i].kind == ARG_CONST)
 			binding->token[i] =
 				(struct token){.type = '#', .number = call->arg[i].number, .text = call->arg[i].text};
-		else if (call->arg[i].kind == ARG_TENSOR) {
-			if (!name_tensor(inst, call, i, &next, binding))
-				return false;
-			if (inst && clashes_with_results(inst, &call->arg[i], &binding->token[i], binding->span[i]))
-				return false;
-		}
+		else if (call->arg[i].kind == ARG_COLUMNS)
+			name_columns(inst, &call->arg[i].t, i, &next, binding);
+		else if (call->arg[i].kind == ARG_TENSOR && !name_tensor(inst, call, i, &next, binding))
+			return false;
+		if (inst && strchr("vibr", binding->token[i].type) != NULL &&
+		    clashes_with_results(inst, &call->arg[i], &binding->token[i], binding->span[i]))
+			return false;
 	}
 	if (next > TERRA_PLAN_MAX_INPUTS)
 		return false;
 	return !call->in_place || !target_clashes(inst, call, binding);
 }
 
-static bool edge_fits(const struct edge *edge, const struct call *call, const struct binding *binding)
+/* Whether each of the edge's column numbers is one: the framework raises where it is not. The edge's last constant stands
+ * for none. */
+static bool columns_are_valid(const struct edge *edge, const struct call *call, const struct tensor_view *t)
+{
+	int64_t columns = call->size[call->ndim - 1], none = 0;
+	const int64_t *column = (const int64_t *)(const void *)t->data;
+
+	if (t->numel != call->numel / columns || guard_covers(column, (size_t)t->numel * sizeof(*column)))
+		return false;
+	for (uint32_t i = 0; i < edge->n_args; i++)
+		if (edge->arg[i].type == '#')
+			none = (int64_t)edge->arg[i].number;
+#ifdef TERRA_NO_GUARD_COLUMNS
+	return true;
+#endif
+	for (int64_t row = 0; row < t->numel; row++)
+		if ((column[row] < 0 || column[row] >= columns) && column[row] != none)
+			return false;
+	return true;
+}
+
+static bool token_fits(const struct edge *edge, const struct call *call, uint32_t i, const struct token *have)
+{
+	const struct token *want = &edge->arg[i];
+
+	switch (want->type) {
+	case '#': /* the exponent of pow: a number that the kernel is specialised for */
+		return (have->type == 's' || have->type == '#') && same_constant(want, have);
+	case 'f':
+		return have->type == 's' && call->arg[i].kind == ARG_TENSOR && call->arg[i].is_float;
+	case 'l':
+		return have->type == '#' && (have->number == -1 || have->number == (double)(call->ndim - 1));
+	case 'r':
+		return same_token(want, have) && columns_are_valid(edge, call, &call->arg[i].t);
+	default:
+		return same_token(want, have);
+	}
+}
+
+/* Ops by rows of different lengths have the same number of elements. */
+static bool rows_fit(const struct instance *inst, const struct call *call)
+{
+#ifdef TERRA_NO_GUARD_ROWS
+	return call->ndim > 0;
+#endif
+	return call->ndim > 0 && (!inst || inst->columns == 0 || inst->columns == call->size[call->ndim - 1]);
+}
+
+static bool edge_fits(const struct edge *edge, const struct instance *inst, const struct call *call,
+		      const struct binding *binding)
 {
 	if (edge->op != call->op || edge->n_args != call->n_args)
 		return false;
-	for (uint32_t i = 0; i < edge->n_args; i++) {
-		const struct token *want = &edge->arg[i], *have = &binding->token[i];
-
-		/* The exponent of pow: a number that the kernel is specialised for. */
-		if (want->type == '#' && have->type == 's') {
-			if (!same_constant(want, have))
-				return false;
-		} else if (!same_token(want, have)) {
+	if (edge->by_rows && !rows_fit(inst, call))
+		return false;
+	for (uint32_t i = 0; i < edge->n_args; i++)
+		if (!token_fits(edge, call, i, &binding->token[i]))
 			return false;
-		}
-	}
 	return true;
 }
 
@@ -368,7 +432,7 @@ const struct edge *match_edge(const struct instance *inst, const struct call *ca
 		if (!bound && !bind(inst, call, binding))
 			return NULL;
 		bound = true;
-		if (edge_fits(&node->edges[e], call, binding))
+		if (edge_fits(&node->edges[e], inst, call, binding))
 			return &node->edges[e];
 	}
 	return NULL;

@@ -195,7 +195,7 @@ static bool inputs_are_ours(const struct call *call, const struct binding *bindi
 
 		if (binding->token[i].type == 'i' && !arena_contains(t->data, op_bytes(call), NULL, NULL))
 			return false;
-		if (binding->token[i].type == 'b' && !arena_contains(t->data, binding->span[i] * sizeof(float), NULL, NULL) &&
+		if (strchr("br", binding->token[i].type) != NULL && !arena_contains(t->data, binding->span[i] * sizeof(float), NULL, NULL) &&
 		    binding->span[i] * sizeof(float) > FEED_MAX)
 			return false;
 	}
@@ -241,6 +241,7 @@ static struct instance *instance_begin(const struct call *call, uint64_t place)
 	inst->accepted = NULL;
 	inst->accepted_ops = 0;
 	inst->numel = call->numel;
+	inst->columns = 0;
 	inst->mxcsr = _mm_getcsr() & ~_MM_EXCEPT_MASK;
 	inst->place = place;
 	inst->wave_start = queue.n == 0;
@@ -266,9 +267,9 @@ static void instance_grow(struct instance *inst, const struct call *call, const 
 		uint8_t type = binding->token[i].type;
 
 		/* A number that the edge has as a constant is in the kernel already. */
-		if (edge->arg[i].type == 's')
+		if (edge->arg[i].type == 's' || edge->arg[i].type == 'f')
 			inst->scalar[inst->n_scalars++] = call->arg[i].number;
-		else if ((type == 'i' || type == 'b') && binding->token[i].index == inst->n_inputs)
+		else if (strchr("ibr", type) != NULL && binding->token[i].index == inst->n_inputs)
 			ordered |= input_add(inst, call, binding, i, number);
 	}
 	ordered |= block_use(block_base(data, op_bytes(call)), number, true);
@@ -280,6 +281,8 @@ static void instance_grow(struct instance *inst, const struct call *call, const 
 	queue.work_bytes += op_bytes(call);
 	if (!call->in_place)
 		queue.held_bytes += op_bytes(call);
+	if (edge->by_rows)
+		inst->columns = call->size[call->ndim - 1];
 	inst->result[k] = data;
 	inst->edge[k] = edge;
 	inst->node = edge->to;
@@ -399,6 +402,7 @@ struct job { /* what of an instance runs as one kernel call */
 	terra_kernel_fn fn;
 	struct terra_kernel_args args;
 	int64_t numel;
+	int64_t block; /* elements between two places where it may be divided */
 	uint32_t mxcsr;
 };
 
@@ -459,6 +463,14 @@ static void instance_locate(struct instance *inst)
 	}
 }
 
+/* By rows of `columns`, else 0; whole blocks and a little work at least. */
+static int64_t block_size(int64_t columns)
+{
+	int64_t rows = columns > 0 && columns < TERRA_KERNEL_BLOCK ? TERRA_KERNEL_BLOCK / columns : 1;
+
+	return columns > 0 ? columns * rows : TERRA_KERNEL_BLOCK;
+}
+
 static struct job job_for_region(struct instance *inst)
 {
 	struct job job = {.fn = inst->accepted->fn, .numel = inst->numel, .mxcsr = inst->mxcsr};
@@ -471,6 +483,8 @@ static struct job job_for_region(struct instance *inst)
 		inst->store[k] = NULL;
 		replay_region_counts[inst->accepted - queue.plan->regions].dead++;
 	}
+	job.block = block_size(inst->accepted->by_rows ? inst->columns : 0);
+	job.args.columns = inst->columns;
 	job.args.input = inst->input;
 	job.args.strided = inst->strided;
 	job.args.result = inst->store;
@@ -485,6 +499,8 @@ static struct job job_for_single(struct instance *inst, uint32_t k, void **input
 	const struct edge *edge = inst->edge[k];
 	struct job job = {.fn = edge->single->fn, .numel = inst->numel, .mxcsr = inst->mxcsr};
 
+	job.block = block_size(edge->by_rows ? inst->columns : 0);
+	job.args.columns = inst->columns;
 	for (uint32_t i = 0; i < edge->n_args; i++) {
 		uint32_t j = edge->single_input[i];
 
@@ -492,7 +508,7 @@ static struct job job_for_single(struct instance *inst, uint32_t k, void **input
 			input[j] = inst->store[edge->arg[i].index];
 		else if (edge->arg[i].type == 'i')
 			input[j] = inst->input[edge->arg[i].index];
-		else if (edge->arg[i].type == 'b')
+		else if (edge->arg[i].type == 'b' || edge->arg[i].type == 'r')
 			strided[j] = inst->strided[edge->arg[i].index];
 	}
 	job.args.input = input;
@@ -530,13 +546,13 @@ static void wave_run(int64_t begin, int64_t end, void *ctx)
 
 	for (uint32_t i = 0; i < wave->n && first < end; i++) {
 		const struct job *job = &wave->jobs[i];
-		int64_t blocks = (job->numel + TERRA_KERNEL_BLOCK - 1) / TERRA_KERNEL_BLOCK;
+		int64_t blocks = (job->numel + job->block - 1) / job->block;
 		int64_t from = begin > first ? begin - first : 0, to = end - first < blocks ? end - first : blocks;
 
 		if (from < to) {
-			int64_t last = to * TERRA_KERNEL_BLOCK;
+			int64_t last = to * job->block;
 
-			job_run(job, scratch, from * TERRA_KERNEL_BLOCK, last < job->numel ? last : job->numel);
+			job_run(job, scratch, from * job->block, last < job->numel ? last : job->numel);
 		}
 		first += blocks;
 	}
@@ -548,7 +564,7 @@ static void wave_execute(struct wave *wave, bool parallel)
 
 	for (uint32_t i = 0; i < wave->n; i++) {
 		elements += wave->jobs[i].numel;
-		blocks += (wave->jobs[i].numel + TERRA_KERNEL_BLOCK - 1) / TERRA_KERNEL_BLOCK;
+		blocks += (wave->jobs[i].numel + wave->jobs[i].block - 1) / wave->jobs[i].block;
 	}
 	if (parallel && elements >= PARALLEL_MIN)
 		framework_parallel(blocks, wave_run, wave);

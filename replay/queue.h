@@ -5,8 +5,8 @@
 #include "replay/replay.h"
 
 struct token {
-	uint8_t type;   /* 'v', 'i', 'b', 's', '#' or '-' as in plan.h */
-	uint16_t index; /* of v, i and b */
+	uint8_t type;   /* a letter, '#' or '-' as in plan.h */
+	uint16_t index; /* of v, i, b and r */
 	double number;    /* of '#', and what 's' holds now */
 	const char *text; /* of '#': quoted text, else unused */
 };
@@ -14,6 +14,7 @@ struct token {
 struct edge { /* an op that some region has at this place */
 	uint32_t op;
 	uint8_t n_args;
+	bool by_rows;
 	struct token arg[TERRA_PLAN_MAX_ARGS];
 	struct node *to;
 	struct terra_plan_region *single;           /* fallback kernel for this op alone */
@@ -35,6 +36,7 @@ struct instance {
 	uint32_t mxcsr;   /* when its ops were issued */
 	uint64_t place;   /* where it began (place.h) */
 	int64_t numel;
+	int64_t columns;  /* of its ops that go by rows, 0: none yet */
 	const struct edge *edge[TERRA_PLAN_MAX_OPS];
 	uint8_t scalar_at[TERRA_PLAN_MAX_OPS]; /* scalars before op k */
 	void *result[TERRA_PLAN_MAX_OPS];

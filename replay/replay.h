@@ -108,14 +108,15 @@ extern volatile uint32_t replay_pending; /* ops waiting; read by trampoline.S */
 extern volatile uint64_t replay_ops_seen;
 
 /* ---- an op as the matcher sees it (call.c reads it from registers) ---- */
-enum call_arg_kind { ARG_TENSOR, ARG_NUMBER, ARG_CONST, ARG_ABSENT };
+enum call_arg_kind { ARG_TENSOR, ARG_COLUMNS, ARG_NUMBER, ARG_CONST, ARG_ABSENT };
 struct call_arg {
 	uint8_t kind;
 	bool full;             /* tensor: the op's shape, C order */
 	double number;         /* NUMBER, CONST, and tensors of one element when `scalar_ok` */
 	bool scalar_ok;
+	bool is_float;         /* tensor: of type float32 */
 	char text[32];         /* CONST strings in canonical form, "#\"...\"", else "" */
-	struct tensor_view t;
+	struct tensor_view t;  /* TENSOR, and COLUMNS: int64 numbers, one-dimensional and contiguous */
 };
 struct call {
 	uint32_t op;           /* index into hooks' plan ops */

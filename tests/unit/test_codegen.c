@@ -1,29 +1,5 @@
-/* Generated kernels against the framework: what must be bit-identical is, and the check tells when it is not.
- *
- * Needs a libtorch_cpu.so that can be loaded (TERRA_LIBTORCH, or where probes/find.c looks); without one the tests that
- * call the framework are skipped by name. With TERRA_TEST_FULL all lengths and values are tried that a plan's kernels
- * are tried with; that takes minutes.
- */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
-#include <cpuid.h>
-#include <errno.h>
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include "graphopt/check.h"
-#include "graphopt/codegen.h"
-#include "graphopt/framework.h"
-#include "graphopt/oprules.h"
-#include "graphopt/plan.h"
-#include "probes/find.h"
+/* Generated kernels against the framework: what must be bit-identical is, and the check tells when it is not. */
+#include "tests/unit/codegen_support.h"
 
 #define ADAMW                                                                                                          \
 	"aten::mul_.Tensor i0 s | aten::lerp_.Scalar i1 i2 #0.1 | aten::mul_.Tensor i3 s | aten::addcmul_ v2 i2 i2 s " \
@@ -32,93 +8,6 @@
 #define GELU                                                                                                           \
 	"aten::mul.Tensor i0 s | aten::pow.Tensor_Scalar i0 #3 | aten::mul.Tensor v1 s | aten::add.Tensor i0 v2 s | "  \
 	"aten::mul.Tensor v3 s | aten::tanh v4 | aten::add.Tensor v5 s #1 | aten::mul.Tensor v0 v6"
-
-static struct framework *framework;
-static char why_not[512];
-
-/* ---- plans from text ---- */
-
-static void add_op(struct terra_plan_region *region, char *line)
-{
-	struct terra_plan_op *op;
-	char *state, *word = strtok_r(line, " ", &state);
-
-	region->ops = realloc(region->ops, (region->n_ops + 1) * sizeof(*region->ops));
-	assert_non_null(region->ops);
-	op = &region->ops[region->n_ops++];
-	memset(op, 0, sizeof(*op));
-	op->op = strdup(word);
-	while ((word = strtok_r(NULL, " ", &state))) {
-		assert_true(op->n_args < TERRA_PLAN_MAX_ARGS);
-		op->arg[op->n_args++] = strdup(word);
-	}
-}
-
-static struct terra_plan *plan_of(const char *const *regions, uint32_t n)
-{
-	struct terra_plan *plan = calloc(1, sizeof(*plan));
-
-	assert_non_null(plan);
-	plan->n_regions = n;
-	plan->regions = calloc(n, sizeof(*plan->regions));
-	for (uint32_t i = 0; i < n; i++) {
-		char *text = strdup(regions[i]), *state;
-
-		plan->regions[i].id = i + 1;
-		plan->regions[i].numel = 1000;
-		for (char *line = strtok_r(text, "|", &state); line; line = strtok_r(NULL, "|", &state))
-			add_op(&plan->regions[i], line);
-		free(text);
-	}
-	return plan;
-}
-
-static struct terra_plan *plan_of_one(const char *region)
-{
-	return plan_of(&region, 1);
-}
-
-static void make_code(struct terra_plan *plan, const struct codegen_options *options)
-{
-	char err[512] = "";
-
-	if (codegen_plan_with(plan, options, err, sizeof(err)) < 0)
-		fail_msg("%s", err);
-	if (terra_plan_link(plan, framework_handle(framework), err, sizeof(err)) < 0)
-		fail_msg("%s", err);
-}
-
-static void need_framework(void)
-{
-	if (!framework) {
-		print_message("skipped: %s\n", why_not);
-		skip();
-	}
-}
-
-static struct check_result check(struct terra_plan *plan, uint32_t region)
-{
-	const struct check_options options = {
-	    .framework = framework, .threads = 2, .seed = 7, .quick = !getenv("TERRA_TEST_FULL")};
-	struct check_result result;
-
-	if (check_region(plan, &plan->regions[region], &options, &result) < 0)
-		fail_msg("region %u: %s", region, result.first);
-	return result;
-}
-
-static void assert_identical(const char *text)
-{
-	struct terra_plan *plan = plan_of_one(text);
-	struct check_result result;
-
-	make_code(plan, NULL);
-	result = check(plan, 0);
-	if (!result.identical)
-		fail_msg("%s: %s", text, result.first);
-	assert_true(result.compared > 50000);
-	terra_plan_free(plan);
-}
 
 /* ---- regions of real programs ---- */
 
@@ -163,7 +52,7 @@ static void add_line(struct lines *lines, const struct oprule *rule, int odd, ch
 	char *out = lines->text[lines->n];
 	size_t n = (size_t)snprintf(out, 128, "%s", rule->op);
 	bool used = odd < 0, domain = false;
-	int tensor = 0;
+	int tensor = 0, constants = 0;
 
 	for (int i = 0; rule->args[i]; i++) {
 		char letter = rule->args[i];
@@ -176,7 +65,10 @@ static void add_line(struct lines *lines, const struct oprule *rule, int odd, ch
 			n += (size_t)snprintf(out + n, 128 - n, " i%d", tensor++);
 			domain = true;
 		} else if (letter == 'c') {
-			n += (size_t)snprintf(out + n, 128 - n, " #%s", constant);
+			n += (size_t)(constants++ ? snprintf(out + n, 128 - n, " #-100")
+						  : snprintf(out + n, 128 - n, " #%.*s", (int)strcspn(constant, " "), constant));
+		} else if (letter == 'r') {
+			n += (size_t)snprintf(out + n, 128 - n, " r%d", tensor++);
 		} else {
 			n += (size_t)snprintf(out + n, 128 - n, " %c", letter);
 		}
@@ -228,21 +120,6 @@ static void every_rule_is_identical(void **state)
 }
 
 /* ---- the check sees what is wrong ---- */
-
-static void assert_refused(const char *text, const struct oprule *wrong, const char *expected_op)
-{
-	const struct codegen_options options = {.rules = wrong, .n_rules = 1};
-	struct terra_plan *plan = plan_of_one(text);
-	struct check_result result;
-
-	make_code(plan, &options);
-	result = check(plan, 0);
-	assert_false(result.identical);
-	assert_true(result.differing > 0);
-	if (!strstr(result.first, expected_op))
-		fail_msg("%s should name %s: %s", text, expected_op, result.first);
-	terra_plan_free(plan);
-}
 
 /* The vendor's square root is not always the correctly rounded one. */
 static void check_refuses_ieee_sqrt(void **state)
@@ -369,185 +246,6 @@ static void measurement_is_filled_in(void **state)
 	assert_true(result.identical);
 	assert_true(result.eager_ns > 1000 && result.fused_ns > 1000);
 	assert_true(plan->regions[0].gain == result.eager_ns / result.fused_ns);
-	terra_plan_free(plan);
-}
-
-/* ---- replacements ---- */
-
-static struct terra_plan *plan_of_bernoulli(void)
-{
-	struct terra_plan *plan = plan_of(NULL, 0);
-
-	plan->n_replaces = 1;
-	plan->replaces = calloc(1, sizeof(*plan->replaces));
-	plan->replaces[0].op = strdup("aten::bernoulli_.float");
-	plan->replaces[0].form = strdup("mt19937_bernoulli");
-	make_code(plan, NULL);
-	return plan;
-}
-
-static bool vendor_has_own_stream(void)
-{
-	unsigned int eax, ebx, ecx, edx;
-
-	return __get_cpuid(0, &eax, &ebx, &ecx, &edx) && ebx == signature_INTEL_ebx;
-}
-
-/* Where the framework draws from the vendor's generator the check must say no, elsewhere yes. */
-static void bernoulli_is_identical(void **state)
-{
-	const struct check_options options = {.framework = framework, .seed = 11, .measure = true, .repeats = 3};
-	struct terra_plan *plan;
-	struct check_result result;
-
-	need_framework();
-	plan = plan_of_bernoulli();
-	if (check_replace(plan, &plan->replaces[0], &options, &result) < 0)
-		fail_msg("%s", result.first);
-	if (!result.identical && !vendor_has_own_stream())
-		fail_msg("%s", result.first);
-	if (result.identical)
-		assert_true(plan->replaces[0].gain > 0 && result.compared > 100000);
-	terra_plan_free(plan);
-}
-
-static terra_mt19937_bernoulli_fn right;
-
-static void wrong_state(float *out, int64_t n, double p, uint32_t *state, int32_t *left, uint32_t *next)
-{
-	right(out, n, p, state, left, next);
-	state[5] ^= 1;
-}
-
-static void wrong_draw(float *out, int64_t n, double p, uint32_t *state, int32_t *left, uint32_t *next)
-{
-	right(out, n, p, state, left, next);
-	out[n - 1] = 1 - out[n - 1];
-}
-
-static void check_refuses_wrong_replacements(void **state)
-{
-	const struct check_options options = {.framework = framework, .seed = 11};
-	const terra_mt19937_bernoulli_fn wrong[] = {wrong_state, wrong_draw};
-	struct terra_plan *plan;
-	struct check_result result;
-
-	need_framework();
-	plan = plan_of_bernoulli();
-	right = (terra_mt19937_bernoulli_fn)(uintptr_t)plan->replaces[0].fn;
-	for (int i = 0; i < 2; i++) {
-		plan->replaces[0].fn = (void *)(uintptr_t)wrong[i];
-		assert_int_equal(check_replace(plan, &plan->replaces[0], &options, &result), 0);
-		assert_false(result.identical);
-	}
-	terra_plan_free(plan);
-}
-
-static struct terra_plan *plan_of_product(const char *op, const char *shape)
-{
-	struct terra_plan *plan = plan_of(NULL, 0);
-
-	plan->n_replaces = 1;
-	plan->replaces = calloc(1, sizeof(*plan->replaces));
-	plan->replaces[0].op = strdup(op);
-	plan->replaces[0].form = strdup("sgemm_tiles");
-	plan->replaces[0].shape = strdup(shape);
-	make_code(plan, NULL);
-	return plan;
-}
-
-/* Every order in which the two can be stored, and sizes at and around the tile's. Whether the vendor's library adds up a tile
- * as it does the whole is its affair: on a machine where it does not, the kernel is not used. */
-static void products_are_compared(void **state)
-{
-	static const struct {
-		const char *op, *shape;
-	} products[] = {{"aten::mm", "512x1024x40,n40,n1024,2,512x512b"},   {"aten::mm", "512x1025x40,n40,t40,2,512x513"},
-			{"aten::mm", "513x511x33,t513,n511,2,512x511b"},    {"aten::mm", "700x1500x17,t700,t17,1,100x1500"},
-			{"aten::mm", "2x3x4,n4,n3,1,2x3"},		    {"aten::mm", "600x600x64,n70,n640,2,7x600"},
-			{"aten::addmm", "64x512x784,n784,t784,2,64x128"}, {"aten::addmm", "300x600x64,n64,n600,2,300x512b"}};
-	struct check_options options = {.framework = framework, .seed = 3};
-	struct check_result result;
-	int identical = 0;
-
-	need_framework();
-	for (size_t i = 0; i < 2 * sizeof(products) / sizeof(products[0]); i++) {
-		struct terra_plan *plan = plan_of_product(products[i / 2].op, products[i / 2].shape);
-		struct terra_sgemm_shape shape;
-
-		options.measure = i % 2;
-		if (check_replace(plan, &plan->replaces[0], &options, &result) < 0)
-			fail_msg("%s: %s", products[i / 2].shape, result.first);
-		assert_true(result.compared > 0);
-		assert_true(!options.measure || !result.identical || plan->replaces[0].gain > 0);
-		/* As given, or the division that was found best. */
-		assert_true(terra_plan_sgemm_shape(plan->replaces[0].shape, &shape));
-		if (!options.measure)
-			assert_string_equal(plan->replaces[0].shape, products[i / 2].shape);
-		identical += result.identical;
-		if (!result.identical)
-			print_message("%s: %s\n", plan->replaces[0].shape, result.first);
-		terra_plan_free(plan);
-	}
-	assert_true(identical > 0);
-}
-
-static terra_sgemm_tiles_fn right_tiles;
-
-static void one_bit_off(const struct terra_sgemm_args *args, int64_t begin, int64_t end)
-{
-	right_tiles(args, begin, end);
-	if (end == terra_plan_sgemm_tiles(&args->shape))
-		((uint32_t *)args->c)[args->shape.m * args->shape.n - 1] ^= 1;
-}
-
-static void bias_left_out(const struct terra_sgemm_args *args, int64_t begin, int64_t end)
-{
-	struct terra_sgemm_args without = *args;
-
-	without.bias = NULL;
-	right_tiles(&without, begin, end);
-}
-
-static void a_tile_left_out(const struct terra_sgemm_args *args, int64_t begin, int64_t end)
-{
-	right_tiles(args, begin ? begin : 1, end);
-}
-
-/* The same sums in another order: A's columns and B's rows from the last to the first. */
-static void other_order(const struct terra_sgemm_args *args, int64_t begin, int64_t end)
-{
-	const struct terra_sgemm_shape *s = &args->shape;
-
-	if (begin)
-		return;
-	for (int64_t i = 0; i < s->m; i++)
-		for (int64_t j = 0; j < s->n; j++) {
-			float sum = 0;
-
-			for (int64_t l = s->k; l-- > 0;)
-				sum = fmaf(args->a[i * s->lda + l], args->b[l * s->ldb + j], sum);
-			args->c[i * s->n + j] = sum;
-		}
-}
-
-static void check_refuses_wrong_products(void **state)
-{
-	const terra_sgemm_tiles_fn wrong[] = {one_bit_off, a_tile_left_out, other_order, bias_left_out};
-	struct check_options options = {.framework = framework, .seed = 3};
-	struct check_result result;
-	struct terra_plan *plan;
-
-	need_framework();
-	plan = plan_of_product("aten::addmm", "520x530x40,n40,n530,2,512x256");
-	right_tiles = (terra_sgemm_tiles_fn)(uintptr_t)plan->replaces[0].fn;
-	for (size_t i = 0; i < 2 * sizeof(wrong) / sizeof(wrong[0]); i++) {
-		options.measure = i % 2; /* the search for a division must not make one right */
-		plan->replaces[0].fn = (void *)(uintptr_t)wrong[i / 2];
-		assert_int_equal(check_replace(plan, &plan->replaces[0], &options, &result), 0);
-		assert_false(result.identical);
-		assert_true(result.first[0]);
-	}
 	terra_plan_free(plan);
 }
 
@@ -695,25 +393,6 @@ static void fused_order_is_read_from_memory_correctly(void **state)
 			 "aten::mul.Tensor v3 v0 | aten::neg_ v4 | aten::div_.Tensor v5 v3 | aten::erf_ v6");
 }
 
-static int open_framework(void **state)
-{
-	char path[4096];
-
-	if (terra_find_libtorch(NULL, path, sizeof(path)) < 0) {
-		snprintf(why_not, sizeof(why_not), "no libtorch_cpu.so found: set TERRA_LIBTORCH");
-		return 0;
-	}
-	if (framework_open(path, &framework, why_not, sizeof(why_not)) < 0)
-		framework = NULL;
-	return 0;
-}
-
-static int close_framework(void **state)
-{
-	framework_close(framework);
-	return 0;
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -737,10 +416,6 @@ int main(void)
 	    cmocka_unit_test(check_refuses_other_operand_order),
 	    cmocka_unit_test(check_refuses_wrong_kernels),
 	    cmocka_unit_test(measurement_is_filled_in),
-	    cmocka_unit_test(bernoulli_is_identical),
-	    cmocka_unit_test(check_refuses_wrong_replacements),
-	    cmocka_unit_test(products_are_compared),
-	    cmocka_unit_test(check_refuses_wrong_products),
 	};
 
 	return cmocka_run_group_tests(tests, open_framework, close_framework);

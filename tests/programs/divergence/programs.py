@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from chains import Block, chain, gelu, in_place, mixed, model, train_step  # noqa: E402
+from chains import Block, chain, classes, gelu, in_place, mixed, model, train_step  # noqa: E402
 
 PROGRAMS = {}
 
@@ -767,6 +767,120 @@ def garbage_collected(hazard):
         del net, optimizer
         gc.collect()
     show("kept", *kept)
+
+
+# ---- what goes by rows: the gradient of a loss ----
+
+def loss_gradient(grad, scores, target, total):
+    """The two ops that autograd runs, as it runs them."""
+    first = torch.ops.aten.nll_loss_backward(grad, scores, target, None, 1, -100, total)
+    return first, torch.ops.aten._log_softmax_backward_data(first, scores, 1, torch.float32)
+
+
+def loss_parts(rows=96):
+    scores, target = classes(rows)
+    return torch.tensor(0.5), scores.detach().log_softmax(1), target, torch.tensor(82.0)
+
+
+@program("", "op")
+def loss_in_all_forms(hazard):
+    scores, target = classes()
+    weight = torch.rand(101)
+    with hazard():
+        for options in ({}, {"reduction": "sum"}, {"weight": weight}, {"label_smoothing": 0.1}, {"ignore_index": 3}):
+            scores.grad = None
+            labels = target.clamp(min=0) if "ignore_index" in options else target
+            loss = nn.functional.cross_entropy(scores, labels, **options)
+            loss.backward()
+            show(str(options), loss, scores.grad)
+        scores.grad = None
+        nn.functional.cross_entropy(scores, torch.full_like(target, -100)).backward()
+        show("all ignored", scores.grad)
+
+
+@program("results", "access")
+def loss_gradient_read(hazard):
+    parts = loss_parts()
+    with hazard():
+        first, second = loss_gradient(*parts)
+        show("both", first.numpy(), second.numpy())
+
+
+@program("columns", "access")
+def label_out_of_range(hazard):
+    grad, scores, target, total = loss_parts()
+    target[5] = 101
+    with hazard():
+        show("before", chain(data(64, 64)))
+        try:
+            loss_gradient(grad, scores, target, total)
+            print("no error")
+        except IndexError as error:
+            print(error)
+
+
+@program("inputs", "access")
+def label_changed_behind(hazard):
+    parts = loss_parts(2048)  # labels that have pages of their own
+    labels = parts[2].numpy()
+    with hazard():
+        _, second = loss_gradient(*parts)
+        labels[3] = 7
+        show("gradient", second)
+
+
+@program("", "op")
+def label_changed(hazard):
+    parts = loss_parts()
+    with hazard():
+        _, second = loss_gradient(*parts)
+        parts[2][3] = 7
+        show("gradient", second)
+
+
+@program("", "access")
+def labels_from_numpy(hazard):
+    grad, scores, target, total = loss_parts()
+    labels = target.numpy().copy()
+    with hazard():
+        _, second = loss_gradient(grad, scores, torch.from_numpy(labels), total)
+        labels[3] = 7
+        show("gradient", second)
+
+
+@program("rows", "op")
+def rows_of_another_length(hazard):
+    grad, scores, target, total = loss_parts()
+    scores, target = scores[:, :100].contiguous(), target.clamp(max=99)
+    with hazard():
+        first = torch.ops.aten.nll_loss_backward(grad, scores, target, None, 1, -100, total)
+        second = torch.ops.aten._log_softmax_backward_data(first.view(192, 50), scores.view(192, 50), 1, torch.float32)
+        third = torch.ops.aten._log_softmax_backward_data(first, scores, 0, torch.float32)
+        show("gradients", first, second, third)
+
+
+@program("", "op")
+def type_error_in_loss(hazard):
+    grad, scores, target, total = loss_parts()
+    with hazard():
+        held = chain(data(64, 64))
+        for wrong in ((grad.double(), scores, target, total), (grad, scores, target.int(), total),
+                      (grad, scores, target[:90], total), (grad, scores, target, torch.ones(2))):
+            try:
+                show("gradient", *loss_gradient(*wrong))
+            except RuntimeError as error:
+                print(str(error).splitlines()[0])
+    show("held", held)
+
+
+@program("", "op")
+def loss_gradient_of_gradient(hazard):
+    scores, target = classes()
+    with hazard():
+        loss = nn.functional.cross_entropy(scores * 2, target)
+        (first,) = torch.autograd.grad(loss, scores, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), scores)
+        show("gradients", first, second)
 
 
 def main(name):
