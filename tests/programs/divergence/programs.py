@@ -821,7 +821,7 @@ def label_out_of_range(hazard):
 
 @program("inputs", "access")
 def label_changed_behind(hazard):
-    parts = loss_parts(2048)  # labels that have pages of their own
+    parts = loss_parts(16384)  # labels that have pages of their own
     labels = parts[2].numpy()
     with hazard():
         _, second = loss_gradient(*parts)
