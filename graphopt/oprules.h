@@ -21,7 +21,7 @@ struct oprule {
 	 *   e  a tensor as for t, or a number in a tensor: 0-dim or one element, read when the op is issued (token s)
 	 *   s  a number that the kernel takes at run time: Scalar, optional Scalar that is present, double (token s)
 	 *   c  a constant that the kernel is specialised for (token #<x>)
-	 *   f  a number in a float32 tensor of one element (token f)
+	 *   f  a number in a float32 tensor without dims (token f)
  *   r  column numbers, one for each row (token r); in an expression, that of the row at hand
  *   l  the last dim (token l)
  *   -  an absent optional (token -)

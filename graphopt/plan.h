@@ -18,12 +18,12 @@
  *            counted over i and b together. The same memory met again is the same number.
  *     b<j>   external tensor that broadcasts into the domain (or has any other strides): passed with strides. The same
  *            memory in two forms (full and strided, or two strides) is two inputs: a number is i or b throughout.
- *     r<j>   external one-dimensional int64 tensor, contiguous, one element for each row of the domain (its dims but the
- *            last), numbered with i and b: each a column of the row, or the op's last constant, which stands for none.
+ *     r<j>   external one-dimensional int64 tensor, contiguous, one element for each row of the domain, which has two
+ *            dims; numbered with i and b: each a column of the row, or the op's last constant, which stands for none.
  *     l      an int that names the domain's last dim, counted from the front or as -1.
  *     s      a number that the kernel takes at run time: a Scalar, double or int64 argument, or a 0-dim or one-element
  *            tensor (read when the op is issued). Numbered implicitly in order of appearance, by position in the region.
- *     f      the same, always in a float32 tensor of one element; numbered with s.
+ *     f      the same, always in a float32 tensor without dims; numbered with s.
  *     #<x>   a constant the kernel is specialised for (ints, bools, strings as %.17g / decimal / quoted text), and
  *            the Scalar exponent of pow.
  *     -      an absent optional.

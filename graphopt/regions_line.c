@@ -152,13 +152,9 @@ static const char *name_number(struct region_builder *builder, struct binding *b
 static const char *name_columns(struct region_builder *builder, struct binding *binding, uint32_t i)
 {
 	const struct graph_tensor *tensor = binding->op->args[i].tensor;
-	int64_t rows = 1;
-	uint8_t d;
 
-	for (d = 0; d + 1 < binding->ndim; d++)
-		rows *= binding->size[d];
-	if (binding->op->args[i].kind != GRAPH_TENSOR || !binding->ndim || strcmp(tensor->dtype, "i64") || tensor->ndim != 1 ||
-	    tensor->size[0] != rows || (rows > 1 && tensor->stride[0] != 1))
+	if (binding->op->args[i].kind != GRAPH_TENSOR || binding->ndim != 2 || strcmp(tensor->dtype, "i64") || tensor->ndim != 1 ||
+	    tensor->size[0] != binding->size[0] || tensor->stride[0] != 1)
 		return "its column numbers are not one int64 for each row";
 	memory_of(tensor, binding->ndim, binding->size, &binding->memory[i]);
 	binding->memory[i].columns = true;
@@ -180,8 +176,8 @@ static const char *name_float(struct region_builder *builder, struct binding *bi
 {
 	const struct graph_arg *arg = &binding->op->args[i];
 
-	if (arg->kind != GRAPH_TENSOR || arg->tensor->numel != 1 || strcmp(arg->tensor->dtype, "f32"))
-		return "an argument is not one float32 number";
+	if (arg->kind != GRAPH_TENSOR || arg->tensor->ndim || strcmp(arg->tensor->dtype, "f32"))
+		return "an argument is not a float32 tensor without dims";
 	binding->n_scalars++;
 	return set_text(builder, binding, i, "f");
 }

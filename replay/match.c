@@ -367,7 +367,7 @@ static bool columns_are_valid(const struct edge *edge, const struct call *call, 
 	int64_t columns = call->size[call->ndim - 1], none = 0;
 	const int64_t *column = (const int64_t *)(const void *)t->data;
 
-	if (t->numel != call->numel / columns || guard_covers(column, (size_t)t->numel * sizeof(*column)))
+	if (call->ndim != 2 || t->numel != call->size[0] || guard_covers(column, (size_t)t->numel * sizeof(*column)))
 		return false;
 	for (uint32_t i = 0; i < edge->n_args; i++)
 		if (edge->arg[i].type == '#')
@@ -389,7 +389,7 @@ static bool token_fits(const struct edge *edge, const struct call *call, uint32_
 	case '#': /* the exponent of pow: a number that the kernel is specialised for */
 		return (have->type == 's' || have->type == '#') && same_constant(want, have);
 	case 'f':
-		return have->type == 's' && call->arg[i].kind == ARG_TENSOR && call->arg[i].is_float;
+		return have->type == 's' && call->arg[i].kind == ARG_TENSOR && call->arg[i].is_float && call->arg[i].t.ndim == 0;
 	case 'l':
 		return have->type == '#' && (have->number == -1 || have->number == (double)(call->ndim - 1));
 	case 'r':

@@ -865,7 +865,8 @@ def type_error_in_loss(hazard):
     with hazard():
         held = chain(data(64, 64))
         for wrong in ((grad.double(), scores, target, total), (grad, scores, target.int(), total),
-                      (grad, scores, target[:90], total), (grad, scores, target, torch.ones(2))):
+                      (grad, scores, target[:90], total), (grad, scores, target, torch.ones(2)),
+                      (grad.view(1, 1), scores, target, total), (grad, scores.view(12, 8, 101), target, total)):
             try:
                 show("gradient", *loss_gradient(*wrong))
             except RuntimeError as error:
