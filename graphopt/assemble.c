@@ -143,6 +143,47 @@ static int add_passive(struct terra_plan *plan)
 	return plan->passive ? 0 : -ENOMEM;
 }
 
+static bool has_list(const struct terra_plan *plan, const char *name)
+{
+	uint32_t i;
+
+	for (i = 0; i < plan->n_lists; i++)
+		if (!strcmp(plan->lists[i], name))
+			return true;
+	return false;
+}
+
+/* Replay does not flush for it, so its parts must be ops that replay sees. */
+static bool list_can_wait(const struct graph *graph, const char *name)
+{
+	uint32_t i;
+
+	for (i = 0; i < graph->n_ops; i++)
+		if (graph->ops[i].list && !strcmp(graph->ops[i].list, name) && graph->ops[i].class == GRAPH_STOP)
+			return false;
+	return true;
+}
+
+/* Ops on lists whose parts are in the graph, each once. */
+static int add_lists(struct terra_plan *plan, const struct graph *graph)
+{
+	char **lists;
+	uint32_t i;
+
+	for (i = 0; i < graph->n_ops; i++) {
+		if (!graph->ops[i].list || has_list(plan, graph->ops[i].list) || !list_can_wait(graph, graph->ops[i].list))
+			continue;
+		lists = realloc(plan->lists, (plan->n_lists + 1) * sizeof(*lists));
+		if (!lists)
+			return -ENOMEM;
+		plan->lists = lists;
+		lists[plan->n_lists] = strdup(graph->ops[i].list);
+		if (!lists[plan->n_lists++])
+			return -ENOMEM;
+	}
+	return 0;
+}
+
 static struct terra_plan_replace *add_replace(struct terra_plan *plan, const char *op, const char *form)
 {
 	struct terra_plan_replace *replaces = realloc(plan->replaces, (plan->n_replaces + 1) * sizeof(*replaces));
@@ -281,6 +322,8 @@ static int fill(struct terra_plan *plan, const struct graph *graph)
 	uint32_t i;
 	int ret = add_passive(plan);
 
+	if (!ret)
+		ret = add_lists(plan, graph);
 	plan->build_id = strdup(graph->build_id);
 	plan->source = strdup(graph->source);
 	if (!plan->build_id || !plan->source)

@@ -64,6 +64,7 @@ struct graph_op {
 	struct graph_tensor *results;
 	bool plain_keys; /* dispatched with the backend's own keys and no other functionality */
 	bool call_only;	 /* reached its kernel without redispatch: replay does not see it */
+	const char *list; /* "aten::_foreach_mul_.Scalar": the op on a list that issued it for one of its tensors, or NULL */
 	bool raised;
 	uint64_t ns;	  /* traced duration, tracing included */
 	const char *file; /* innermost Python frame; "" without stacks */

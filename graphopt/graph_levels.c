@@ -7,7 +7,10 @@
  *     business;
  *   - a call is looked into when it contains its own redispatch, or any redispatch of an op on tensors (then it is made
  *     of those). Otherwise it reaches its kernel without redispatch and is a node that can't be deferred. Allocation
- *     inside kernels is redispatched by the choice of the backend, without tensors, and says nothing.
+ *     inside kernels is redispatched by the choice of the backend, without tensors, and says nothing;
+ *   - a redispatch of an op on a list that issues one op for each tensor of the list (_foreach_mul_) is looked into: its
+ *     parts are nodes. They are issued below autograd, so a part that reaches its kernel without redispatch has the list
+ *     op's keys; replay sees it at its call.
  * No dispatch key is known by number: the keys that most nodes have are the backend's own.
  */
 #include <errno.h>
@@ -92,20 +95,76 @@ static void find_results(const struct op_events *events, uint32_t i, struct grap
 	}
 }
 
-static int add_op(struct levels *levels, uint32_t i)
+/* Whether an op on a list is made of calls of one other op, as many as there are tensors in the list, where that is known. */
+static bool is_list_op(const struct op_events *events, uint32_t i)
+{
+	const struct op_event *items = events->items, *first;
+	const struct graph_op *op = &items[i].op;
+	uint32_t c, n = 0;
+
+	if (items[i].level != TERRA_LEVEL_REDISPATCH || !op->n_args || items[i].first_child == GRAPH_NONE ||
+	    (op->args[0].kind != GRAPH_TENSORS && op->args[0].kind != GRAPH_OTHER))
+		return false;
+	first = &items[items[i].first_child];
+	for (c = items[i].first_child; c != GRAPH_NONE; c = items[c].next_sibling, n++)
+		if (items[c].level != TERRA_LEVEL_CALL || !same_op(&items[c], first) || !items[c].op.n_args ||
+		    items[c].op.args[0].kind != GRAPH_TENSOR)
+			return false;
+	return op->args[0].kind == GRAPH_TENSORS ? n == op->args[0].n : n > 1;
+}
+
+static struct graph_op *add_op(struct levels *levels, uint32_t i)
 {
 	struct graph *graph = levels->graph;
 	const struct op_event *event = &levels->events->items[i];
 	struct graph_op *ops = graph_grow(graph, graph->ops, graph->n_ops, sizeof(*ops));
 
 	if (!ops)
-		return -ENOMEM;
+		return NULL;
 	graph->ops = ops;
 	ops[graph->n_ops] = event->op;
 	find_results(levels->events, i, &ops[graph->n_ops]);
 	ops[graph->n_ops].call_only = event->level == TERRA_LEVEL_CALL;
-	levels->keysets[graph->n_ops++] = event->level == TERRA_LEVEL_REDISPATCH ? event->keyset : 0;
+	levels->keysets[graph->n_ops] = event->level == TERRA_LEVEL_REDISPATCH ? event->keyset : 0;
+	return &ops[graph->n_ops++];
+}
+
+/* The innermost level of a part, and what the list op alone knows: its keys and where in the program it is. */
+static int add_part(struct levels *levels, const struct op_event *list, uint32_t i)
+{
+	const struct op_event *items = levels->events->items;
+	struct graph_op *op;
+	uint32_t c = items[i].first_child;
+
+	while (c != GRAPH_NONE)
+		if (items[c].level == TERRA_LEVEL_REDISPATCH && same_op(&items[c], &items[i])) {
+			i = c;
+			c = items[i].first_child;
+		} else {
+			c = items[c].next_sibling;
+		}
+	op = add_op(levels, i);
+	if (!op)
+		return -ENOMEM;
+	op->list = list->op.name;
+	op->file = list->op.file;
+	op->function = list->op.function;
+	op->line = list->op.line;
+	if (op->call_only)
+		levels->keysets[levels->graph->n_ops - 1] = list->keyset;
+	op->call_only = false;
 	return 0;
+}
+
+static int visit_list(struct levels *levels, uint32_t i)
+{
+	const struct op_event *items = levels->events->items;
+	uint32_t c;
+	int ret = 0;
+
+	for (c = items[i].first_child; c != GRAPH_NONE && !ret; c = items[c].next_sibling)
+		ret = add_part(levels, &items[i], c);
+	return ret;
 }
 
 static int visit(struct levels *levels, uint32_t i)
@@ -114,8 +173,10 @@ static int visit(struct levels *levels, uint32_t i)
 	uint32_t c;
 	int ret = 0;
 
+	if (is_list_op(levels->events, i))
+		return visit_list(levels, i);
 	if (is_node(levels->events, i))
-		return add_op(levels, i);
+		return add_op(levels, i) ? 0 : -ENOMEM;
 	for (c = items[i].first_child; c != GRAPH_NONE && !ret; c = items[c].next_sibling)
 		ret = visit(levels, c);
 	return ret;

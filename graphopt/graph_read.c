@@ -414,6 +414,8 @@ static void read_op(struct reader *reader)
 	op->n_results = read_tensors(reader, ")", &op->results);
 	op->call_only = accept(reader, "call-only");
 	op->plain_keys = !op->call_only && !accept(reader, "other-keys");
+	if (accept(reader, "part-of"))
+		op->list = read_word(reader);
 	op->raised = accept(reader, "raised");
 	if (accept(reader, "ns="))
 		op->ns = read_unsigned(reader, 10);

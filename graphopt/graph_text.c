@@ -107,6 +107,8 @@ static void print_op(const struct graph_op *op, uint32_t number, FILE *out)
 		fputs(" call-only", out);
 	else if (!op->plain_keys)
 		fputs(" other-keys", out);
+	if (op->list)
+		fprintf(out, " part-of %s", op->list);
 	if (op->raised)
 		fputs(" raised", out);
 	if (op->ns)

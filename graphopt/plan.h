@@ -171,6 +171,8 @@ struct terra_plan {
 	char *source;       /* trace and command it came from */
 	uint32_t n_passive; /* ops that never read or write tensor data (views, metadata, allocation) */
 	char **passive;
+	uint32_t n_lists;   /* ops on lists that are made of an op for each tensor, which they issue */
+	char **lists;
 	uint32_t n_imports;
 	char **imports;     /* symbols, in libtorch_cpu.so */
 	uint32_t n_regions;

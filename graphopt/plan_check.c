@@ -334,12 +334,15 @@ static int check_names(const struct terra_plan *plan, char *err, size_t err_size
 {
 	uint32_t i;
 
-	if (plan->n_passive > PLAN_MAX_NAMES || plan->n_imports > PLAN_MAX_NAMES ||
+	if (plan->n_passive > PLAN_MAX_NAMES || plan->n_lists > PLAN_MAX_NAMES || plan->n_imports > PLAN_MAX_NAMES ||
 	    plan->n_regions > PLAN_MAX_REGIONS || plan->n_replaces > PLAN_MAX_REPLACES)
 		return plan_error(err, err_size, -EINVAL, "more names or regions than a plan may have");
 	for (i = 0; i < plan->n_passive; i++)
 		if (!plan_op_name_valid(plan->passive[i]))
 			return plan_error(err, err_size, -EINVAL, "passive op %u has a malformed name", i);
+	for (i = 0; i < plan->n_lists; i++)
+		if (!plan_op_name_valid(plan->lists[i]))
+			return plan_error(err, err_size, -EINVAL, "list op %u has a malformed name", i);
 	for (i = 0; i < plan->n_imports; i++)
 		if (!plan_symbol_valid(plan->imports[i]))
 			return plan_error(err, err_size, -EINVAL, "import %u has a malformed name", i);

@@ -16,7 +16,7 @@
 #define PLAN_HEADER_SIZE 64
 #define PLAN_MAX_TEXT ((uint64_t)16 << 20)
 #define PLAN_MAX_CODE ((uint64_t)256 << 20)
-#define PLAN_MAX_NAMES 65536 /* passive ops, imports */
+#define PLAN_MAX_NAMES 65536 /* passive ops, list ops, imports */
 #define PLAN_MAX_REGIONS 4096
 #define PLAN_MAX_REPLACES 256
 #define PLAN_MAX_WORD 4096 /* one name, token or quoted text, decoded */

@@ -63,6 +63,7 @@ void terra_plan_free(struct terra_plan *plan)
 		plan_replace_free(&plan->replaces[i]);
 	free(plan->replaces);
 	free_names(plan->passive, plan->n_passive);
+	free_names(plan->lists, plan->n_lists);
 	free_names(plan->imports, plan->n_imports);
 	free(plan->build_id);
 	free(plan->cpu);

@@ -304,6 +304,7 @@ int plan_parse(const char *text, size_t size, struct terra_plan *plan, char *err
 		return fail(&parser, "a zero byte in the text");
 	if ((ret = parse_environment(&parser, plan)) ||
 	    (ret = parse_names(&parser, "passive ", &plan->passive, &plan->n_passive)) ||
+	    (ret = parse_names(&parser, "list ", &plan->lists, &plan->n_lists)) ||
 	    (ret = parse_names(&parser, "import ", &plan->imports, &plan->n_imports)) ||
 	    (ret = parse_regions(&parser, plan)) || (ret = parse_replaces(&parser, plan)) ||
 	    (ret = expect(&parser, "end")) || (ret = end_line(&parser)))

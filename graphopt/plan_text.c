@@ -73,6 +73,8 @@ int plan_print(const struct terra_plan *plan, FILE *out)
 	print_environment(plan, out);
 	for (i = 0; i < plan->n_passive; i++)
 		fprintf(out, "passive %s\n", plan->passive[i]);
+	for (i = 0; i < plan->n_lists; i++)
+		fprintf(out, "list %s\n", plan->lists[i]);
 	for (i = 0; i < plan->n_imports; i++)
 		fprintf(out, "import %s\n", plan->imports[i]);
 	for (i = 0; i < plan->n_regions; i++)

@@ -4,6 +4,9 @@
  * can let wait without anything happening in between. A run may hold several computations that have nothing to do with
  * each other (one parameter's update behind the other's): it is cut wherever no memory is touched on both sides, so
  * that equal computations become equal regions, however they follow each other.
+ *
+ * Ops on lists do one thing to all parameters, then the next: what belongs together is not in one piece. A run of their
+ * parts is taken apart into ops that touch memory in common. Replay keeps an instance open for each.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -16,7 +19,8 @@ struct run {
 	struct graph *graph;
 	uint32_t *ops; /* op numbers */
 	uint32_t n;
-	int64_t numel;
+	int64_t numel; /* of all its ops, unless they are parts of ops on lists */
+	bool of_lists;
 	char *err;
 	size_t err_size;
 };
@@ -192,10 +196,94 @@ static uint32_t reach_of(const struct run *run, uint32_t i)
 	return i;
 }
 
+/* ---- ops that touch memory in common ---- */
+
+struct groups {
+	uint32_t *above;   /* per op of the run: an earlier op of its group, or itself */
+	uint32_t *touched; /* per storage: the last op of the run that touched it whole, GRAPH_NONE: none */
+	uint32_t *ops;	   /* those of one group */
+};
+
+static uint32_t group_of(const struct groups *groups, uint32_t i)
+{
+	while (groups->above[i] != i)
+		i = groups->above[i] = groups->above[groups->above[i]];
+	return i;
+}
+
+static void join(const struct run *run, struct groups *groups, uint32_t i, const struct graph_tensor *tensor)
+{
+	uint32_t *last = &groups->touched[tensor->storage];
+	uint32_t a, b;
+
+	if (tensor->numel != domain_of(&run->graph->ops[run->ops[i]]))
+		return;
+	if (*last != GRAPH_NONE && domain_of(&run->graph->ops[run->ops[*last]]) == tensor->numel) {
+		a = group_of(groups, *last);
+		b = group_of(groups, i);
+		groups->above[a > b ? a : b] = a > b ? b : a;
+	}
+	*last = i;
+}
+
+static void find_groups(const struct run *run, struct groups *groups)
+{
+	uint32_t i, k;
+
+	for (i = 0; i < run->graph->n_storages; i++)
+		groups->touched[i] = GRAPH_NONE;
+	for (i = 0; i < run->n; i++) {
+		const struct graph_op *op = &run->graph->ops[run->ops[i]];
+
+		groups->above[i] = i;
+		for (k = 0; k < op->n_args; k++)
+			if (op->args[k].kind == GRAPH_TENSOR)
+				join(run, groups, i, op->args[k].tensor);
+		join(run, groups, i, &op->results[0]);
+	}
+}
+
+static int cut_group(const struct run *run, struct region_builder *builder, const struct groups *groups, uint32_t first)
+{
+	struct run group = *run;
+	uint32_t i;
+
+	group.ops = groups->ops;
+	group.n = 0;
+	group.numel = domain_of(&run->graph->ops[run->ops[first]]);
+	for (i = first; i < run->n; i++)
+		if (group_of(groups, i) == first)
+			group.ops[group.n++] = run->ops[i];
+	return cut_segment(&group, builder, 0, group.n);
+}
+
+static int end_run_of_lists(struct run *run, struct region_builder *builder)
+{
+	uint32_t *memory = malloc((2 * (size_t)run->n + run->graph->n_storages + 1) * sizeof(*memory));
+	struct groups groups = {memory, memory + run->n, memory + run->n + run->graph->n_storages};
+	uint32_t i;
+	int ret = 0;
+
+	if (!memory)
+		return -ENOMEM;
+	find_groups(run, &groups);
+	for (i = 0; i < run->n && !ret; i++)
+		if (groups.above[i] == i)
+			ret = cut_group(run, builder, &groups, i);
+	run->n = 0;
+	free(memory);
+	return ret;
+}
+
+/* ---- runs ---- */
+
 static int end_run(struct run *run, struct region_builder *builder)
 {
 	uint32_t first = 0, reach = 0, i, r;
 	int ret = 0;
+
+	if (run->of_lists)
+		return end_run_of_lists(run, builder);
 
 	for (i = 0; i < run->n && !ret; i++) {
 		r = reach_of(run, i);
@@ -208,8 +296,6 @@ static int end_run(struct run *run, struct region_builder *builder)
 	run->n = 0;
 	return ret;
 }
-
-/* ---- runs ---- */
 
 static int note_stop(struct graph *graph, uint32_t op, const char *reason)
 {
@@ -239,7 +325,10 @@ static int run_op(struct run *run, struct region_builder *builder, uint32_t numb
 		snprintf(run->err, run->err_size, "op %u can't be fused: has not one result", number);
 		return -EINVAL;
 	}
-	if (run->n && domain_of(op) != run->numel) {
+	if (run->n && (op->list != NULL) != run->of_lists)
+		ret = end_run(run, builder);
+	run->of_lists = op->list != NULL;
+	if (run->n && !run->of_lists && domain_of(op) != run->numel) {
 		ret = note_stop(run->graph, number, "another number of elements");
 		if (!ret)
 			ret = end_run(run, builder);

@@ -239,8 +239,8 @@ bool call_read(const struct terra_op *op, const struct hook_regs *regs, struct c
 	for (uint32_t i = 0; i < call->n_args; i++)
 		if (!read_arg(&op->args[first + i], regs, &call->arg[i]) || !fits_float(&call->arg[i]))
 			return false;
-	if (call->in_place)
-		call->self = (uint64_t)call_object(&op->args[first], regs);
+	call->first = call_object(&op->args[first], regs);
+	call->self = (uint64_t)call->first;
 	return call->arg[0].kind == ARG_TENSOR && returns_first_or_new(op, first) && broadcast_shape(call) && result_is_plain(call);
 }
 
@@ -276,6 +276,21 @@ static bool list_is_apart(const uint64_t *word)
 		if (!tensor_is_apart(&tensor[i]))
 			return false;
 	return word != NULL;
+}
+
+bool call_list(const struct terra_op *op, const struct hook_regs *regs, const void **tensors, uint64_t *n)
+{
+	uint32_t first = op->n_args > 0 && op->args[0].kind == TERRA_KIND_KEYSET ? 1 : 0;
+	const uint64_t *word;
+
+	if (op->n_args <= first || op->args[first].kind != TERRA_KIND_TENSOR_LIST || op->args[first].by_ref)
+		return false;
+	word = arg_word(&op->args[first], regs);
+	if (word == NULL)
+		return false;
+	*tensors = (const void *)word[0];
+	*n = word[1];
+	return true;
 }
 
 bool call_is_apart(const struct terra_op *op, const struct hook_regs *regs)

@@ -92,22 +92,36 @@ static int32_t constant(const char *name)
 	return get ? get() : -1;
 }
 
-/* The keyset that prints as "DispatchKeySet(CPU)": the CPU backend's bit, which is the lowest, and Dense's. */
-static uint64_t learn_cpu_keyset(void)
+size_t framework_keyset_text(uint64_t keyset, char *out, size_t size)
 {
 	struct { /* std::string */
 		char *data;
 		size_t size;
 		char local[16];
-	} text;
+	} text = {0};
 	void (*print)(void *, uint64_t) =
 		(void (*)(void *, uint64_t))dlsym(framework.cpu, "_ZN3c108toStringB5cxx11ENS_14DispatchKeySetE");
+	void (*give_back)(void *) = (void (*)(void *))dlsym(framework.cpu, "_ZdlPv");
 
-	for (int bit = 1; print != NULL && bit < 48; bit++) {
+	out[0] = '\0';
+	if (print == NULL)
+		return 0;
+	print(&text, keyset);
+	snprintf(out, size, "%.*s", (int)text.size, text.data);
+	if (text.data != text.local && give_back != NULL)
+		give_back(text.data);
+	return text.size;
+}
+
+/* The keyset that prints as "DispatchKeySet(CPU)": the CPU backend's bit, which is the lowest, and Dense's. */
+static uint64_t learn_cpu_keyset(void)
+{
+	char text[32];
+
+	for (int bit = 1; bit < 48; bit++) {
 		uint64_t keyset = 1ull << bit | 1;
 
-		print(&text, keyset);
-		if (text.size == 19 && memcmp(text.data, "DispatchKeySet(CPU)", 19) == 0)
+		if (framework_keyset_text(keyset, text, sizeof(text)) == 19 && strcmp(text, "DispatchKeySet(CPU)") == 0)
 			return keyset;
 	}
 	return 0;

@@ -2,6 +2,10 @@
  *
  * Redispatch is where an op goes on below autograd. Ops that have no redispatch (inference mode, ops without a derivative)
  * are not hooked: what they touch is guarded by its pages.
+ *
+ * Where the plan has ops on lists, the `call` of a region's ops is hooked too: their parts that make new tensors have no
+ * redispatch. A call is the backend's own only where dispatch.c can say so; any other comes again as a redispatch, or is
+ * none of ours.
  */
 #include "replay/hooks.h"
 
@@ -15,6 +19,7 @@
 #include "probes/got.h"
 #include "probes/op.h"
 #include "replay/call.h"
+#include "replay/dispatch.h"
 #include "replay/replace.h"
 #include "replay/replay.h"
 #include "replay/stubs.h"
@@ -30,7 +35,8 @@ volatile uint64_t replay_ops_seen;
 
 static struct terra_op_table *table;
 static const struct terra_op *op_of[STUBS];
-static bool passive[REPLAY_PLAIN_STUBS];
+static bool passive[REPLAY_PLAIN_STUBS], list[REPLAY_REGION_STUBS];
+static uint32_t same_op[REPLAY_REGION_STUBS]; /* the number that the op has in regions: its redispatch's */
 static const struct terra_plan_replace *replace_of[REPLAY_REGION_STUBS];
 static uint32_t n_plain, n_region;
 static struct got_patch *patches;
@@ -64,20 +70,43 @@ static void run_what_it_may_touch(const struct terra_op *op, const struct hook_r
 #endif
 }
 
+static bool call_goes_to_backend(uint32_t number, const struct hook_regs *regs)
+{
+	static enum { UNKNOWN, NO, YES } passes_over[REPLAY_REGION_STUBS];
+	const struct terra_op *op = op_of[REPLAY_PLAIN_STUBS + number];
+
+#ifdef TERRA_NO_GUARD_KEYS
+	return true;
+#endif
+	if (!dispatch_known())
+		return false;
+	if (passes_over[number] == UNKNOWN)
+		passes_over[number] = dispatch_passes_over(op) ? YES : NO;
+	return passes_over[number] == YES && dispatch_to_cpu(op, regs);
+}
+
+/* Above the backend (an in-place op is seen twice) it comes here again. */
+static bool at_backend(uint32_t number, const struct hook_regs *regs)
+{
+	const struct terra_op *op = op_of[number];
+
+	if (op->level == TERRA_LEVEL_CALL)
+		return may_wait() && call_goes_to_backend(number - REPLAY_PLAIN_STUBS, regs);
+#ifdef TERRA_NO_GUARD_LEVEL
+	return (call_keyset(op, regs) & framework.cpu_keyset) == framework.cpu_keyset;
+#else
+	return call_keyset(op, regs) == framework.cpu_keyset;
+#endif
+}
+
 static int region_op(uint32_t number, struct hook_regs *regs)
 {
 	const struct terra_op *op = op_of[number];
 	struct call call;
 
-	/* Above the backend (an in-place op is seen twice) it comes here again. */
-#ifdef TERRA_NO_GUARD_LEVEL
-	if ((call_keyset(op, regs) & framework.cpu_keyset) != framework.cpu_keyset)
+	if (!at_backend(number, regs))
 		return 0;
-#else
-	if (call_keyset(op, regs) != framework.cpu_keyset)
-		return 0;
-#endif
-	call.op = number;
+	call.op = same_op[number - REPLAY_PLAIN_STUBS];
 	if (may_wait() && call_read(op, regs, &call) && queue_offer(&call)) {
 		regs->ret = call.in_place ? call.self : (uint64_t)call.result;
 		return 1;
@@ -89,12 +118,28 @@ static int region_op(uint32_t number, struct hook_regs *regs)
 	return 0;
 }
 
+/* It touches its tensors by the ops that it issues, which come here themselves; if it did otherwise, their pages say so. */
+static void list_op(const struct terra_op *op, const struct hook_regs *regs)
+{
+	const void *tensors;
+	uint64_t n;
+
+	if (may_wait() && call_keyset(op, regs) == framework.cpu_keyset && call_list(op, regs, &tensors, &n))
+		queue_list(tensors, n);
+	else
+		run_what_it_may_touch(op, regs);
+}
+
 int hook_enter(uint32_t number, struct hook_regs *regs)
 {
-	if (number >= REPLAY_PLAIN_STUBS)
+	if (number < REPLAY_PLAIN_STUBS) {
+		if (!passive[number])
+			run_what_it_may_touch(op_of[number], regs);
+		return 0;
+	}
+	if (!list[number - REPLAY_PLAIN_STUBS])
 		return region_op(number, regs);
-	if (!passive[number])
-		run_what_it_may_touch(op_of[number], regs);
+	list_op(op_of[number], regs);
 	return 0;
 }
 
@@ -137,22 +182,51 @@ static bool in_a_region(const struct terra_plan *plan, const struct terra_op *op
 int hooks_op_number(const char *name, void *unused)
 {
 	for (uint32_t i = 0; i < n_region; i++)
-		if (full_name_is(op_of[REPLAY_PLAIN_STUBS + i], name))
+		if (op_of[REPLAY_PLAIN_STUBS + i]->level == TERRA_LEVEL_REDISPATCH &&
+		    full_name_is(op_of[REPLAY_PLAIN_STUBS + i], name))
 			return (int)(REPLAY_PLAIN_STUBS + i);
 	return -1;
+}
+
+/* A call has the number of its redispatch, which comes behind it in the table. */
+static void number_calls(void)
+{
+	for (uint32_t i = 0; i < n_region; i++)
+		for (uint32_t k = i; k < n_region; k++)
+			if (op_of[REPLAY_PLAIN_STUBS + k]->level == TERRA_LEVEL_REDISPATCH &&
+			    strcmp(op_of[REPLAY_PLAIN_STUBS + k]->name, op_of[REPLAY_PLAIN_STUBS + i]->name) == 0 &&
+			    strcmp(op_of[REPLAY_PLAIN_STUBS + k]->overload, op_of[REPLAY_PLAIN_STUBS + i]->overload) == 0) {
+				same_op[i] = REPLAY_PLAIN_STUBS + k;
+				break;
+			}
+}
+
+static void *region_stub(const struct terra_op *op, void *original)
+{
+	if (n_region == REPLAY_REGION_STUBS)
+		return NULL;
+	op_of[REPLAY_PLAIN_STUBS + n_region] = op;
+	replay_originals[REPLAY_PLAIN_STUBS + n_region] = original;
+	return replay_region_stubs + REPLAY_STUB_SIZE * n_region++;
+}
+
+/* In-place ops are redispatched below autograd, too, but in inference mode. */
+static bool called_by_lists(const struct terra_plan *plan, const struct terra_op *op)
+{
+	return plan->n_lists > 0 && op->ret == TERRA_RET_TENSOR && in_a_region(plan, op);
 }
 
 static void *stub_for(const struct terra_plan *plan, const struct terra_op *op, void *original)
 {
 	const struct terra_plan_replace *replace = replacement(plan, op);
+	bool is_list = listed(op, plan->lists, plan->n_lists);
 
-	if ((replace != NULL || in_a_region(plan, op)) && n_region < REPLAY_REGION_STUBS) {
-		uint32_t number = REPLAY_PLAIN_STUBS + n_region;
-
-		op_of[number] = op;
-		replay_originals[number] = original;
+	if (op->level == TERRA_LEVEL_CALL)
+		return called_by_lists(plan, op) ? region_stub(op, original) : NULL;
+	if ((replace != NULL || is_list || in_a_region(plan, op)) && n_region < REPLAY_REGION_STUBS) {
 		replace_of[n_region] = replace;
-		return replay_region_stubs + REPLAY_STUB_SIZE * n_region++;
+		list[n_region] = is_list;
+		return region_stub(op, original);
 	}
 	if (n_plain == REPLAY_PLAIN_STUBS)
 		return NULL;
@@ -175,12 +249,11 @@ static int prepare(const struct terra_plan *plan)
 		const struct terra_op *op = &table->ops[i];
 		void *stub;
 
-		if (op->level != TERRA_LEVEL_REDISPATCH)
-			continue;
 		stub = stub_for(plan, op, (void *)(map->l_addr + op->address));
 		if (stub != NULL)
 			patches[n_patches++] = (struct got_patch){.symbol = op->mangled, .replacement = stub};
 	}
+	number_calls();
 	return 0;
 }
 

@@ -318,7 +318,7 @@ static bool target_clashes(const struct instance *inst, const struct call *call,
 	for (uint32_t i = 1; i < call->n_args; i++) {
 		const struct token *token = &binding->token[i];
 
-		if ((call->arg[i].kind != ARG_TENSOR && call->arg[i].kind != ARG_COLUMNS) || token->type == 's')
+		if (!call_arg_has_memory(&call->arg[i]) || token->type == 's')
 			continue;
 		if (call->arg[i].full && call->arg[i].t.data == target->t.data)
 			continue;

@@ -5,6 +5,8 @@
  * kernels. Everything needed to run is plain memory, so a flush never enters the framework: it may happen in a fault
  * handler.
  *
+ * Several instances may be open; choose.c says which of them an op goes on with.
+ *
  * Instances that touch none of each other's results form a wave and are run together on all threads.
  */
 #include "replay/queue.h"
@@ -17,12 +19,13 @@
 #include <unistd.h>
 
 #include "replay/arena.h"
+#include "replay/blocks.h"
 #include "replay/guard.h"
 #include "replay/place.h"
 
-#define QUEUE_MAX 96         /* instances */
+#define QUEUE_MAX 1024       /* instances */
+#define QUEUE_MAX_PLAIN 96   /* when none of them began in a list */
 #define QUEUE_MIN_NUMEL 64   /* smaller domains are not worth a page */
-#define BLOCK_SLOTS 4096     /* power of two */
 #define FEED_MAX 1024        /* bytes of a tensor outside the arena that are copied as a feed */
 #define FEED_SPACE (64 * 1024)
 /* A region under way is cut short only by more than this many caps: its temporaries are mostly dead when it ends, and memory
@@ -32,24 +35,12 @@
 #define SCRATCH_FLOATS ((TERRA_PLAN_MAX_OPS + TERRA_PLAN_MAX_INPUTS) * TERRA_KERNEL_BLOCK)
 #define SCRATCH_THREADS 64
 
-struct block { /* an arena block that waiting work reads or writes */
-	void *base;
-	uint32_t reader, writer; /* instance number + 1 that last did, 0: none */
-	uint32_t earlier_reader; /* the last reader other than `reader` */
-};
-
 volatile uint32_t replay_pending;
+struct waiting waiting;
 
 static struct {
 	struct terra_plan *plan;
-	struct instance *instances;
-	uint32_t n;
-	bool open;             /* the last instance may still grow */
-	uint32_t wave_first;   /* first instance of the last wave */
 	size_t work_bytes, held_bytes;
-	struct block *blocks;
-	uint16_t used[BLOCK_SLOTS];
-	uint32_t n_used;
 	char *feeds;
 	size_t feeds_used;
 	float *scratch;
@@ -78,12 +69,11 @@ static void *map_private(size_t size)
 int queue_init(struct terra_plan *plan)
 {
 	queue.plan = plan;
-	queue.instances = map_private(QUEUE_MAX * sizeof(*queue.instances));
-	queue.blocks = map_private(BLOCK_SLOTS * sizeof(*queue.blocks));
+	waiting.instances = map_private(QUEUE_MAX * sizeof(*waiting.instances));
 	queue.feeds = map_private(FEED_SPACE);
 	queue.scratch = map_private(sizeof(float) * SCRATCH_FLOATS * SCRATCH_THREADS);
 	queue.closed = true;
-	return queue.instances && queue.blocks && queue.feeds && queue.scratch ? 0 : -1;
+	return waiting.instances && queue.feeds && queue.scratch ? blocks_init() : -1;
 }
 
 /* True when the lock was taken; false when this thread already holds it (a fault inside a hook). */
@@ -107,63 +97,6 @@ static void queue_unlock(bool taken)
 		atomic_store_explicit(&queue.lock, 0, memory_order_release);
 }
 
-/* ---- blocks ---- */
-
-static struct block *block_slot(void *base)
-{
-	uint32_t slot = (uint32_t)(((uintptr_t)base >> 6) * 0x9E3779B97F4A7C15ull >> 52) & (BLOCK_SLOTS - 1);
-
-	while (queue.blocks[slot].base != NULL && queue.blocks[slot].base != base)
-		slot = (slot + 1) & (BLOCK_SLOTS - 1);
-	return &queue.blocks[slot];
-}
-
-/* Notes that instance `number` uses the block; true when that orders it behind an instance of the present wave. */
-static bool block_use(void *base, uint32_t number, bool writes)
-{
-	struct block *b = block_slot(base);
-	uint32_t me = number + 1, first = queue.wave_first + 1;
-	bool ordered;
-
-	if (b->base == NULL) {
-		b->base = base;
-		b->reader = b->writer = b->earlier_reader = 0;
-		queue.used[queue.n_used++] = (uint16_t)(b - queue.blocks);
-#ifndef TERRA_NO_GUARD_HOLD
-		arena_hold(base);
-#endif
-	}
-	ordered = (b->writer >= first && b->writer != me) || (writes && b->reader >= first && b->reader != me) ||
-		  (writes && b->earlier_reader >= first);
-	if (writes) {
-		b->writer = me;
-	} else if (b->reader != me) {
-		b->earlier_reader = b->reader; /* an in-place op reads its target first, and must not hide who else did */
-		b->reader = me;
-	}
-	return ordered;
-}
-
-static void blocks_release(void)
-{
-	for (uint32_t i = 0; i < queue.n_used; i++) {
-		struct block *b = &queue.blocks[queue.used[i]];
-
-#ifndef TERRA_NO_GUARD_HOLD
-		arena_release(b->base);
-#endif
-		b->base = NULL;
-	}
-	queue.n_used = 0;
-}
-
-static void *block_base(const void *p, size_t bytes)
-{
-	void *base;
-
-	return arena_contains(p, bytes, &base, NULL) ? base : NULL;
-}
-
 /* ---- taking an op ---- */
 
 /* The tensor's bytes as a feed, for memory that others could write unnoticed. NULL: too large. */
@@ -177,11 +110,6 @@ static const float *feed_copy(const struct tensor_view *t, int64_t span)
 	copy = memcpy(queue.feeds + queue.feeds_used, t->data, bytes);
 	queue.feeds_used += (bytes + 63) & ~(size_t)63;
 	return copy;
-}
-
-static size_t op_bytes(const struct call *call)
-{
-	return (size_t)call->numel * sizeof(float);
 }
 
 /* Whether every tensor that the op brings in is memory whose reads and writes may be late. */
@@ -200,6 +128,17 @@ static bool inputs_are_ours(const struct call *call, const struct binding *bindi
 			return false;
 	}
 	return !call->in_place || arena_contains(call->arg[0].t.data, op_bytes(call), NULL, NULL);
+}
+
+/* Whether an instance before it, by number + 1, would be run in the same wave. */
+static bool stays_behind(const struct instance *inst, uint32_t behind)
+{
+	if (behind == 0)
+		return false;
+	for (uint32_t i = (uint32_t)(inst - waiting.instances); i >= behind; i--)
+		if (waiting.instances[i].wave_start)
+			return false;
+	return true;
 }
 
 static bool input_add(struct instance *inst, const struct call *call, const struct binding *binding, uint32_t i,
@@ -229,12 +168,12 @@ static bool input_add(struct instance *inst, const struct call *call, const stru
 	if (!call->in_place || i > 0)
 		queue.closed &= guard_close(t->data, (size_t)inst->input_span[j] * sizeof(float), false);
 	queue.work_bytes += (size_t)inst->input_span[j] * sizeof(float);
-	return block_use(base, number, false);
+	return stays_behind(inst, block_use(base, number, false));
 }
 
-static struct instance *instance_begin(const struct call *call, uint64_t place)
+static struct instance *instance_begin(const struct call *call, const struct choice *choice, uint64_t place)
 {
-	struct instance *inst = &queue.instances[queue.n];
+	struct instance *inst = &waiting.instances[waiting.n];
 
 	inst->node = match_root();
 	inst->n_ops = inst->n_inputs = inst->n_scalars = 0;
@@ -244,22 +183,22 @@ static struct instance *instance_begin(const struct call *call, uint64_t place)
 	inst->columns = 0;
 	inst->mxcsr = _mm_getcsr() & ~_MM_EXCEPT_MASK;
 	inst->place = place;
-	inst->wave_start = queue.n == 0;
-	queue.n++;
-	queue.open = true;
+	inst->wave_start = waiting.n == 0;
+	inst->open = true;
+	inst->listed = false;
+	waiting.n++;
+	if (choice->listed)
+		instance_begins_list(inst, choice->element);
+	else
+		waiting.growing = inst;
 	return inst;
-}
-
-static void instance_close(void)
-{
-	queue.open = false;
 }
 
 /* Appends the op; its result is at `data`. */
 static void instance_grow(struct instance *inst, const struct call *call, const struct edge *edge,
 			  const struct binding *binding, float *data)
 {
-	uint32_t number = (uint32_t)(inst - queue.instances), k = inst->n_ops;
+	uint32_t number = (uint32_t)(inst - waiting.instances), k = inst->n_ops;
 	bool ordered = false;
 
 	inst->scalar_at[k] = inst->n_scalars;
@@ -272,12 +211,9 @@ static void instance_grow(struct instance *inst, const struct call *call, const 
 		else if (strchr("ibr", type) != NULL && binding->token[i].index == inst->n_inputs)
 			ordered |= input_add(inst, call, binding, i, number);
 	}
-	ordered |= block_use(block_base(data, op_bytes(call)), number, true);
+	ordered |= stays_behind(inst, block_use(block_base(data, op_bytes(call)), number, true));
 	queue.closed &= guard_close(data, op_bytes(call), true);
-	if (ordered && !inst->wave_start) {
-		inst->wave_start = true;
-		queue.wave_first = number;
-	}
+	inst->wave_start |= ordered;
 	queue.work_bytes += op_bytes(call);
 	if (!call->in_place)
 		queue.held_bytes += op_bytes(call);
@@ -311,55 +247,78 @@ static bool room_for_one_more(const struct call *call)
 	size_t bytes = op_bytes(call);
 
 	for (uint32_t i = 0; i < call->n_args; i++)
-		if (call->arg[i].kind == ARG_TENSOR)
-			bytes += (size_t)tensor_span(&call->arg[i].t) * sizeof(float);
-	return guard_has_room(bytes, TERRA_PLAN_MAX_ARGS + 1) && queue.n < QUEUE_MAX && queue.n_used + TERRA_PLAN_MAX_ARGS + 1 < BLOCK_SLOTS / 2 &&
-	       queue.feeds_used + TERRA_PLAN_MAX_ARGS * FEED_MAX < FEED_SPACE;
+		if (call_arg_has_memory(&call->arg[i]))
+			bytes += (size_t)tensor_span(&call->arg[i].t) * sizeof(int64_t);
+	return guard_has_room(bytes, TERRA_PLAN_MAX_ARGS + 1) && waiting.n < (waiting.lists.seen ? QUEUE_MAX : QUEUE_MAX_PLAIN) &&
+	       blocks_have_room(TERRA_PLAN_MAX_ARGS + 1) && queue.feeds_used + TERRA_PLAN_MAX_ARGS * FEED_MAX < FEED_SPACE;
 }
 
-/* The edge that the op takes: of the open instance, else of a new one where that pays. */
-static const struct edge *edge_for(struct call *call, uint64_t place, struct binding *binding, bool *grows)
-{
-	struct instance *last = queue.open ? &queue.instances[queue.n - 1] : NULL;
-	const struct edge *edge = NULL;
+/* ---- offering ---- */
 
-	*grows = false;
-	if (last != NULL && last->numel == call->numel && last->mxcsr == (_mm_getcsr() & ~_MM_EXCEPT_MASK)) {
-		edge = match_edge(last, call, binding);
-		*grows = edge != NULL;
-	}
-	if (edge == NULL) {
-		if (last != NULL)
-			instance_close();
-		edge = match_edge(NULL, call, binding);
-		if (edge != NULL && place_is_losing(place))
-			return NULL;
-	}
-	return edge;
+static struct instance *take(const struct call *call, uint64_t place, const struct choice *choice, float *data)
+{
+	struct instance *inst = choice->inst;
+
+	choose_closes_others(choice->listed);
+	if (inst == NULL)
+		inst = instance_begin(call, choice, place);
+	instance_grow(inst, call, choice->edge, &choice->binding, data);
+	return inst;
 }
 
 static void flush_locked(enum flush_reason reason, bool alone);
 static void queue_reset(void);
 
+/* A list's results are all there at once without us, too. Ours have not been touched, and are little beside what the list's ops
+ * read and write, which the program holds. */
+static bool held_by_lists(void)
+{
+	return waiting.lists.n_open > 0 && 2 * queue.held_bytes <= queue.work_bytes;
+}
+
+/* Flushes when enough waits. */
+static void flush_at_caps(const struct instance *inst)
+{
+	bool open = waiting.growing != NULL || waiting.lists.n_open > 0;
+	bool enough = !open && queue.work_bytes >= replay_config.work_cap;
+	bool much = queue.held_bytes >= (open ? OPEN_CAP_FACTOR : 1) * replay_config.held_cap && !held_by_lists();
+
+	if (queue.held_bytes > replay_counts.held_peak)
+		replay_counts.held_peak = queue.held_bytes;
+	if (!queue.closed) /* the system refused: what can't be guarded does not wait */
+		flush_locked(FLUSH_MEMORY, true);
+	else if (inst->listed && !open)
+		waiting.lists.due = enough || much; /* the list's results are dead at the next op, and need not be written */
+	else if (enough || much)
+		flush_locked(enough ? FLUSH_COMPLETE : FLUSH_MEMORY, true);
+}
+
+void queue_list(const void *tensors, uint64_t n)
+{
+	if (waiting.lists.due)
+		queue_flush(FLUSH_COMPLETE);
+	waiting.lists.begin = tensors;
+	waiting.lists.end = waiting.lists.begin + n * sizeof(void *);
+}
+
 bool queue_offer(struct call *call)
 {
-	const struct edge *edge;
-	struct binding binding;
+	struct choice choice;
 	struct instance *inst = NULL;
 	uint64_t epoch, place = place_enter(call->op, call->numel);
-	bool taken, grows;
+	bool taken;
 	float *data;
 
 	if (call->numel < QUEUE_MIN_NUMEL)
 		return false;
-	if (!room_for_one_more(call))
+	if (waiting.lists.due || !room_for_one_more(call))
 		queue_flush(FLUSH_COMPLETE);
 	if (!room_for_one_more(call))
 		return false;
 again:
 	epoch = queue.epoch;
-	edge = edge_for(call, place, &binding, &grows);
-	if (edge == NULL || !inputs_are_ours(call, &binding))
+	choose(call, place, &choice);
+	if (choice.edge == NULL || !inputs_are_ours(call, &choice.binding))
 		return false;
 	data = result_make(call); /* may throw: nothing of ours has changed yet */
 	if (data == NULL) {
@@ -367,10 +326,8 @@ again:
 		return false;
 	}
 	taken = queue_lock();
-	if (queue.epoch == epoch) {
-		inst = grows ? &queue.instances[queue.n - 1] : instance_begin(call, place);
-		instance_grow(inst, call, edge, &binding, data);
-	}
+	if (queue.epoch == epoch)
+		inst = take(call, place, &choice, data);
 	if (queue.epoch != epoch) {
 		/* A signal handler of the program touched what waits, and that flushed: what we matched, and what we
 		 * had begun to add, is gone. */
@@ -383,15 +340,8 @@ again:
 	replay_pending++;
 	replay_counts.deferred++;
 	if (inst->node->n_edges == 0)
-		instance_close();
-	if (queue.held_bytes > replay_counts.held_peak)
-		replay_counts.held_peak = queue.held_bytes;
-	if (!queue.closed) /* the system refused: what can't be guarded does not wait */
-		flush_locked(FLUSH_MEMORY, true);
-	else if (!queue.open && queue.work_bytes >= replay_config.work_cap)
-		flush_locked(FLUSH_COMPLETE, true);
-	else if (queue.held_bytes >= (queue.open ? OPEN_CAP_FACTOR : 1) * replay_config.held_cap)
-		flush_locked(FLUSH_MEMORY, true);
+		instance_close(inst);
+	flush_at_caps(inst);
 	queue_unlock(taken);
 	return true;
 }
@@ -423,10 +373,7 @@ static bool reads_value(const struct edge *edge, uint32_t value)
 /* Whether a later instance has to do with the block. */
 static bool used_later(const struct instance *inst, void *base)
 {
-	const struct block *b = block_slot(base);
-	uint32_t me = (uint32_t)(inst - queue.instances) + 1;
-
-	return b->reader > me || b->writer > me;
+	return block_is_used_behind(base, (uint32_t)(inst - waiting.instances), true);
 }
 
 /* Whether result k must reach memory: somebody still holds its block and nothing in the region overwrites it, or an op
@@ -615,8 +562,8 @@ static void run_all(bool parallel)
 	static struct job jobs[QUEUE_MAX]; /* under the lock, and off the small stack that a handler may have */
 	struct wave wave = {jobs, 0};
 
-	for (uint32_t i = 0; i < queue.n; i++) {
-		struct instance *inst = &queue.instances[i];
+	for (uint32_t i = 0; i < waiting.n; i++) {
+		struct instance *inst = &waiting.instances[i];
 
 		if (inst->wave_start)
 			wave_execute(&wave, parallel);
@@ -636,10 +583,11 @@ static void queue_reset(void)
 {
 	guard_open();
 	blocks_release();
-	instance_close();
+	waiting.growing = NULL;
+	waiting.lists.seen = waiting.lists.due = false;
+	waiting.lists.n_open = 0;
 	queue.closed = true;
-	queue.n = 0;
-	queue.wave_first = 0;
+	waiting.n = 0;
 	queue.work_bytes = queue.held_bytes = queue.feeds_used = 0;
 	replay_pending = 0;
 }
@@ -653,7 +601,7 @@ bool queue_usable(void)
 /* `alone`: no other thread can be touching what waits: its pages may be open while they are filled. */
 static void flush_locked(enum flush_reason reason, bool alone)
 {
-	if (queue.n == 0)
+	if (waiting.n == 0)
 		return;
 	replay_counts.flushes[reason]++;
 	queue.staged = !alone && guard_stage();

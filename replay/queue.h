@@ -1,4 +1,5 @@
-/* queue.h - private to queue.c and match.c: the trie, an instance on its way through it, and how an op binds to an edge. */
+/* queue.h - private to queue.c, choose.c and match.c: the trie, instances on their way through it, and how an op binds to an
+ * edge. */
 #ifndef TERRA_REPLAY_QUEUE_H
 #define TERRA_REPLAY_QUEUE_H
 
@@ -32,6 +33,9 @@ struct instance {
 	const struct terra_plan_region *accepted; /* longest region that ended on the way, or NULL */
 	uint8_t accepted_ops;
 	uint8_t n_ops, n_inputs, n_scalars;
+	bool open;        /* may still grow */
+	bool listed;      /* began with a part of an op on a list */
+	uint32_t element; /* for this one of the list's tensors */
 	bool wave_start;  /* ordered behind an earlier instance: runs after everything before it */
 	uint32_t mxcsr;   /* when its ops were issued */
 	uint64_t place;   /* where it began (place.h) */
@@ -53,6 +57,41 @@ struct binding { /* what each argument of the op is, seen from the instance */
 	struct terra_strided strided[TERRA_PLAN_MAX_ARGS];
 	int64_t span[TERRA_PLAN_MAX_ARGS];
 };
+
+struct waiting { /* instances, in the order in which they will run */
+	struct instance *instances;
+	uint32_t n;
+	struct instance *growing; /* the last one, when it may still grow and did not begin in a list; else NULL */
+	struct {
+		const char *begin, *end; /* words of the tensors that the last op on a list is for */
+		bool seen;               /* some instance began in one */
+		uint32_t n_open;         /* of those instances */
+		bool due;                /* enough waits: a flush at the next op, when the lists' own results are freed */
+	} lists;
+};
+extern struct waiting waiting; /* queue.c */
+
+struct choice {
+	const struct edge *edge; /* NULL: none; the op runs at once */
+	struct instance *inst;   /* NULL: a new one */
+	bool listed;             /* the op is part of an op on a list */
+	uint32_t element;        /* for which of the list's tensors */
+	struct binding binding;
+};
+
+/* choose.c */
+void choose(const struct call *call, uint64_t place, struct choice *choice);
+/* An op was taken: instances that it, being in a list or not, shows to be at their end. */
+void choose_closes_others(bool listed);
+/* It began with a part of an op on a list. */
+void instance_begins_list(struct instance *inst, uint32_t element);
+/* It will not grow any more. */
+void instance_close(struct instance *inst);
+
+static inline size_t op_bytes(const struct call *call)
+{
+	return (size_t)call->numel * sizeof(float);
+}
 
 const struct node *match_root(void);
 /* The edge that the op takes from where the instance stands (NULL: from the root), with its binding; NULL: none. */

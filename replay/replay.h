@@ -84,6 +84,8 @@ bool framework_scalar(const void *scalar, double *out);
 /* New contiguous float32 tensor into *result (8 bytes, an at::Tensor). May throw what the framework throws (no memory). */
 void framework_empty(void *result, const int64_t *size, int64_t ndim);
 bool framework_is_undefined(const void *tensor);
+/* As the framework prints it, "DispatchKeySet(CPU)". Returns the whole length. */
+size_t framework_keyset_text(uint64_t keyset, char *out, size_t size);
 /* Named tensors: their names are part of the result, and checked. */
 bool framework_has_names(const void *tensor);
 /* Whether the caller is one of several threads of a parallel region. */
@@ -118,10 +120,16 @@ struct call_arg {
 	char text[32];         /* CONST strings in canonical form, "#\"...\"", else "" */
 	struct tensor_view t;  /* TENSOR, and COLUMNS: int64 numbers, one-dimensional and contiguous */
 };
+static inline bool call_arg_has_memory(const struct call_arg *arg)
+{
+	return arg->kind == ARG_TENSOR || arg->kind == ARG_COLUMNS;
+}
+
 struct call {
 	uint32_t op;           /* index into hooks' plan ops */
 	bool in_place;
 	void *result;          /* functional: where the framework wants the at::Tensor */
+	const void *first;     /* the word of the first argument, where the caller has it */
 	uint64_t self;         /* in place: the word of the target, which is the op's result */
 	uint32_t n_args;
 	struct call_arg arg[TERRA_PLAN_MAX_ARGS];
@@ -140,6 +148,8 @@ int queue_init(struct terra_plan *plan);
 bool queue_usable(void);
 /* Offers the op. True: taken, *call.result or the in-place target now stands for work that waits. False: run it. */
 bool queue_offer(struct call *call);
+/* An op on a list begins that issues an op for each of the list's tensors. The words are only compared with. */
+void queue_list(const void *tensors, uint64_t n);
 void queue_flush(enum flush_reason reason);
 /* For the fault handler: no parallel region, no waiting on locks that the thread itself holds. */
 void queue_flush_here(enum flush_reason reason);

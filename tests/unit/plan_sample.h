@@ -89,6 +89,7 @@ static struct terra_plan *sample_plan(const void *code, size_t code_size)
 	sample_name(&plan->passive, &plan->n_passive, "aten::view");
 	sample_name(&plan->passive, &plan->n_passive, "aten::t");
 	sample_name(&plan->passive, &plan->n_passive, "aten::empty.memory_format");
+	sample_name(&plan->lists, &plan->n_lists, "aten::_foreach_sqrt");
 	sample_name(&plan->imports, &plan->n_imports, "strlen");
 	sample_regions(plan);
 	plan->replaces = calloc(2, sizeof(*plan->replaces));

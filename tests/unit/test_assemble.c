@@ -86,16 +86,17 @@ static void assert_all_ops_served(const struct terra_plan *plan)
 
 static void test_plans(void **state)
 {
-	static const char *const names[] = {"adamw", "gelu", "dropout"};
+	static const char *const names[] = {"adamw", "gelu", "dropout", "foreach"};
 	struct terra_plan *plan;
 	size_t i;
 
-	for (i = 0; i < 3; i++) {
+	for (i = 0; i < 4; i++) {
 		plan = golden_plan(names[i]);
 		assert_true(count(plan, false) > 0);
 		assert_valid(plan);
 		assert_all_ops_served(plan);
 		assert_true(plan->n_passive > 20);
+		assert_int_equal(plan->n_lists, i == 3 ? 8 : 0); /* each once */
 		terra_plan_free(plan);
 	}
 }

@@ -24,6 +24,7 @@ static struct terra_trace_writer *writer;
 static uint64_t seq, stack[16], now;
 static struct terra_event entered[16];
 static int depth;
+static bool with_lists; /* the iteration ends with ops on lists */
 
 static struct terra_tensor tensor_at(uint64_t address, int64_t n)
 {
@@ -153,6 +154,72 @@ static void no_op(void)
 	leave(0x6000, false);
 }
 
+/* An op on a list, whose tensors are what the parts begin with. */
+static void enter_list(const char *op, uint8_t level, uint64_t keyset, uint64_t a, uint64_t b)
+{
+	struct terra_tensor tensors[2] = {tensor_at(a, 1000), tensor_at(b, 1000)};
+	struct terra_value list = {
+	    .kind = TERRA_KIND_TENSOR_LIST, .present = 1, .count = 2, .recorded = 2, .u.tensors = tensors};
+	struct terra_frame frame = {"optim.py", "update", 30};
+	struct terra_event event = {
+	    .type = TERRA_EVENT_OP_ENTER,
+	    .level = level,
+	    .op = op,
+	    .overload = "",
+	    .keyset = keyset,
+	    .parent_seq = depth ? stack[depth - 1] : UINT64_MAX,
+	    .n_values = 1,
+	    .values = &list,
+	    .n_frames = 1,
+	    .frames = &frame,
+	};
+
+	entered[depth] = event;
+	stack[depth++] = seq;
+	put(&event);
+}
+
+/* In place: each part is redispatched once more. The last leaves the list op's kernel by a tail jump. */
+static void list_op_in_place(void)
+{
+	enter_list("aten::_foreach_neg_", CALL, 0, 0x7000, 0x8000);
+	enter_list("aten::_foreach_neg_", AGAIN, BACKEND_KEYS, 0x7000, 0x8000);
+	for (uint64_t at = 0x7000; at <= 0x8000; at += 0x1000) {
+		enter("aten::neg_", "", CALL, 0, at, 0);
+		enter("aten::neg_", "", AGAIN, BACKEND_KEYS, at, 0);
+		leave(at, false);
+		leave(at, false);
+	}
+	leave(0, false);
+	leave(0, false);
+}
+
+/* New results: the parts go to their kernels, which may call what they like. */
+static void list_op(void)
+{
+	enter_list("aten::_foreach_sqrt", CALL, 0, 0x7000, 0x8000);
+	enter_list("aten::_foreach_sqrt", AGAIN, BACKEND_KEYS, 0x7000, 0x8000);
+	for (uint64_t at = 0x7000; at <= 0x8000; at += 0x1000) {
+		enter("aten::sqrt", "", CALL, 0, at, 0);
+		enter("aten::_to_copy", "", AGAIN, BACKEND_KEYS, at, 0);
+		leave(at + 0x2000, false);
+		leave(at + 0x2000, false);
+	}
+	leave(0x9000, false);
+	leave(0x9000, false);
+}
+
+/* Made of others, but not one for each tensor. */
+static void op_on_a_list(void)
+{
+	enter_list("aten::stack", CALL, 0, 0x7000, 0x8000);
+	enter_list("aten::stack", AGAIN, BACKEND_KEYS, 0x7000, 0x8000);
+	enter("aten::copy_", "", CALL, 0, 0x9000, 0x7000);
+	leave(0x9000, false);
+	leave(0xb000, false);
+	leave(0xb000, false);
+}
+
 static void raising_op(void)
 {
 	enter("aten::exp", "", CALL, 0, 0x6000, 0);
@@ -169,6 +236,11 @@ static void one_iteration(void)
 	call_only_op();
 	no_op();
 	raising_op();
+	if (with_lists) {
+		list_op_in_place();
+		list_op();
+		op_on_a_list();
+	}
 }
 
 static void write_trace(int iterations, bool lose)
@@ -246,6 +318,36 @@ static void test_nodes(void **state)
 	for (i = 0; i < graph->n_ops && !graph->ops[i].raised; i++)
 		continue;
 	assert_true(i < graph->n_ops);
+	graph_free(graph);
+}
+
+static void test_lists(void **state)
+{
+	struct graph *graph;
+	uint32_t i, parts = 0;
+	char err[256];
+
+	with_lists = true;
+	write_trace(ITERATIONS, false);
+	with_lists = false;
+	graph = build();
+	assert_int_equal(graph->n_ops, 7 + 2 + 2 + 1);
+	for (i = 0; i < graph->n_ops; i++)
+		parts += graph->ops[i].list != NULL;
+	assert_int_equal(parts, 4);
+	assert_string_equal(find(graph, "aten::neg_")->list, "aten::_foreach_neg_");
+	assert_string_equal(find(graph, "aten::sqrt")->list, "aten::_foreach_sqrt");
+	assert_true(find(graph, "aten::sqrt")->plain_keys && !find(graph, "aten::sqrt")->call_only);
+	assert_int_equal(find(graph, "aten::sqrt")->n_results, 1);
+	assert_string_equal(find(graph, "aten::sqrt")->file, "optim.py");
+	assert_null(find(graph, "aten::stack")->list);
+	/* Each tensor's two ops are a region's instance. */
+	assert_int_equal(graph_run_passes(graph, NULL, NULL, err, sizeof(err)), 0);
+	for (i = 0; i < graph->n_regions && strcmp(graph->regions[i].lines[0].op, "aten::neg_"); i++)
+		continue;
+	assert_true(i < graph->n_regions);
+	assert_int_equal(graph->regions[i].n_ops, 2);
+	assert_int_equal(graph->regions[i].count, 2);
 	graph_free(graph);
 }
 
@@ -351,7 +453,8 @@ static int remove_file(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_nodes),	 cmocka_unit_test(test_classes),     cmocka_unit_test(test_report),
+	    cmocka_unit_test(test_nodes),	 cmocka_unit_test(test_lists),	     cmocka_unit_test(test_classes),
+	    cmocka_unit_test(test_report),
 	    cmocka_unit_test(test_no_iteration), cmocka_unit_test(test_lost_events), cmocka_unit_test(test_cut_traces),
 	};
 

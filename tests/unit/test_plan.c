@@ -46,11 +46,14 @@ static void assert_same_plan(const struct terra_plan *a, const struct terra_plan
 	assert_string_equal(a->source, b->source);
 	assert_int_equal(a->threads, b->threads);
 	assert_int_equal(a->n_passive, b->n_passive);
+	assert_int_equal(a->n_lists, b->n_lists);
 	assert_int_equal(a->n_imports, b->n_imports);
 	assert_int_equal(a->n_regions, b->n_regions);
 	assert_int_equal(a->n_replaces, b->n_replaces);
 	for (i = 0; i < a->n_passive; i++)
 		assert_string_equal(a->passive[i], b->passive[i]);
+	for (i = 0; i < a->n_lists; i++)
+		assert_string_equal(a->lists[i], b->lists[i]);
 	for (i = 0; i < a->n_imports; i++)
 		assert_string_equal(a->imports[i], b->imports[i]);
 	for (i = 0; i < a->n_regions; i++) {

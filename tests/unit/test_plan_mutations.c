@@ -49,6 +49,7 @@ static const char *const snippets[] = {
     "1e999",
     "aten::mul_.Tensor i0 s\n",
     "passive ",
+    "list ",
     "import ",
     "\xff",
     "kernel=",

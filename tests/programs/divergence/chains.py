@@ -42,6 +42,19 @@ def classes(rows=96, columns=101):
     return torch.randn(rows, columns, requires_grad=True), target
 
 
+def lists(kept, added, moved):
+    """Momentum for all tensors, one op after the other, as the foreach forms of optimizers do it."""
+    torch._foreach_mul_(kept, 0.9)
+    torch._foreach_add_(kept, added)
+    torch._foreach_add_(moved, kept, alpha=-0.1)
+
+
+def list_optimizers(parameters):
+    return [torch.optim.AdamW(parameters, lr=1e-2, foreach=True),
+            torch.optim.Adam(parameters, lr=1e-2, weight_decay=1e-2, foreach=True),
+            torch.optim.SGD(parameters, lr=1e-2, momentum=0.9, weight_decay=1e-2, foreach=True)]
+
+
 class Block(nn.Module):
     """A layer with a fused activation, dropout and a residual."""
 
@@ -71,6 +84,7 @@ def main(steps=8):
     torch.manual_seed(0)
     net = model()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
+    optimizers = list_optimizers(list(net.parameters()))
     x = torch.randn(32, 64)
     bias = torch.randn(64)
     for _ in range(steps):
@@ -81,6 +95,11 @@ def main(steps=8):
             for run in (chain, gelu, lambda x: mixed(x, bias), in_place, lambda x: pair(x, other),
                         lambda x: row_added(x, bias)):
                 run(y).sum()
+            kept, added, moved = ([torch.randn(64, 64), torch.randn(200)] for _ in range(3))
+            lists(kept, added, moved)
+            sum(t.sum() for t in moved)
+        for other_form in optimizers:
+            train_step(net, other_form, x)
         z = torch.randn(64, 64, requires_grad=True)
         (chain(z).sum() + gelu(z).sum()).backward()
         scores, target = classes()

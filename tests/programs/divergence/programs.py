@@ -24,7 +24,8 @@ import torch
 from torch import nn
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from chains import Block, chain, classes, gelu, in_place, mixed, model, train_step  # noqa: E402
+from chains import (Block, chain, classes, gelu, in_place, list_optimizers, lists, mixed, model,  # noqa: E402
+                    train_step)
 
 PROGRAMS = {}
 
@@ -636,6 +637,219 @@ def foreach_and_amsgrad(hazard):
     trained(hazard, 6, foreach=True)
     trained(hazard, 6, amsgrad=True)
     trained(hazard, 6, maximize=True)
+
+
+@program("", "deferred")
+def lists_optimizers(hazard):
+    with hazard():
+        for which in range(3):
+            net = model()
+            optimizer = list_optimizers(list(net.parameters()))[which]
+            for step in range(6):
+                optimizer.param_groups[0]["lr"] = 1e-2 / (step + 1)
+                train_step(net, optimizer, data(32, 64))
+            show("parameters", *net.parameters())
+            show("state", *[t for state in optimizer.state.values() for t in state.values()])
+
+
+@program("", "deferred")
+def lists_other_forms(hazard):
+    forms = [{"amsgrad": True}, {"maximize": True}, {"capturable": False, "differentiable": False}]
+    with hazard():
+        for options in forms:
+            trained(hazard, 4, foreach=True, **options)
+        net = model()
+        optimizer = torch.optim.SGD(net.parameters(), lr=torch.tensor(1e-2), momentum=0.9, nesterov=True, foreach=True)
+        for _ in range(4):
+            train_step(net, optimizer, data(32, 64))
+        show("parameters", *net.parameters())
+
+
+@program("", "deferred")
+def lists_clipped(hazard):
+    net = model()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, foreach=True)
+    x = data(32, 64)
+    with hazard():
+        for step in range(6):
+            optimizer.zero_grad(set_to_none=step % 2 == 0)
+            net(x).square().mean().backward()
+            torch.nn.utils.clip_grad_norm_(net.parameters(), 0.1, foreach=True)
+            optimizer.step()
+    show("parameters", *net.parameters())
+
+
+def two_of_each(size=4096):
+    return ([data(size), data(size)] for _ in range(3))
+
+
+@program("", "deferred")
+def lists_in_turn(hazard):
+    """More tensors than may wait, of few sizes; and a second list that has them in another order."""
+    sizes = [64 + 16 * (i % 5) for i in range(1300)]
+    kept, added, moved = ([data(size) for size in sizes] for _ in range(3))
+    with hazard():
+        for _ in range(3):
+            lists(kept, added, moved)
+            lists(kept[::-1], added[::-1], moved[::-1])
+        torch._foreach_mul_(kept, 0.9)
+        torch._foreach_add_(kept[::-1], added[::-1])
+        torch._foreach_add_(moved, kept, alpha=-0.1)
+    show("lists", *kept, *moved)
+
+
+@program("order", "access")
+def lists_written_behind(hazard):
+    """What is added to the first tensor is what the second one is multiplied to, which begins later and ends later."""
+    (u, v), (g, _), (p, q) = two_of_each()
+    with hazard():
+        lists([u, v], [v, g], [p, q])
+        show("written", u, v, p, q)
+
+
+@program("order", "access")
+def lists_read_behind(hazard):
+    """The second tensor's sum reads what the first one's last op writes."""
+    (u, v), (g, _), (p, q) = two_of_each()
+    with hazard():
+        lists([u, v], [g, p], [p, q])
+        show("read", u, v, p, q)
+
+
+@program("", "op")
+def lists_of_one_storage(hazard):
+    whole = data(2 * 4096)
+    gradients = data(2 * 4096)
+    parameters = [nn.Parameter(whole[:4096]), nn.Parameter(whole[4096:])]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-2, foreach=True)
+    with hazard():
+        for _ in range(4):
+            for parameter, gradient in zip(parameters, gradients.split(4096)):
+                parameter.grad = gradient
+            optimizer.step()
+        show("views", whole)
+
+
+@program("", "access")
+def lists_of_overlapping_views(hazard):
+    whole = data(4096 + 64)
+    (u, v), (g, h), _ = two_of_each()
+    with hazard():
+        lists([u, v], [g, h], [whole[:4096], whole[64:]])
+        lists([whole[:4096], whole[64:]], [g, h], [u, v])
+        show("overlap", whole, u, v)
+
+
+@program("", "access")
+def lists_with_one_twice(hazard):
+    (u, _), (g, h), (p, q) = two_of_each()
+    with hazard():
+        lists([u, u], [g, h], [p, q])
+        lists([u, p], [g, g], [q, q])
+        show("twice", u, p, q)
+
+
+@program("", "access")
+def lists_read_between(hazard):
+    kept, added, moved = two_of_each()
+    view = added[0].numpy()
+    with hazard():
+        torch._foreach_mul_(kept, 0.9)
+        show("before", kept[0].numpy())
+        torch._foreach_add_(kept, added)
+        view[:] = 5
+        torch._foreach_add_(moved, kept, alpha=-0.1)
+        show("between", *kept, *moved, *added)
+
+
+@program("", "deferred")
+def lists_interrupted(hazard):
+    """The second tensor of a list raises, when the first has been dealt with."""
+    kept, added, moved = two_of_each()
+    with hazard():
+        for wrong in ([added[0], data(63)], [added[0], added[1].int()[:7]]):
+            torch._foreach_mul_(kept, 0.9)
+            try:
+                torch._foreach_add_(kept, wrong)
+            except RuntimeError as error:
+                print("raised", str(error).split(".")[0][:40])
+            lists(kept, added, moved)
+        show("interrupted", *kept, *moved)
+
+
+@program("", "deferred")
+def lists_and_ops_between(hazard):
+    kept, added, moved = two_of_each()
+    with hazard():
+        torch._foreach_mul_(kept, 0.9)
+        y = chain(data(4096))
+        torch._foreach_add_(kept, added)
+        added[1].add_(1.0)
+        moved[0].mul_(0.5)
+        torch._foreach_add_(moved, kept, alpha=-0.1)
+        show("between", y, *kept, *moved, *added)
+
+
+@program("", "op")
+def lists_results_kept(hazard):
+    kept, added, moved = two_of_each()
+    parameters = [nn.Parameter(t) for t in moved]
+    optimizer = list_optimizers(parameters)[1]
+    roots = []
+    with hazard():
+        for _ in range(3):
+            for parameter, gradient in zip(parameters, added):
+                parameter.grad = gradient
+            optimizer.step()
+            roots += torch._foreach_sqrt([state["exp_avg_sq"] for state in optimizer.state.values()])
+        show("roots", *roots, *parameters)
+
+
+@program("keys", "deferred")
+def calls_above_autograd(hazard):
+    """Regions that begin in lists are begun by calls, too; others must stay what autograd sees first."""
+    x = data(64, 64).requires_grad_()
+    with hazard():
+        kept, added, moved = two_of_each()
+        lists(kept, added, moved)
+        gelu(chain(x)).sum().backward()
+        roots = torch._foreach_sqrt([x.abs() + 1, x.square() + 1])
+        sum(root.sum() for root in roots).backward()
+    show("gradient", x.grad, *moved)
+
+
+@program("", "deferred")
+def calls_under_modes(hazard):
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            names.append(function.__name__)
+            return function(*args, **(kwargs or {}))
+
+    names = []
+    kept, added, moved = two_of_each()
+    with hazard():
+        lists(kept, added, moved)
+        with Names():
+            lists(kept, added, moved)
+            roots = torch._foreach_sqrt(torch._foreach_abs(kept))
+        with torch.inference_mode():
+            more = torch._foreach_sqrt(torch._foreach_abs(moved))
+            lists(more, added, roots)
+    print(*names)
+    show("modes", *roots, *more, *kept)
+
+
+@program("", "deferred")
+def calls_profiled(hazard):
+    kept, added, moved = two_of_each()
+    with hazard():
+        lists(kept, added, moved)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            roots = torch._foreach_sqrt(torch._foreach_abs(kept))
+    print({event.key: event.count for event in profile.key_averages() if event.key == "aten::sqrt"})
+    show("profiled", *roots, *moved)
 
 
 @program("", "deferred")
