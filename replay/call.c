@@ -265,7 +265,8 @@ static bool tensor_is_apart(const void *tensor)
 		return framework_is_undefined(tensor);
 	if (t.numel == 0)
 		return true;
-	return !guard_covers(t.data, (size_t)tensor_span(&t) * 16); /* the widest element: complex double */
+	/* Other types by their widest element: complex double. */
+	return !guard_covers(t.data, (size_t)tensor_span(&t) * (t.dtype == framework.float32 ? sizeof(float) : 16));
 }
 
 static bool list_is_apart(const uint64_t *word)

@@ -276,26 +276,25 @@ static bool held_by_lists(void)
 	return waiting.lists.n_open > 0 && 2 * queue.held_bytes <= queue.work_bytes;
 }
 
-/* Flushes when enough waits. */
-static void flush_at_caps(const struct instance *inst)
+/* Flushes when too much waits; at the next op, when it is enough. */
+static void flush_at_caps(void)
 {
 	bool open = waiting.growing != NULL || waiting.lists.n_open > 0;
-	bool enough = !open && queue.work_bytes >= replay_config.work_cap;
 	bool much = queue.held_bytes >= (open ? OPEN_CAP_FACTOR : 1) * replay_config.held_cap && !held_by_lists();
 
 	if (queue.held_bytes > replay_counts.held_peak)
 		replay_counts.held_peak = queue.held_bytes;
 	if (!queue.closed) /* the system refused: what can't be guarded does not wait */
 		flush_locked(FLUSH_MEMORY, true);
-	else if (inst->listed && !open)
-		waiting.lists.due = enough || much; /* the list's results are dead at the next op, and need not be written */
-	else if (enough || much)
-		flush_locked(enough ? FLUSH_COMPLETE : FLUSH_MEMORY, true);
+	else if (!open)
+		waiting.due = much || queue.work_bytes >= replay_config.work_cap;
+	else if (much)
+		flush_locked(FLUSH_MEMORY, true);
 }
 
 void queue_list(const void *tensors, uint64_t n)
 {
-	if (waiting.lists.due)
+	if (waiting.due)
 		queue_flush(FLUSH_COMPLETE);
 	waiting.lists.begin = tensors;
 	waiting.lists.end = waiting.lists.begin + n * sizeof(void *);
@@ -311,7 +310,7 @@ bool queue_offer(struct call *call)
 
 	if (call->numel < QUEUE_MIN_NUMEL)
 		return false;
-	if (waiting.lists.due || !room_for_one_more(call))
+	if (waiting.due || !room_for_one_more(call))
 		queue_flush(FLUSH_COMPLETE);
 	if (!room_for_one_more(call))
 		return false;
@@ -341,7 +340,7 @@ again:
 	replay_counts.deferred++;
 	if (inst->node->n_edges == 0)
 		instance_close(inst);
-	flush_at_caps(inst);
+	flush_at_caps();
 	queue_unlock(taken);
 	return true;
 }
@@ -584,7 +583,7 @@ static void queue_reset(void)
 	guard_open();
 	blocks_release();
 	waiting.growing = NULL;
-	waiting.lists.seen = waiting.lists.due = false;
+	waiting.lists.seen = waiting.due = false;
 	waiting.lists.n_open = 0;
 	queue.closed = true;
 	waiting.n = 0;

@@ -66,8 +66,8 @@ struct waiting { /* instances, in the order in which they will run */
 		const char *begin, *end; /* words of the tensors that the last op on a list is for */
 		bool seen;               /* some instance began in one */
 		uint32_t n_open;         /* of those instances */
-		bool due;                /* enough waits: a flush at the next op, when the lists' own results are freed */
 	} lists;
+	bool due; /* enough waits: a flush at the next op, when what made the last results has freed what it needs no more */
 };
 extern struct waiting waiting; /* queue.c */
 
