@@ -21,6 +21,19 @@ UPDATES = {"AdamW": "mul_ lerp_ mul_ addcmul_ sqrt div_ add_ addcdiv_", "SGD": "
            "Adam": "lerp_ mul_ addcmul_ sqrt div_ add_ addcdiv_"}
 # Ends with an exit code of its own, so that a test sees whether it is kept.
 ENDS_WITH_3 = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__'); sys.exit(3)"
+# Large parameters under AdamW's foreach form; the highest resident size goes to stderr.
+LARGE = """
+import hashlib, resource, sys, torch
+torch.manual_seed(0)
+parameters = [torch.nn.Parameter(torch.randn(1024, 1024)) for _ in range(40)]
+optimizer = torch.optim.AdamW(parameters, lr=1e-3, foreach=True)
+for _ in range(3):
+    optimizer.zero_grad()
+    sum(p.square().sum() for p in parameters).backward()
+    optimizer.step()
+print(hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in parameters)).hexdigest())
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+"""
 _made = {}
 
 
@@ -224,6 +237,18 @@ for _seed, _drawn in SEEDS.items():
         converts(seed, drawn)
     _converts.__name__ = "a_third_program_converts_" + _drawn.replace(" ", "_").lower()
     test(_converts, timeout=400)
+
+
+@test(timeout=400)
+def lists_are_fused_and_not_hungrier():
+    "All updates wait until the last list is through; the roots are never written, and no more memory is used than in eager."
+    eager = run([PYTHON, "-c", LARGE], timeout=200)
+    done, log = replay(["-c", LARGE], third_plan(15))
+    assert done.stdout == eager.stdout
+    fused, = [region for region in log["regions"] if region["name"].endswith(UPDATES["AdamW"])]
+    assert fused["runs"] >= 2 * 40 and log["ops_singly"] == 0, log
+    assert fused["dead_results"] == 5 * fused["runs"], log
+    assert int(done.stderr) <= 1.1 * int(eager.stderr), (done.stderr, eager.stderr)
 
 
 # ---- plans that are not for this program or machine, or no plans ----
