@@ -35,6 +35,14 @@ def row_added(x, row):
     return row + y
 
 
+def shifted(a, b):
+    return b.add_(a * 1.5)
+
+
+def biased(x, bias):
+    return (x + bias) * 0.5 + 0.25
+
+
 class Block(nn.Module):
     """A layer with a fused activation, dropout and a residual."""
 
@@ -72,7 +80,7 @@ def main(steps=8):
             y, other = torch.randn(64, 64), torch.randn(64, 64)
             # A sum after each: a region ends there, so that each chain is one of its own.
             for run in (chain, gelu, lambda x: mixed(x, bias), in_place, lambda x: pair(x, other),
-                        lambda x: row_added(x, bias)):
+                        lambda x: row_added(x, bias), lambda x: shifted(x, other), lambda x: biased(x, bias)):
                 run(y).sum()
         z = torch.randn(64, 64, requires_grad=True)
         (chain(z).sum() + gelu(z).sum()).backward()
