@@ -113,7 +113,7 @@ static void summary_log(const struct terra_plan *plan)
 		   (double)replay_counts.held_peak / 1e6);
 }
 
-/* For tests in the process: "deferred", "fused", "replaced", "waiting", or a flush reason. ~0: no such count. */
+/* For tests in the process: "deferred", "fused", "replaced", "parallel", "waiting", or a flush reason. ~0: no such count. */
 REPLAY_EXPORT uint64_t terra_replay_count(const char *name)
 {
 	if (strcmp(name, "deferred") == 0)
@@ -122,6 +122,8 @@ REPLAY_EXPORT uint64_t terra_replay_count(const char *name)
 		return replay_counts.fused;
 	if (strcmp(name, "replaced") == 0)
 		return replay_counts.replaced;
+	if (strcmp(name, "parallel") == 0)
+		return replay_counts.parallel;
 	if (strcmp(name, "waiting") == 0)
 		return replay_pending;
 	for (int i = 0; i < FLUSH_REASONS; i++)

@@ -512,10 +512,12 @@ static void wave_execute(struct wave *wave, bool parallel)
 		elements += wave->jobs[i].numel;
 		blocks += (wave->jobs[i].numel + wave->jobs[i].block - 1) / wave->jobs[i].block;
 	}
-	if (parallel && elements >= PARALLEL_MIN)
+	if (parallel && elements >= PARALLEL_MIN) {
 		framework_parallel(blocks, wave_run, wave);
-	else if (blocks > 0)
+		replay_counts.parallel++;
+	} else if (blocks > 0) {
 		framework_alone(blocks, wave_run, wave);
+	}
 	wave->n = 0;
 }
 

@@ -176,6 +176,7 @@ struct region_counts {
 };
 struct replay_counts {
 	uint64_t deferred, fused, finished_singly, replaced;
+	uint64_t parallel; /* waves that were run on all threads */
 	uint64_t flushes[FLUSH_REASONS];
 	uint64_t held_peak;
 };

@@ -10,6 +10,7 @@ import glob
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,10 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.path.abspath(os.environ.get("TERRA_BUILD", os.path.join(ROOT, "build")))
 UNIT_SECONDS, SANITIZED_SECONDS, SUITE_SECONDS, BUILD_SECONDS = 120, 300, 300, 900
 QUICK_SECONDS = 120
+
+# OpenMP's threads spin while they wait, so that two programs at once would each be many times slower. Where they sleep
+# instead, as many threads as ever do the same parts of the work: the bits are the same.
+BESIDE_OTHERS = {"GOMP_SPINCOUNT": "0"}
 
 # Leak reports end a test; undefined behaviour is fatal by the build's own flags and should say where it happened.
 SANITIZER_ENV = {"ASAN_OPTIONS": "detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1",
@@ -31,11 +36,12 @@ HARNESS_CASE = re.compile(r"(ok|FAIL|skipped) - (.*)")
 
 
 class Suite:
-    """One program to run: its name as printed, its command, and the seconds it may take."""
+    """One program to run: its name as printed, its command, the seconds it may take, whether nothing may run beside it."""
 
-    def __init__(self, name, command, seconds, kind, cwd=ROOT, env=None):
+    def __init__(self, name, command, seconds, kind, cwd=ROOT, env=None, alone=False):
         self.name, self.command, self.seconds, self.kind, self.cwd = name, command, seconds, kind, cwd
-        self.env = {**os.environ, "TERRA_BUILD": BUILD, **(env or {})}
+        self.alone = alone
+        self.env = {**os.environ, "TERRA_BUILD": BUILD, **({} if alone else BESIDE_OTHERS), **(env or {})}
 
 
 class Result:
@@ -156,19 +162,31 @@ def chosen(name, patterns):
     return not patterns or any(fnmatch.fnmatch(name, f"*{pattern}*") for pattern in patterns)
 
 
-def declared_seconds(path):
+def declared(path):
+    """The seconds that a script says it may take, and whether it says that it must run alone."""
     with open(path, encoding="utf-8") as script:
-        found = re.search(r"^# timeout: (\d+)", script.read(), re.MULTILINE)
-    return int(found[1]) if found else SUITE_SECONDS
+        text = script.read()
+    seconds = re.search(r"^# timeout: (\d+)", text, re.MULTILINE)
+    return int(seconds[1]) if seconds else SUITE_SECONDS, re.search(r"^# alone: ", text, re.MULTILINE) is not None
+
+
+def shared_plans():
+    """An empty folder for the traces and plans that several suites use."""
+    folder = os.path.join(BUILD, "check", "plans")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    return {"TERRA_TEST_PLANS": folder}
 
 
 def python_suites(patterns):
-    suites = []
+    """Those that must run alone first: what they leave for others was traced on a quiet machine."""
+    suites, env = [], shared_plans()
     for path in sorted(glob.glob(os.path.join(ROOT, "tests", "e2e", "test_*.py"))):
         name = "e2e/" + os.path.basename(path)[:-3]
         if chosen(name, patterns):
-            suites.append(Suite(name, [sys.executable, "-u", path], declared_seconds(path), "harness"))
-    return suites
+            seconds, alone = declared(path)
+            suites.append(Suite(name, [sys.executable, "-u", path], seconds, "harness", env=env, alone=alone))
+    return sorted(suites, key=lambda suite: not suite.alone)
 
 
 def libtorch():
@@ -197,28 +215,29 @@ def run_all(suites, workers, totals):
             totals[2] += len(result.skipped)
 
 
-def run_sanitized(options, totals):
-    """The C programs again under ASan and UBSan, and those about threads under TSan."""
+def sanitized_suites(options, totals):
+    """The C programs again under ASan and UBSan, and those about threads under TSan; built here, no more than they need."""
+    suites = []
     for prefix, flag, accept in (("sanitize", "address", lambda name, labels: "no-sanitize" not in labels),
                                  ("tsan", "thread", lambda name, labels: name.endswith("_threads"))):
-        if not c_suites(prefix, BUILD, 0, options.only, accept=accept):
+        targets = [part for suite in c_suites(prefix, BUILD, 0, options.only, accept=accept)
+                   for part in ("--target", os.path.basename(suite.command[0]))]
+        if not targets:
             continue
         folder = os.path.join(BUILD, f"sanitize-{flag}")
-        if build(f"with -fsanitize={flag}", [f"--sanitize={flag}", "--build-dir", folder]):
-            run_all(c_suites(prefix, folder, SANITIZED_SECONDS, options.only, SANITIZER_ENV, accept), os.cpu_count(),
-                    totals)
+        if build(f"with -fsanitize={flag}", [f"--sanitize={flag}", "--build-dir", folder, *targets]):
+            suites += c_suites(prefix, folder, SANITIZED_SECONDS, options.only, SANITIZER_ENV, accept)
         else:
             totals[1] += 1
+    return suites
 
 
-def run_python(options, totals):
-    """One suite at a time: OpenMP's threads spin, so two programs at once would each be many times slower."""
-    for suite in python_suites(options.only):
-        if options.quick and suite.seconds > QUICK_SECONDS:
-            print(f"{suite.name:44} skipped: takes up to {suite.seconds} s, --quick")
-            totals[2] += 1
-        else:
-            run_all([suite], 1, totals)
+def quick_enough(suite, totals):
+    if suite.seconds <= QUICK_SECONDS:
+        return True
+    print(f"{suite.name:44} skipped: takes up to {suite.seconds} s, --quick")
+    totals[2] += 1
+    return False
 
 
 def close(start, totals):
@@ -241,10 +260,13 @@ def main():
     if not build("everything", []):
         totals[1] += 1
         close(start, totals)
-    run_all(c_suites("unit", BUILD, UNIT_SECONDS, options.only), os.cpu_count(), totals)
+    suites = c_suites("unit", BUILD, UNIT_SECONDS, options.only)
     if not options.quick:
-        run_sanitized(options, totals)
-    run_python(options, totals)
+        suites += sanitized_suites(options, totals)
+    run_all(suites, os.cpu_count(), totals)
+    suites = [suite for suite in python_suites(options.only) if not options.quick or quick_enough(suite, totals)]
+    run_all([suite for suite in suites if suite.alone], 1, totals)
+    run_all([suite for suite in suites if not suite.alone], os.cpu_count(), totals)
     if not any(totals):
         print("check: no suite has such a name")
         totals[1] += 1

@@ -14,11 +14,13 @@ A suite is a script, tests/e2e/test_NAME.py:
 
 It prints "ok - NAME", "FAIL - NAME" or "skipped - NAME (why)" per test and exits with 1 when one failed. Arguments are
 patterns that choose tests by name. A line "# timeout: SECONDS" in the script tells tools/check how long all of it may
-take. A test that needs the right to load BPF programs asks for it with need_bpf(): without the right it is skipped, and
+take, a line "# alone: WHY" that no other suite may run beside it. A test that needs the right to load BPF programs asks for it with need_bpf(): without the right it is skipped, and
 fails where TERRA_REQUIRE_BPF=1 is set.
 """
 import ctypes
+import fcntl
 import fnmatch
+import hashlib
 import os
 import signal
 import subprocess
@@ -107,15 +109,40 @@ def python(code, *arguments, **options):
     return run([PYTHON, "-c", code, *arguments], **options)
 
 
+def _made(stem, ending, words, make):
+    """The file that make(path) writes: STEM.ENDING, or in the folder TERRA_TEST_PLANS, where each of the suites that need
+    the same finds it, as `words` say what it is made of."""
+    folder = os.environ.get("TERRA_TEST_PLANS")
+    if not folder:
+        make(f"{stem}.{ending}")
+        return f"{stem}.{ending}"
+    path = os.path.join(folder, hashlib.sha256(repr(words).encode()).hexdigest()[:16] + "." + ending)
+    with open(path + ".lock", "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not os.path.exists(path):
+            make(path + ".new")
+            os.rename(path + ".new", path)
+    return path
+
+
+def make_trace(stem, command, *, env=None, again=False):
+    """Traces a Python program; the path of the trace. `again` makes another one, for this suite alone."""
+    def make(path):
+        run([tool("terra-trace"), "--quiet", "--backend", "preload", "-o", path, "--", PYTHON, *command], env=env, timeout=300)
+    if again:
+        make(stem + ".again.terra")
+        return stem + ".again.terra"
+    return _made(stem, "terra", [command, env], make)
+
+
 def make_plan(stem, command, *options, env=None):
-    """Traces a Python program and plans it without taking times: what suites test with a plan is answers, not speed.
-    Writes STEM.terra and STEM.plan, whose path it returns; `env` is for both."""
-    trace, plan = stem + ".terra", stem + ".plan"
-    run([tool("terra-trace"), "--quiet", "--backend", "preload", "-o", trace, "--", PYTHON, *command], env=env, timeout=300)
-    # Threads that spin while they wait make the check of a busy machine take minutes.
-    run([tool("terra-opt"), "--quiet", "--no-measure", *options, "-o", plan, trace],
-        env={"GOMP_SPINCOUNT": "0", **(env or {})}, timeout=600)
-    return plan
+    """Traces a Python program and plans it without taking times: what suites test with a plan is answers, not speed. The
+    path of the plan; `env` is for both."""
+    def make(path):
+        # Threads that spin while they wait make the check of a busy machine take minutes.
+        run([tool("terra-opt"), "--quiet", "--no-measure", *options, "-o", path, make_trace(stem, command, env=env)],
+            env={"GOMP_SPINCOUNT": "0", **(env or {})}, timeout=600)
+    return _made(stem, "plan", [command, options, env], make)
 
 
 def temporary_folder():

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The allocator level alone (TERRA_MODE=alloc): same output, warm memory, and never hungrier than without it."""
 # timeout: 900
+import functools
 import glob
 import json
 import os
@@ -33,10 +34,15 @@ def both(*command, **options):
     return eager[1], ours[1]
 
 
-def same(code, *, preload=REPLAY, env=None):
+@functools.cache
+def without(code):
+    return python(code, check=False, env=ALLOC)
+
+
+def same(code, *, preload=REPLAY):
     """Runs source text without and with the library; returns the output, which must be the same."""
-    eager = python(code, check=False, env={**ALLOC, **(env or {})})
-    ours = python(code, check=False, preload=preload, env={**ALLOC, **(env or {})})
+    eager = without(code)
+    ours = python(code, check=False, preload=preload, env=ALLOC)
     assert (eager.stdout, eager.returncode) == (ours.stdout, ours.returncode), \
         f"{eager.returncode} {eager.stdout}{eager.stderr}\n{ours.returncode} {ours.stdout}{ours.stderr}"
     return ours.stdout

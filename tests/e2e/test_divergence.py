@@ -1,8 +1,8 @@
 """Eager against replay, bit for bit, on programs that look behind the dispatcher's back or leave the traced path.
 
-For each program of tests/programs/divergence/programs.py: the same output as eager under the plan made from chains.py, ops
-deferred in the hazard's step, and the flush reason that the program names. Programs that name a guard run once more on a
-library without it, where the output must differ or the process must fail: the test would notice its absence.
+For each program of tests/programs/divergence/programs.py, at each of its sizes: the same output as eager under the plan made
+from chains.py, ops deferred in the hazard's step, and the flush reason that the program names. Programs that name a guard run
+once more on a library without it, where the output must differ or the process must fail: the test would notice its absence.
 """
 # timeout: 900
 import json
@@ -14,6 +14,7 @@ from harness import BUILD, PYTHON, REPLAY, clean_env, main, make_plan, program, 
 
 sys.path.insert(0, os.path.dirname(program("divergence/programs.py")))
 SCRIPT = program("divergence/programs.py")
+IN_PARALLEL = ("op", "syscall", "fork")  # flushes for these reasons may use all threads, where there is enough to do
 _state = {}
 _folders = []
 
@@ -26,7 +27,7 @@ def folder():
 
 def listed():
     out = subprocess.run([PYTHON, SCRIPT, "--list"], env=clean_env(), capture_output=True, text=True, check=True).stdout
-    return [line.split() for line in out.splitlines()]
+    return [json.loads(line) for line in out.splitlines()]
 
 
 def plan():
@@ -37,36 +38,47 @@ def plan():
     return _state["plan"]
 
 
+def by_size(out):
+    """What was printed at each size."""
+    parts = [part.split("\n", 1) for part in out.split("-- size ")[1:]]
+    return {int(size): printed for size, printed in parts}
+
+
 def eager(name):
     """All programs in one process: eager has no state that a later one could see, except what it prints."""
     if "eager" not in _state:
         out = run([PYTHON, SCRIPT, "--all"], timeout=300).stdout
-        _state["eager"] = dict(part.split("\n", 1) for part in out.split("== ")[1:])
+        _state["eager"] = {part.split("\n", 1)[0]: by_size(part) for part in out.split("== ")[1:]}
     return _state["eager"][name]
 
 
-def replay(name, library):
+def replay(name, library, sizes):
+    """How it ended, what was printed at each size, and what was counted in each hazard's step."""
     counts = os.path.join(folder(), "counts.json")
     env = clean_env({"TERRA_PLAN": plan(), "TERRA_TEST_COUNTS": counts}, preload=library)
-    done = subprocess.run([PYTHON, SCRIPT, name], env=env, capture_output=True, text=True, timeout=120)
-    seen = json.load(open(counts)) if os.path.exists(counts) else {}
-    return done, seen
+    done = subprocess.run([PYTHON, SCRIPT, name, *map(str, sizes)], env=env, capture_output=True, text=True, timeout=120)
+    seen = json.load(open(counts)) if os.path.exists(counts) else []
+    return done, by_size(done.stdout), seen
 
 
 def without(guard):
     return os.path.join(BUILD, "lib", "without", guard, "libterra_replay.so")
 
 
-def check(name, guard, reason):
-    want = eager(name)
-    done, seen = replay(name, REPLAY)
+def check(name, guard, reason, sizes):
+    want = {size: eager(name)[size] for size in sizes}
+    done, have, seen = replay(name, REPLAY, sizes)
     assert done.returncode == 0, f"exit {done.returncode}: {done.stderr[-800:]}"
-    assert done.stdout == want, f"replay printed\n{done.stdout}\neager\n{want}"
-    assert seen["deferred"] > 0, f"nothing was deferred: {seen}"
-    assert seen[reason] > 0, f"no flush by {reason}: {seen}"
-    if guard != "-":
-        done, seen = replay(name, without(guard))
-        assert done.returncode != 0 or done.stdout != want, f"without the guard {guard} the output is the same: {seen}"
+    assert have == want, f"replay printed\n{have}\neager\n{want}"
+    assert len(seen) == len(sizes), seen
+    for size, counts in zip(sizes, seen):
+        assert counts["deferred"] > 0, f"size {size}: nothing was deferred: {counts}"
+        assert counts[reason] > 0, f"size {size}: no flush by {reason}: {counts}"
+        assert size == 1 or reason not in IN_PARALLEL or counts["parallel"] > 0, f"size {size}: on one thread: {counts}"
+    if guard:
+        done, have, seen = replay(name, without(guard), sizes)
+        same = [size for size in sizes if done.returncode == 0 and have.get(size) == want[size]]
+        assert not same, f"without the guard {guard} the output is the same at size {same}: {seen}"
 
 
 @test(timeout=600)
@@ -79,11 +91,16 @@ def libraries_without_one_guard_each():
     assert refused.returncode != 0 and "release build" in refused.stderr
 
 
-for _name, _guard, _reason in listed():
-    def _check(name=_name, guard=_guard, reason=_reason):
-        check(name, guard, reason)
-    _check.__name__ = _name
-    test(_check, timeout=300)
+def register(name, guard, reason, sizes, apart):
+    def each():
+        for together in [[size] for size in sizes] if apart else [sizes]:
+            check(name, guard, reason, together)
+    each.__name__ = name
+    test(each, timeout=300)
+
+
+for _entry in listed():
+    register(**_entry)
 
 
 if __name__ == "__main__":

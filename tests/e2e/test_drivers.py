@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The drivers of tests and benchmarks: no failure is counted as a pass, no disturbed round as a result."""
 # timeout: 120
+# alone: its tests wait for a time
 import os
 import subprocess
 import sys
@@ -87,6 +88,37 @@ def a_suite_without_a_case_has_failed():
 def python_suites_are_counted_by_their_lines():
     assert outcome("echo 'ok - a (0.1 s)'; echo 'skipped - b (why)'; echo 'FAIL - c'; exit 1", kind="harness") == (1, 1, 1)
     assert outcome("echo 'ok - a'; exit 3", kind="harness") == (1, 1, 0)
+
+
+@test
+def suites_that_must_be_alone_are():
+    "What a script declares is found, and only beside others do waiting threads sleep."
+    assert runner.declared(os.path.abspath(__file__)) == (120, True)
+    assert not runner.declared(os.path.join(ROOT, "tests", "e2e", "test_report.py"))[1]
+    alone, other = (runner.Suite("made/up", ["true"], 1, "harness", alone=value) for value in (True, False))
+    assert "GOMP_SPINCOUNT" in other.env and alone.env.get("GOMP_SPINCOUNT") == os.environ.get("GOMP_SPINCOUNT")
+
+
+@test
+def what_suites_share_is_made_once():
+    "One file for the same words, whatever the stem; without a folder to share, each makes its own; a failure leaves none."
+    code = HARNESS + """
+import harness
+made = []
+def make(path):
+    made.append(path)
+    open(path, 'w').write('x')
+def fail(path):
+    make(path)
+    raise OSError
+try: harness._made('a', 'plan', ['other'], fail)
+except OSError: pass
+paths = [harness._made(stem, 'plan', ['words'], make) for stem in 'ab'] + [harness._made('c', 'plan', ['other'], make)]
+print(len(made), len(set(paths)), all(map(os.path.exists, paths)))
+"""
+    with temporary_folder() as folder:
+        assert python(code, env={"TERRA_TEST_PLANS": folder}, cwd=folder).stdout == "3 2 True\n"
+        assert python(code, cwd=folder).stdout == "4 3 True\n"
 
 
 @test

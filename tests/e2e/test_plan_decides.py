@@ -66,7 +66,7 @@ def write(name, data):
 
 @once
 def gpt2_plan():
-    return make_plan(path("gpt2"), [program("gpt2.py"), "4"])
+    return make_plan(path("gpt2"), [program("gpt2.py"), "8"])
 
 
 @once

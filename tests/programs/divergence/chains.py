@@ -35,6 +35,14 @@ def row_added(x, row):
     return row + y
 
 
+def shifted(a, b):
+    return b.add_(a * 1.5)
+
+
+def biased(x, bias):
+    return (x + bias) * 0.5 + 0.25
+
+
 def classes(rows=96, columns=101):
     """Scores and labels, some of which are to be ignored."""
     target = torch.randint(columns, (rows,))
@@ -93,7 +101,7 @@ def main(steps=8):
             y, other = torch.randn(64, 64), torch.randn(64, 64)
             # A sum after each: a region ends there, so that each chain is one of its own.
             for run in (chain, gelu, lambda x: mixed(x, bias), in_place, lambda x: pair(x, other),
-                        lambda x: row_added(x, bias)):
+                        lambda x: row_added(x, bias), lambda x: shifted(x, other), lambda x: biased(x, bias)):
                 run(y).sum()
             kept, added, moved = ([torch.randn(64, 64), torch.randn(200)] for _ in range(3))
             lists(kept, added, moved)

@@ -1,17 +1,22 @@
 """Programs that look at, or change, tensor memory in every way that an op dispatcher does not see, and programs that leave the
 path that was traced. Each must print what eager prints, bit for bit.
 
-    python programs.py NAME      prints the results of one program
-    python programs.py --list    one line each: name, guard that it needs, flush reason that it must cause
+    python programs.py NAME SIZE...    prints the results of one program, once for each size, one after the other
+    python programs.py --all           those of every program at each of its sizes
+    python programs.py --list          a line of JSON each: name, guard that it needs, flush reason that it must cause, ...
 
 `guard` is the replay guard (TERRA_TEST_NO_GUARD) without which the result must differ; "" where several guards cover each
-other, so that no single removal shows. `reason` is the flush reason that the step must cause.
+other, so that no single removal shows. `reason` is the flush reason that the step must cause. Sizes are factors to the
+number of elements: at the first, a few thousand, no flush is worth threads; at the second each is. Programs that are about
+memory or threads are large as they are, and have the first alone. `apart` are those after which nothing waits in the process
+any more: a process for each size.
 """
 import ctypes
 import gc
 import hashlib
 import io
 import json
+import math
 import os
 import signal
 import sys
@@ -27,14 +32,26 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from chains import (Block, chain, classes, gelu, in_place, list_optimizers, lists, mixed, model,  # noqa: E402
                     train_step)
 
+SIZES = (1, 16)
 PROGRAMS = {}
+size = 1  # of the program that runs
 
 
-def program(guard="", reason="op"):
+def program(guard="", reason="op", sizes=SIZES, apart=False):
     def register(function):
-        PROGRAMS[function.__name__] = (function, guard, reason)
+        PROGRAMS[function.__name__] = (function, guard, reason, sizes, apart)
         return function
     return register
+
+
+def rows(n):
+    """Of a tensor whose number of elements is to grow with the size."""
+    return n * size
+
+
+def side(n):
+    """Of a square one."""
+    return n * math.isqrt(size)
 
 
 class Counts:
@@ -53,7 +70,8 @@ class Counts:
 
     @contextmanager
     def hazard(self):
-        names = ("deferred", "fused", "op", "complete", "memory", "access", "syscall", "fork", "thread")
+        names = ("deferred", "fused", "op", "complete", "memory", "access", "syscall", "fork", "thread",
+                 "parallel")
         before = {name: self.read(name) for name in names}
         yield
         for name in names:
@@ -85,7 +103,7 @@ def data(*shape):
 
 @program("results", "access")
 def numpy_read(hazard):
-    x = data(64, 64)
+    x = data(rows(64), 64)
     with hazard():
         y = chain(x)
         show("numpy", y.numpy())
@@ -93,7 +111,7 @@ def numpy_read(hazard):
 
 @program("results", "access")
 def view_taken_before_read(hazard):
-    x = data(64, 64)
+    x = data(rows(64), 64)
     view = x.numpy()
     with hazard():
         in_place(x)
@@ -102,7 +120,7 @@ def view_taken_before_read(hazard):
 
 @program("results", "access")
 def pointer_read(hazard):
-    x = data(64, 64)
+    x = data(rows(64), 64)
     with hazard():
         y = chain(x)
         show("pointer", ctypes.string_at(y.data_ptr(), y.nbytes))
@@ -110,7 +128,7 @@ def pointer_read(hazard):
 
 @program("results", "access")
 def dlpack_read(hazard):
-    x = data(64, 64)
+    x = data(rows(64), 64)
     with hazard():
         y = chain(x)
         show("dlpack", np.from_dlpack(y))
@@ -118,7 +136,7 @@ def dlpack_read(hazard):
 
 @program("results", "access")
 def tolist_read(hazard):
-    x = data(64, 64)
+    x = data(rows(64), 64)
     with hazard():
         y = chain(x)
         show("tolist", np.asarray(y.tolist(), dtype=np.float32))
@@ -126,7 +144,7 @@ def tolist_read(hazard):
 
 @program("", "op")
 def item_read(hazard):
-    x = data(64, 64)
+    x = data(rows(64), 64)
     with hazard():
         y = chain(x)
         show("item", np.float32([y[3, 5].item(), float(y.sum())]))
@@ -134,7 +152,7 @@ def item_read(hazard):
 
 @program("", "op")
 def printed(hazard):
-    x = data(64, 64)
+    x = data(rows(64), 64)
     with hazard():
         print(chain(x))
 
@@ -143,16 +161,16 @@ def printed(hazard):
 
 @program("foreign", "deferred")
 def from_numpy_written(hazard):
-    a = np.arange(4096, dtype=np.float32)
+    a = np.arange(rows(4096), dtype=np.float32)
     t = torch.from_numpy(a)
     with hazard():
-        held = chain(data(64, 64))
+        held = chain(data(rows(64), 64))
         y = t * 1.5 + 0.25
         a[:] = 5
         show("foreign", y, held)
 
 
-@program("inputs", "access")
+@program("inputs", "access", sizes=(1,))
 def view_taken_before_written(hazard):
     x = data(1024, 1024)  # pages of its own: those of the result are not enough
     view = x.numpy()
@@ -162,7 +180,7 @@ def view_taken_before_written(hazard):
         show("written", y, x)
 
 
-@program("inputs", "access")
+@program("inputs", "access", sizes=(1,))
 def pointer_written(hazard):
     x = data(1024, 1024)  # pages of its own: those of the result are not enough
     pointer = x.data_ptr()
@@ -174,7 +192,7 @@ def pointer_written(hazard):
 
 # ---- memory that is freed, replaced, resized ----
 
-@program("", "access")
+@program("", "access", sizes=(1,))
 def input_freed(hazard):
     x = data(512, 512)
     with hazard():
@@ -184,9 +202,21 @@ def input_freed(hazard):
         show("freed", y, z)
 
 
+@program("hold", "access")
+def row_freed(hazard):
+    """A result of the same region may not take the freed input's place: its first row is read to the end."""
+    x, t = data(rows(64), 64), data(rows(64), 64)
+    with hazard():
+        y = x + t[0]
+        del t
+        y = y * 0.5
+        y = y + 0.25
+        show("freed", y.numpy())
+
+
 @program("", "access")
 def data_replaced(hazard):
-    x = data(64, 64)
+    x = data(rows(64), 64)
     with hazard():
         in_place(x)
         other = torch.ones(64, 64)
@@ -197,16 +227,16 @@ def data_replaced(hazard):
 
 @program("", "op")
 def resized(hazard):
-    x = data(64, 64)
+    x = data(rows(64), 64)
     with hazard():
         y = chain(x)
-        y.resize_(128, 64)
-        show("resized", y[:64])
+        y.resize_(rows(128), 64)
+        show("resized", y[:rows(64)])
 
 
 @program("", "op")
 def shared(hazard):
-    x = data(64, 64)
+    x = data(rows(64), 64)
     with hazard():
         y = chain(x)
         y.share_memory_()
@@ -215,7 +245,7 @@ def shared(hazard):
 
 @program("", "deferred")
 def results_dropped(hazard):
-    x = data(64, 64)
+    x = data(rows(64), 64)
     with hazard():
         for _ in range(50):
             y = chain(x)
@@ -224,7 +254,7 @@ def results_dropped(hazard):
 
 @program("live", "access")
 def intermediate_kept(hazard):
-    x = data(64, 64)
+    x = data(rows(64), 64)
     with hazard():
         a = x * 1.5
         b = a + 0.25
@@ -234,18 +264,20 @@ def intermediate_kept(hazard):
 
 # ---- overlap ----
 
-@program("", "op")
+@program("overlap", "access")
 def overlapping_in_place(hazard):
-    x = data(4200)
+    """In one go, block by block, the next block of `x` would be changed before it is read."""
+    n = rows(4096)
+    x = data(n + 8)
     with hazard():
-        y = x[:4096] * 1.5
-        x[1:4097].add_(0.25)
+        y = x[:n] * 1.5
+        x[1:n + 1].add_(y)
         show("overlap", y, x)
 
 
 @program("overlap", "op")
 def row_of_result_read(hazard):
-    x = data(64, 64)
+    x = data(rows(64), 64)
     with hazard():
         y = x * 1.5
         z = y[1] + y
@@ -254,7 +286,7 @@ def row_of_result_read(hazard):
 
 @program("", "op")
 def transposed_read(hazard):
-    x = data(64, 64)
+    x = data(side(64), side(64))
     with hazard():
         y = chain(x)
         z = y.t() + y
@@ -263,15 +295,15 @@ def transposed_read(hazard):
 
 @program("", "op")
 def expanded(hazard):
-    x = data(64, 1)
+    x = data(rows(64), 1)
     bias = data(64)
     with hazard():
-        y = mixed(x.expand(64, 64), bias)
-        z = mixed(data(64, 64), y[0])
+        y = mixed(x.expand(rows(64), 64), bias)
+        z = mixed(data(rows(64), 64), y[0])
         show("expanded", y, z)
 
 
-@program("", "access")
+@program("", "access", sizes=(1,))
 def written_after_read_by_others(hazard):
     """Large enough for several threads: the in-place op must not overtake the chain that reads the same tensor."""
     bad = 0
@@ -288,7 +320,7 @@ def written_after_read_by_others(hazard):
 @program("", "access")
 def strides_of_results(hazard):
     with hazard():
-        held = chain(data(64, 64))
+        held = chain(data(rows(64), 64))
         a = data(1, 64, 8).transpose(0, 1)
         b = torch.arange(400.0).unfold(0, 64, 1)[:4]
         print((a * 1.5).stride(), (b * data(4, 64)).stride(), (data(6, 64, 1)[::2] * 1.5 + 0.25).stride())
@@ -300,8 +332,8 @@ def named_dims(hazard):
     import warnings
     warnings.simplefilter("ignore")
     with hazard():
-        held = chain(data(64, 64))
-        n = data(8, 64).refine_names("N", "C")
+        held = chain(data(rows(64), 64))
+        n = data(rows(8), 64).refine_names("N", "C")
         print(chain(n).names)
         try:
             data(64).refine_names("N") * data(64).refine_names("M")
@@ -314,7 +346,7 @@ def named_dims(hazard):
 
 @program("syscalls", "syscall")
 def written_to_file(hazard):
-    x = data(64, 64)
+    x = data(rows(64), 64)
     view = memoryview(x.numpy()).cast("B")
     with tempfile.TemporaryFile() as f, hazard():
         in_place(x)
@@ -329,10 +361,10 @@ def written_to_file(hazard):
 
 @program("syscalls", "syscall")
 def read_from_file(hazard):
-    x = data(64, 64)
+    x = data(rows(64), 64)
     view = memoryview(x.numpy()).cast("B")
     with tempfile.TemporaryFile() as f:
-        f.write(bytes(4096 * 4))
+        f.write(bytes(x.nbytes))
         f.flush()
         f.seek(0)
         with hazard():
@@ -347,7 +379,7 @@ def read_from_file(hazard):
 
 @program("syscalls", "syscall")
 def array_tofile(hazard):
-    x = data(64, 64)
+    x = data(rows(64), 64)
     view = x.numpy()
     with tempfile.NamedTemporaryFile() as f, hazard():
         in_place(x)
@@ -362,7 +394,7 @@ def array_tofile(hazard):
 def saved(hazard):
     net = model()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
-    x = data(32, 64)
+    x = data(rows(32), 64)
     for step in range(4):
         with hazard():
             train_step(net, optimizer, x)
@@ -379,7 +411,7 @@ def saved(hazard):
 
 @program("", "thread")
 def thread_reads(hazard):
-    x = data(64, 64)
+    x = data(rows(64), 64)
     seen = []
     with hazard():
         y = chain(x)
@@ -389,30 +421,34 @@ def thread_reads(hazard):
         show("thread", *seen)
 
 
-@program("", "deferred")
+@program("threads", "deferred", sizes=(1,))
 def thread_polls(hazard):
-    """A thread that watches the last element of a result must never see it back at its old value, nor half of the result."""
-    n = 1 << 22
-    x = torch.zeros(n)
+    """A thread that looks while the main thread runs what waits sees the last element as it was issued, never older. Where it
+    looks too early it waits, and proves nothing: hence many tries, each a little later."""
+    x = torch.zeros(1 << 18)
     view = x.numpy()
-    state = {"bad": 0, "target": 0.0, "stop": False}
+    state = {"issued": 0.0, "stop": False, "bad": 0}
 
     def watch():
+        tries = 0
         while not state["stop"]:
-            before = state["target"]
-            first, last = float(view[0]), float(view[-1])
-            if first < before or last < before:
-                state["bad"] += 1
+            issued = state["issued"]
+            if issued > tries:
+                tries += 1
+                for _ in range(tries % 40):
+                    pass
+                state["bad"] += float(view[-1]) < issued
 
     with hazard():
         held = chain(data(64, 64))
         thread = threading.Thread(target=watch)
         thread.start()
+        other = data(1 << 19)  # with x below what makes work run at once
         for i in range(200):
+            y = gelu(other)
             x.mul_(1.0).add_(1.0)
-            state["target"] = float(i + 1)
-            for _ in range(50):
-                pass
+            state["issued"] = float(i + 1)
+            y.sum()
         state["stop"] = True
         thread.join()
         show("polled", x, held)
@@ -421,12 +457,13 @@ def thread_polls(hazard):
 
 @program("", "fork")
 def forked_child(hazard):
-    x = data(64, 64)
+    x = data(rows(64), 64)
     with hazard():
         y = chain(x)
         r, w = os.pipe()
         pid = os.fork()
         if pid == 0:
+            torch.set_num_threads(1)  # OpenMP's threads are not in the child, and it would wait for them
             os.write(w, hashlib.sha256(raw(chain(y))).hexdigest()[:16].encode())
             os._exit(0)
         os.waitpid(pid, 0)
@@ -439,7 +476,7 @@ class Samples(torch.utils.data.Dataset):
         self.x = x
 
     def __len__(self):
-        return 16
+        return len(self.x)
 
     def __getitem__(self, i):
         return self.x[i] * 1.5 + 0.25
@@ -447,20 +484,20 @@ class Samples(torch.utils.data.Dataset):
 
 @program("", "deferred")
 def loader_workers(hazard):
-    x = data(16, 64)
+    x = data(rows(64), 64)
     net = model()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
     with hazard():
         in_place(x)
         losses = []
-        for batch in torch.utils.data.DataLoader(Samples(x), batch_size=4, num_workers=2):
+        for batch in torch.utils.data.DataLoader(Samples(x), batch_size=rows(16), num_workers=2):
             losses.append(train_step(net, optimizer, batch).detach())
         show("loader", torch.stack(losses), *net.parameters())
 
 
 @program("signals", "access")
 def segv_blocked(hazard):
-    x = data(64, 64)
+    x = data(rows(64), 64)
     view = x.numpy()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGSEGV})
     with hazard():
@@ -468,12 +505,13 @@ def segv_blocked(hazard):
         show("blocked", view)
 
 
-@program("", "access")
+@program("signals", "access")
 def fault_handler_enabled(hazard):
+    """Enabled when replay's own handler has long been there: it must not take its place."""
     import faulthandler
-    faulthandler.enable()
-    x = data(64, 64)
+    x = data(rows(64), 64)
     view = x.numpy()
+    faulthandler.enable()
     with hazard():
         in_place(x)
         show("faulthandler", view)
@@ -481,7 +519,7 @@ def fault_handler_enabled(hazard):
 
 @program("", "access")
 def signal_handler_reads(hazard):
-    x = data(64, 64)
+    x = data(rows(64), 64)
     view = x.numpy()
     seen = []
     signal.signal(signal.SIGUSR1, lambda *_: seen.append(raw(view)))
@@ -493,9 +531,9 @@ def signal_handler_reads(hazard):
 
 # ---- hidden inputs ----
 
-@program("mxcsr", "op")
+@program("mxcsr", "op", apart=True)
 def denormals_flushed_after(hazard):
-    x = torch.full((64, 64), 2e-38)
+    x = torch.full((rows(64), 64), 2e-38)
     with hazard():
         y = (x * 0.25 + 0.0) * x.sign()
         torch.set_flush_denormal(True)
@@ -504,7 +542,7 @@ def denormals_flushed_after(hazard):
         show("denormal", y)
 
 
-@program("", "access")
+@program("", "access", sizes=(1,))
 def threads_changed(hazard):
     x = data(300, 300)
     with hazard():
@@ -518,7 +556,7 @@ def threads_changed(hazard):
 @program("", "deferred")
 def seeds_and_states(hazard):
     net = model()
-    x = data(32, 64)
+    x = data(rows(32), 64)
     with hazard():
         torch.manual_seed(7)
         state = torch.get_rng_state()
@@ -536,7 +574,7 @@ def seeds_and_states(hazard):
 
 @program("level", "op")
 def version_error(hazard):
-    x = data(64, 64).requires_grad_()
+    x = data(rows(64), 64).requires_grad_()
     with hazard():
         y = chain(x)
         z = y * y
@@ -551,7 +589,7 @@ def version_error(hazard):
 
 @program("", "op")
 def shape_error(hazard):
-    x = data(64, 64)
+    x = data(rows(64), 64)
     with hazard():
         y = chain(x)
         for _ in range(100):
@@ -581,7 +619,7 @@ class Picky(nn.Module):
 def exception_in_forward(hazard):
     net = Picky()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
-    x = data(32, 64)
+    x = data(rows(32), 64)
     caught = 0
     with hazard():
         for _ in range(9):
@@ -598,7 +636,7 @@ def exception_in_forward(hazard):
 def trained(hazard, steps=8, change=None, x=None, **options):
     net = model()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, **options)
-    x = data(32, 64) if x is None else x
+    x = data(rows(32), 64) if x is None else x
     losses = []
     with hazard():
         for step in range(steps):
@@ -611,7 +649,7 @@ def trained(hazard, steps=8, change=None, x=None, **options):
 
 @program("", "deferred")
 def batch_changes(hazard):
-    trained(hazard, 10, lambda step, x, _: x[:20] if 4 <= step < 7 else x)
+    trained(hazard, 10, lambda step, x, _: x[:rows(20)] if 4 <= step < 7 else x)
 
 
 @program("", "deferred")
@@ -619,7 +657,7 @@ def learning_rate_changes(hazard):
     net = model()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
-    x = data(32, 64)
+    x = data(rows(32), 64)
     with hazard():
         for _ in range(10):
             train_step(net, optimizer, x)
@@ -639,7 +677,7 @@ def foreach_and_amsgrad(hazard):
     trained(hazard, 6, maximize=True)
 
 
-@program("", "deferred")
+@program("", "deferred", sizes=(1,))
 def lists_optimizers(hazard):
     with hazard():
         for which in range(3):
@@ -652,7 +690,7 @@ def lists_optimizers(hazard):
             show("state", *[t for state in optimizer.state.values() for t in state.values()])
 
 
-@program("", "deferred")
+@program("", "deferred", sizes=(1,))
 def lists_other_forms(hazard):
     forms = [{"amsgrad": True}, {"maximize": True}, {"capturable": False, "differentiable": False}]
     with hazard():
@@ -665,7 +703,7 @@ def lists_other_forms(hazard):
         show("parameters", *net.parameters())
 
 
-@program("", "deferred")
+@program("", "deferred", sizes=(1,))
 def lists_clipped(hazard):
     net = model()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, foreach=True)
@@ -683,7 +721,7 @@ def two_of_each(size=4096):
     return ([data(size), data(size)] for _ in range(3))
 
 
-@program("", "deferred")
+@program("", "deferred", sizes=(1,))
 def lists_in_turn(hazard):
     """More tensors than may wait, of few sizes; and a second list that has them in another order."""
     sizes = [64 + 16 * (i % 5) for i in range(1300)]
@@ -698,7 +736,7 @@ def lists_in_turn(hazard):
     show("lists", *kept, *moved)
 
 
-@program("order", "access")
+@program("order", "access", sizes=(1,))
 def lists_written_behind(hazard):
     """What is added to the first tensor is what the second one is multiplied to, which begins later and ends later."""
     (u, v), (g, _), (p, q) = two_of_each()
@@ -707,7 +745,7 @@ def lists_written_behind(hazard):
         show("written", u, v, p, q)
 
 
-@program("order", "access")
+@program("order", "access", sizes=(1,))
 def lists_read_behind(hazard):
     """The second tensor's sum reads what the first one's last op writes."""
     (u, v), (g, _), (p, q) = two_of_each()
@@ -716,7 +754,7 @@ def lists_read_behind(hazard):
         show("read", u, v, p, q)
 
 
-@program("", "op")
+@program("", "op", sizes=(1,))
 def lists_of_one_storage(hazard):
     whole = data(2 * 4096)
     gradients = data(2 * 4096)
@@ -730,7 +768,7 @@ def lists_of_one_storage(hazard):
         show("views", whole)
 
 
-@program("", "access")
+@program("", "access", sizes=(1,))
 def lists_of_overlapping_views(hazard):
     whole = data(4096 + 64)
     (u, v), (g, h), _ = two_of_each()
@@ -740,7 +778,7 @@ def lists_of_overlapping_views(hazard):
         show("overlap", whole, u, v)
 
 
-@program("", "access")
+@program("", "access", sizes=(1,))
 def lists_with_one_twice(hazard):
     (u, _), (g, h), (p, q) = two_of_each()
     with hazard():
@@ -749,7 +787,7 @@ def lists_with_one_twice(hazard):
         show("twice", u, p, q)
 
 
-@program("", "access")
+@program("", "access", sizes=(1,))
 def lists_read_between(hazard):
     kept, added, moved = two_of_each()
     view = added[0].numpy()
@@ -762,7 +800,7 @@ def lists_read_between(hazard):
         show("between", *kept, *moved, *added)
 
 
-@program("", "deferred")
+@program("", "deferred", sizes=(1,))
 def lists_interrupted(hazard):
     """The second tensor of a list raises, when the first has been dealt with."""
     kept, added, moved = two_of_each()
@@ -777,7 +815,7 @@ def lists_interrupted(hazard):
         show("interrupted", *kept, *moved)
 
 
-@program("", "deferred")
+@program("", "deferred", sizes=(1,))
 def lists_and_ops_between(hazard):
     kept, added, moved = two_of_each()
     with hazard():
@@ -790,7 +828,7 @@ def lists_and_ops_between(hazard):
         show("between", y, *kept, *moved, *added)
 
 
-@program("", "op")
+@program("", "op", sizes=(1,))
 def lists_results_kept(hazard):
     kept, added, moved = two_of_each()
     parameters = [nn.Parameter(t) for t in moved]
@@ -805,7 +843,7 @@ def lists_results_kept(hazard):
         show("roots", *roots, *parameters)
 
 
-@program("keys", "deferred")
+@program("keys", "deferred", sizes=(1,))
 def calls_above_autograd(hazard):
     """Regions that begin in lists are begun by calls, too; others must stay what autograd sees first."""
     x = data(64, 64).requires_grad_()
@@ -818,7 +856,7 @@ def calls_above_autograd(hazard):
     show("gradient", x.grad, *moved)
 
 
-@program("", "deferred")
+@program("", "deferred", sizes=(1,))
 def calls_under_modes(hazard):
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -841,7 +879,7 @@ def calls_under_modes(hazard):
     show("modes", *roots, *more, *kept)
 
 
-@program("", "deferred")
+@program("", "deferred", sizes=(1,))
 def calls_profiled(hazard):
     kept, added, moved = two_of_each()
     with hazard():
@@ -856,7 +894,7 @@ def calls_profiled(hazard):
 def gradients_clipped(hazard):
     net = model()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
-    x = data(32, 64)
+    x = data(rows(32), 64)
     with hazard():
         for step in range(8):
             net(x).square().mean().backward()
@@ -869,7 +907,7 @@ def gradients_clipped(hazard):
 
 @program("", "deferred")
 def double_backward(hazard):
-    x = data(64, 64).requires_grad_()
+    x = data(rows(64), 64).requires_grad_()
     with hazard():
         y = gelu(chain(x)).sum()
         (g,) = torch.autograd.grad(y, x, create_graph=True)
@@ -881,7 +919,7 @@ def double_backward(hazard):
 def checkpointed(hazard):
     from torch.utils.checkpoint import checkpoint
     net = model()
-    x = data(32, 64).requires_grad_()
+    x = data(rows(32), 64).requires_grad_()
     with hazard():
         y = x
         for block in net:
@@ -892,7 +930,7 @@ def checkpointed(hazard):
 
 @program("", "deferred")
 def attention(hazard):
-    q, k, v = (data(2, 4, 64, 32).requires_grad_() for _ in range(3))
+    q, k, v = (data(rows(2), 4, 64, 32).requires_grad_() for _ in range(3))
     with hazard():
         y = nn.functional.scaled_dot_product_attention(chain(q), gelu(k), v, is_causal=True)
         chain(y).sum().backward()
@@ -903,7 +941,7 @@ def attention(hazard):
 def autocast(hazard):
     net = model()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
-    x = data(32, 64)
+    x = data(rows(32), 64)
     with hazard():
         for _ in range(5):
             optimizer.zero_grad()
@@ -920,7 +958,7 @@ def lstm_lengths(hazard):
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
     with hazard():
         for length in (3, 7, 2, 5):
-            y, _ = net(chain(data(length, 4, 64)))
+            y, _ = net(chain(data(length, rows(4), 64)))
             optimizer.zero_grad()
             gelu(y).sum().backward()
             optimizer.step()
@@ -930,7 +968,7 @@ def lstm_lengths(hazard):
 @program("", "deferred")
 def inference(hazard):
     net = model().eval()
-    x = data(64, 64)
+    x = data(rows(64), 64)
     with hazard():
         kept = chain(x)
         with torch.inference_mode():
@@ -954,7 +992,7 @@ def custom_function(hazard):
             (x,) = ctx.saved_tensors
             return in_place(g.clone()) * x
 
-    x = data(64, 64).requires_grad_()
+    x = data(rows(64), 64).requires_grad_()
     with hazard():
         Double.apply(gelu(x)).sum().backward()
     show("gradient", x.grad)
@@ -962,9 +1000,9 @@ def custom_function(hazard):
 
 @program("", "deferred")
 def functional_transforms(hazard):
-    x = data(16, 64)
+    x = data(rows(16), 64)
     with hazard():
-        held = chain(data(64, 64))
+        held = chain(data(rows(64), 64))
         a = torch.func.vmap(chain)(x)
         b = torch.func.grad(lambda t: gelu(t).sum())(x)
     show("transforms", a, b, held)
@@ -974,7 +1012,7 @@ def functional_transforms(hazard):
 def garbage_collected(hazard):
     net = model()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
-    x = data(32, 64)
+    x = data(rows(32), 64)
     with hazard():
         train_step(net, optimizer, x)
         kept = [p.detach().clone() for p in net.parameters()]
@@ -991,14 +1029,14 @@ def loss_gradient(grad, scores, target, total):
     return first, torch.ops.aten._log_softmax_backward_data(first, scores, 1, torch.float32)
 
 
-def loss_parts(rows=96):
-    scores, target = classes(rows)
+def loss_parts(n=96):
+    scores, target = classes(rows(n))
     return torch.tensor(0.5), scores.detach().log_softmax(1), target, torch.tensor(82.0)
 
 
 @program("", "op")
 def loss_in_all_forms(hazard):
-    scores, target = classes()
+    scores, target = classes(rows(96))
     weight = torch.rand(101)
     with hazard():
         for options in ({}, {"reduction": "sum"}, {"weight": weight}, {"label_smoothing": 0.1}, {"ignore_index": 3}):
@@ -1025,7 +1063,7 @@ def label_out_of_range(hazard):
     grad, scores, target, total = loss_parts()
     target[5] = 101
     with hazard():
-        show("before", chain(data(64, 64)))
+        show("before", chain(data(rows(64), 64)))
         try:
             loss_gradient(grad, scores, target, total)
             print("no error")
@@ -1033,7 +1071,7 @@ def label_out_of_range(hazard):
             print(error)
 
 
-@program("inputs", "access")
+@program("inputs", "access", sizes=(1,))
 def label_changed_behind(hazard):
     parts = loss_parts(16384)  # labels that have pages of their own
     labels = parts[2].numpy()
@@ -1052,7 +1090,7 @@ def label_changed(hazard):
         show("gradient", second)
 
 
-@program("", "access")
+@program("", "access", sizes=(1,))  # what others own may wait only when it is small
 def labels_from_numpy(hazard):
     grad, scores, target, total = loss_parts()
     labels = target.numpy().copy()
@@ -1068,7 +1106,7 @@ def rows_of_another_length(hazard):
     scores, target = scores[:, :100].contiguous(), target.clamp(max=99)
     with hazard():
         first = torch.ops.aten.nll_loss_backward(grad, scores, target, None, 1, -100, total)
-        second = torch.ops.aten._log_softmax_backward_data(first.view(192, 50), scores.view(192, 50), 1, torch.float32)
+        second = torch.ops.aten._log_softmax_backward_data(first.view(-1, 50), scores.view(-1, 50), 1, torch.float32)
         third = torch.ops.aten._log_softmax_backward_data(first, scores, 0, torch.float32)
         show("gradients", first, second, third)
 
@@ -1077,10 +1115,10 @@ def rows_of_another_length(hazard):
 def type_error_in_loss(hazard):
     grad, scores, target, total = loss_parts()
     with hazard():
-        held = chain(data(64, 64))
+        held = chain(data(rows(64), 64))
         for wrong in ((grad.double(), scores, target, total), (grad, scores, target.int(), total),
                       (grad, scores, target[:90], total), (grad, scores, target, torch.ones(2)),
-                      (grad.view(1, 1), scores, target, total), (grad, scores.view(12, 8, 101), target, total)):
+                      (grad.view(1, 1), scores, target, total), (grad, scores.view(-1, 8, 101), target, total)):
             try:
                 show("gradient", *loss_gradient(*wrong))
             except RuntimeError as error:
@@ -1090,7 +1128,7 @@ def type_error_in_loss(hazard):
 
 @program("", "op")
 def loss_gradient_of_gradient(hazard):
-    scores, target = classes()
+    scores, target = classes(rows(96))
     with hazard():
         loss = nn.functional.cross_entropy(scores * 2, target)
         (first,) = torch.autograd.grad(loss, scores, create_graph=True)
@@ -1098,22 +1136,27 @@ def loss_gradient_of_gradient(hazard):
         show("gradients", first, second)
 
 
-def main(name):
-    function, _, _ = PROGRAMS[name]
-    torch.manual_seed(0)
-    function(COUNTS.hazard)
+def main(name, sizes):
+    """The program once for each size; what replay counted in each hazard's step goes to a file."""
+    global size
+    counts = []
+    for size in sizes:
+        print("-- size", size, flush=True)
+        torch.manual_seed(0)
+        PROGRAMS[name][0](COUNTS.hazard)
+        counts.append(dict(COUNTS.seen))
     if "TERRA_TEST_COUNTS" in os.environ:
         with open(os.environ["TERRA_TEST_COUNTS"], "w") as f:
-            json.dump(COUNTS.seen, f)
+            json.dump(counts, f)
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "--all":
-        for key in PROGRAMS:
+        for key, entry in PROGRAMS.items():
             print("==", key, flush=True)
-            main(key)
+            main(key, entry[3])
     elif sys.argv[1] == "--list":
-        for key, (_, guard, reason) in PROGRAMS.items():
-            print(key, guard or "-", reason)
+        for key, (_, guard, reason, sizes, apart) in PROGRAMS.items():
+            print(json.dumps({"name": key, "guard": guard, "reason": reason, "sizes": sizes, "apart": apart}))
     else:
-        main(sys.argv[1])
+        main(sys.argv[1], [int(word) for word in sys.argv[2:]])
