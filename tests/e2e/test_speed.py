@@ -45,8 +45,7 @@ def most_of_mlps_other_time_is_in_regions():
 
 @test(timeout=400)
 def most_of_gpt2s_other_time_is_in_regions():
-    "Its two log_softmax ops, a sixth of that time, are in no region."
-    assert best_share("gpt2", 0.55) >= 0.55
+    assert best_share("gpt2", 0.6) >= 0.6
 
 
 def end_of_third_step(env=None, preload=None):
