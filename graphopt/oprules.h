@@ -22,9 +22,9 @@ struct oprule {
 	 *   s  a number that the kernel takes at run time: Scalar, optional Scalar that is present, double (token s)
 	 *   c  a constant that the kernel is specialised for (token #<x>)
 	 *   f  a number in a float32 tensor without dims (token f)
- *   r  column numbers, one for each row (token r); in an expression, that of the row at hand
- *   l  the last dim (token l)
- *   -  an absent optional (token -)
+	 *   r  column numbers, one for each row (token r); in an expression, that of the row at hand
+	 *   l  the last dim (token l)
+	 *   -  an absent optional (token -)
 	 * At least one argument of a line is a tensor. */
 	const char *args;
 	/* For each `c`, in order, separated by blanks, what it may be: a number, "!<number>" for any finite number

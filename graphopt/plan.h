@@ -17,7 +17,7 @@
  *     i<j>   external tensor of the domain's full numel and linear order; numbered from 0 in order of first use,
  *            counted over i and b together. The same memory met again is the same number.
  *     b<j>   external tensor that broadcasts into the domain (or has any other strides): passed with strides. The same
- *            memory in two forms (full and strided, or two strides) is two inputs: a number is i or b throughout.
+ *            memory in two forms (full and strided, or two strides) is two inputs: a number has one letter throughout.
  *     r<j>   external one-dimensional int64 tensor, contiguous, one element for each row of the domain, which has two
  *            dims; numbered with i and b: each a column of the row, or the op's last constant, which stands for none.
  *     l      an int that names the domain's last dim, counted from the front or as -1.
@@ -61,23 +61,23 @@ struct terra_strided {
 typedef void (*terra_import_fn)(void);
 
 struct terra_kernel_args {
-	void *const *input;     /* per external tensor: data pointer of i<j>; NULL for b<j> */
+	void *const *input;     /* per external tensor: data pointer of i<j>; unused for others */
 	const struct terra_strided *strided; /* per external tensor, used for b<j>, and for r<j> with no dims and the int64
 				   numbers at `data` */
 	void *const *result;    /* per op: where its result goes; for an in-place op the memory of its target.
 				   NULL: nobody will read it (dead), keep it in scratch only */
-	const double *scalar;   /* per `s`, in order of appearance */
+	const double *scalar;   /* per `s` or `f`, in order of appearance */
 	const terra_import_fn *import;
-	int64_t columns;        /* by rows: elements of a row; else unused */
 	float *scratch;         /* TERRA_PLAN_MAX_OPS + TERRA_PLAN_MAX_INPUTS blocks of TERRA_KERNEL_BLOCK floats, 64-byte
 				   aligned, private to the calling thread */
+	int64_t columns;        /* by rows: elements of a row; else unused */
 };
 
 /* Computes elements [begin, end) of the domain, in linear order of the dense results. Calls on disjoint ranges may run
  * on different threads; the result must not depend on how the domain is split. `begin` is a multiple of
- * TERRA_KERNEL_BLOCK, by rows of `columns`, and then so is `end`. Must not allocate, lock, throw, or touch anything but its arguments: it also runs in a fault
- * handler. MXCSR is set by the caller to what it was when the ops were issued, which is the default mode. Results that are in-place targets may
- * be the same memory as inputs (exactly, never shifted). */
+ * TERRA_KERNEL_BLOCK, by rows of `columns`, and then so is `end`. Must not allocate, lock, throw, or touch anything but its
+ * arguments: it also runs in a fault handler. MXCSR is set by the caller to what it was when the ops were issued, which is the
+ * default mode. Results that are in-place targets may be the same memory as inputs (exactly, never shifted). */
 typedef void (*terra_kernel_fn)(const struct terra_kernel_args *args, int64_t begin, int64_t end);
 
 /* Single-op replacement: a faster kernel for an op that is run at once (no deferral), e.g. aten::bernoulli_.float.

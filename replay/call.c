@@ -97,7 +97,7 @@ static bool read_arg(const struct terra_arg *from, const struct hook_regs *regs,
 	const uint64_t *word = arg_word(from, regs);
 	const void *object = from->place == TERRA_PLACE_SSE ? NULL : call_object(from, regs);
 
-	arg->scalar_ok = false;
+	arg->scalar_ok = arg->full = false;
 	arg->text[0] = '\0';
 	switch (from->kind) {
 	case TERRA_KIND_TENSOR:

@@ -63,7 +63,7 @@ static bool may_wait(void)
 
 static void run_what_it_may_touch(const struct terra_op *op, const struct hook_regs *regs)
 {
-	if (replay_pending == 0 || call_is_apart(op, regs))
+	if (replay_pending == 0 || (!queue_is_due() && call_is_apart(op, regs)))
 		return;
 #ifndef TERRA_NO_GUARD_OPS
 	queue_flush(may_wait() ? FLUSH_OP : FLUSH_THREAD);

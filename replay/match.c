@@ -364,7 +364,7 @@ static bool bind(const struct instance *inst, const struct call *call, struct bi
  * for none. */
 static bool columns_are_valid(const struct edge *edge, const struct call *call, const struct tensor_view *t)
 {
-	int64_t columns = call->size[call->ndim - 1], none = 0;
+	int64_t columns = call->size[1], none = 0; /* of two dims; see below */
 	const int64_t *column = (const int64_t *)(const void *)t->data;
 
 	if (call->ndim != 2 || t->numel != call->size[0] || guard_covers(column, (size_t)t->numel * sizeof(*column)))

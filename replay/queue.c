@@ -41,6 +41,7 @@ struct waiting waiting;
 static struct {
 	struct terra_plan *plan;
 	size_t work_bytes, held_bytes;
+	size_t outside_bytes; /* of inputs that were not waiting */
 	char *feeds;
 	size_t feeds_used;
 	float *scratch;
@@ -168,6 +169,8 @@ static bool input_add(struct instance *inst, const struct call *call, const stru
 	if (!call->in_place || i > 0)
 		queue.closed &= guard_close(t->data, (size_t)inst->input_span[j] * sizeof(float), false);
 	queue.work_bytes += (size_t)inst->input_span[j] * sizeof(float);
+	if (block_find(base) == NULL)
+		queue.outside_bytes += (size_t)inst->input_span[j] * sizeof(float);
 	return stays_behind(inst, block_use(base, number, false));
 }
 
@@ -269,11 +272,11 @@ static struct instance *take(const struct call *call, uint64_t place, const stru
 static void flush_locked(enum flush_reason reason, bool alone);
 static void queue_reset(void);
 
-/* A list's results are all there at once without us, too. Ours have not been touched, and are little beside what the list's ops
- * read and write, which the program holds. */
+/* A list's results are all there at once without us, too. Ours have not been touched, and are little beside what was there
+ * before: a chain of lists, each of the last one's results, is not. */
 static bool held_by_lists(void)
 {
-	return waiting.lists.n_open > 0 && 2 * queue.held_bytes <= queue.work_bytes;
+	return waiting.lists.n_open > 0 && 2 * queue.held_bytes <= queue.outside_bytes;
 }
 
 /* Flushes when too much waits; at the next op, when it is enough. */
@@ -290,6 +293,11 @@ static void flush_at_caps(void)
 		waiting.due = much || queue.work_bytes >= replay_config.work_cap;
 	else if (much)
 		flush_locked(FLUSH_MEMORY, true);
+}
+
+bool queue_is_due(void)
+{
+	return waiting.due;
 }
 
 void queue_list(const void *tensors, uint64_t n)
@@ -589,7 +597,7 @@ static void queue_reset(void)
 	waiting.lists.n_open = 0;
 	queue.closed = true;
 	waiting.n = 0;
-	queue.work_bytes = queue.held_bytes = queue.feeds_used = 0;
+	queue.work_bytes = queue.held_bytes = queue.outside_bytes = queue.feeds_used = 0;
 	replay_pending = 0;
 }
 

@@ -148,6 +148,8 @@ int queue_init(struct terra_plan *plan);
 bool queue_usable(void);
 /* Offers the op. True: taken, *call.result or the in-place target now stands for work that waits. False: run it. */
 bool queue_offer(struct call *call);
+/* Whether enough waits: the next op flushes, whatever it is. */
+bool queue_is_due(void);
 /* An op on a list begins that issues an op for each of the list's tensors. The words are only compared with. */
 void queue_list(const void *tensors, uint64_t n);
 void queue_flush(enum flush_reason reason);

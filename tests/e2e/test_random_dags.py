@@ -47,6 +47,9 @@ def command(part, iterations):
     return [PYTHON, *program_of(part, iterations)]
 
 
+PLANS = {}
+
+
 def path(part, name):
     return os.path.join(FOLDER, f"{part}.{name}")
 
@@ -54,7 +57,7 @@ def path(part, name):
 def prepare(part):
     """A part's plan, and what it prints without us."""
     # Tensors of a few thousand elements gain little; here it is about answers.
-    make_plan(os.path.join(FOLDER, str(part)), program_of(part, 3), "--disable-pass", "cost", env=ONE_THREAD)
+    PLANS[part] = make_plan(os.path.join(FOLDER, str(part)), program_of(part, 3), "--disable-pass", "cost", env=ONE_THREAD)
     return run(command(part, ITERATIONS), env=ONE_THREAD, timeout=200).stdout
 
 
@@ -83,7 +86,7 @@ def same_bits(part, plan_of):
     """Eager and replay print the same. The number of elementwise ops in all iterations, and what replay counted."""
     log = path(part, "json")
     done = run(command(part, ITERATIONS), preload=REPLAY, timeout=200,
-               env={"TERRA_PLAN": path(plan_of, "plan"), "TERRA_LOG": "json:" + log, **ONE_THREAD})
+               env={"TERRA_PLAN": PLANS[plan_of], "TERRA_LOG": "json:" + log, **ONE_THREAD})
     assert done.stderr == "", done.stderr
     assert done.stdout == eager()[part], differing(part, done.stdout)
     with open(log, encoding="utf-8") as file:
