@@ -53,45 +53,12 @@ static int add_graph_region(struct terra_plan *plan, const struct graph_region *
 	return 0;
 }
 
-/* The form of an op that stands alone: what was a value of the region is an input, numbered anew by first use. */
-static void stand_alone(const struct terra_plan_op *op, char token[TERRA_PLAN_MAX_ARGS][8])
-{
-	uint32_t i, e, n = 0;
-
-	for (i = 0; i < op->n_args; i++) {
-		if (op->arg[i][0] != 'v' && !terra_plan_token_is_input(op->arg[i])) {
-			token[i][0] = '\0'; /* stays as it is */
-			continue;
-		}
-		for (e = 0; e < i && strcmp(op->arg[e], op->arg[i]); e++)
-			continue;
-		if (e < i)
-			memcpy(token[i], token[e], sizeof(token[i]));
-		else
-			snprintf(token[i], sizeof(token[i]), "%c%u", op->arg[i][0] == 'v' ? 'i' : op->arg[i][0], n++);
-	}
-}
-
-static bool is_alone_form(const struct terra_plan_op *op, const struct terra_plan_op *form)
-{
-	char token[TERRA_PLAN_MAX_ARGS][8];
-	uint32_t i;
-
-	if (strcmp(op->op, form->op) || op->n_args != form->n_args)
-		return false;
-	stand_alone(op, token);
-	for (i = 0; i < op->n_args; i++)
-		if (strcmp(token[i][0] ? token[i] : op->arg[i], form->arg[i]))
-			return false;
-	return true;
-}
-
 static bool has_fallback(const struct terra_plan *plan, const struct terra_plan_op *op)
 {
 	uint32_t r;
 
 	for (r = 0; r < plan->n_regions; r++)
-		if (plan->regions[r].fallback && is_alone_form(op, &plan->regions[r].ops[0]))
+		if (plan->regions[r].fallback && terra_plan_op_is_alone_form(op, &plan->regions[r].ops[0]))
 			return true;
 	return false;
 }
@@ -106,7 +73,7 @@ static int add_fallback(struct terra_plan *plan, const struct terra_plan_op *op,
 	if (has_fallback(plan, op))
 		return 0;
 	form = *op;
-	stand_alone(op, token);
+	terra_plan_op_stand_alone(op, token);
 	for (i = 0; i < op->n_args; i++)
 		form.arg[i] = token[i][0] ? token[i] : op->arg[i];
 	region = add_region(plan, op->op, 1);
@@ -355,7 +322,7 @@ bool plan_fallback_serves(const struct terra_plan_region *fallback, const struct
 	uint32_t k;
 
 	for (k = 0; k < region->n_ops; k++)
-		if (is_alone_form(&region->ops[k], &fallback->ops[0]))
+		if (terra_plan_op_is_alone_form(&region->ops[k], &fallback->ops[0]))
 			return true;
 	return false;
 }

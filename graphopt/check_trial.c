@@ -215,9 +215,12 @@ static bool several_nans(const struct check_trial *trial, uint32_t k, int64_t ro
 	const int64_t first = row * trial->shape.columns;
 	uint32_t n = 0;
 
-	for (uint32_t i = 0; i < trial->region->plan->ops[k].n_args; i++)
-		for (int64_t e = first; op->arg[i].token <= CODEGEN_STRIDED && n < 2 && e < first + trial->shape.columns; e++)
+	for (uint32_t i = 0; i < trial->region->plan->ops[k].n_args; i++) {
+		if (op->arg[i].token > CODEGEN_STRIDED)
+			continue;
+		for (int64_t e = first; n < 2 && e < first + trial->shape.columns; e++)
 			n += !isfinite(operand(trial, &op->arg[i], e));
+	}
 	return n > 1;
 }
 

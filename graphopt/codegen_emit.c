@@ -30,7 +30,7 @@ void codegen_emit_prelude(FILE *out)
 		offsetof(struct terra_kernel_args, columns), offsetof(struct terra_kernel_args, scratch));
 }
 
-void codegen_emit_scalars(const struct codegen_region *region, FILE *out)
+static void emit_scalars(const struct codegen_region *region, FILE *out)
 {
 	for (uint32_t i = 0; i < region->n_scalars; i++)
 		fprintf(out, "\tconst vec s%u = vnum((float)a->scalar[%u]);\n", i, i);
@@ -124,7 +124,7 @@ void codegen_emit_value(const struct codegen_region *region, uint32_t k, bool pa
 	loaded->value[k] = true;
 }
 
-void codegen_emit_store(const struct codegen_region *region, uint32_t k, bool part, FILE *out)
+static void emit_store(const struct codegen_region *region, uint32_t k, bool part, FILE *out)
 {
 	fputs("\t\t\t", out);
 	if (!region->op[k].stored)
@@ -138,11 +138,11 @@ static void emit_body(const struct codegen_region *region, uint32_t from, uint32
 
 	for (uint32_t k = from; k < to; k++) {
 		codegen_emit_value(region, k, part, &loaded, out);
-		codegen_emit_store(region, k, part, out);
+		emit_store(region, k, part, out);
 	}
 }
 
-static void emit_loop(const struct codegen_region *region, uint32_t from, uint32_t to, FILE *out)
+void codegen_emit_loop(const struct codegen_region *region, uint32_t from, uint32_t to, FILE *out)
 {
 	fputs("\t\tfor (i = 0; i + VECTOR <= n; i += VECTOR) {\n", out);
 	emit_body(region, from, to, false, out);
@@ -164,7 +164,7 @@ static void emit_blocks(const struct codegen_region *region, FILE *out)
 		if (codegen_calls(&region->op[from]))
 			emit_import(region, from, out);
 		else
-			emit_loop(region, from, to, out);
+			codegen_emit_loop(region, from, to, out);
 	}
 	fputs("\t}\n", out);
 }
@@ -173,7 +173,7 @@ void codegen_emit_region(const struct codegen_region *region, const char *symbol
 {
 	fprintf(out, "\nvoid %s(const struct args *a, int64_t begin, int64_t end);\n", symbol);
 	fprintf(out, "void %s(const struct args *a, int64_t begin, int64_t end)\n{\n", symbol);
-	codegen_emit_scalars(region, out);
+	emit_scalars(region, out);
 	if (region->by_rows)
 		codegen_emit_rows(region, out);
 	else

@@ -71,12 +71,12 @@ struct codegen_loaded {
 };
 /* Loads a tensor argument that is not in a register yet. */
 void codegen_emit_load(const struct codegen_arg *arg, bool part, struct codegen_loaded *loaded, FILE *out);
-/* The op's value, computed in a loop over vectors (`part`: for the lanes of a mask); then to memory. */
+/* The op's value, computed in a loop over vectors (`part`: for the lanes of a mask). */
 void codegen_emit_value(const struct codegen_region *region, uint32_t k, bool part, struct codegen_loaded *loaded, FILE *out);
-void codegen_emit_store(const struct codegen_region *region, uint32_t k, bool part, FILE *out);
 /* `c`, an expression of op k's rule, whose arguments are loaded. */
 void codegen_emit_expression(const struct codegen_region *region, uint32_t k, const char *c, FILE *out);
-void codegen_emit_scalars(const struct codegen_region *region, FILE *out);
+/* The loop over n elements that computes ops [from, to) and stores what is wanted. */
+void codegen_emit_loop(const struct codegen_region *region, uint32_t from, uint32_t to, FILE *out);
 
 /* codegen_rows.c */
 void codegen_emit_rows(const struct codegen_region *region, FILE *out);

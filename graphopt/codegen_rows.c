@@ -80,16 +80,6 @@ static void emit_sum(const struct codegen_region *region, uint32_t k, FILE *out)
 	fprintf(out, "\t\t}\n\t\tr%u = sum_lanes(r%u, n);\n", k, k);
 }
 
-static void emit_values(const struct codegen_region *region, bool part, FILE *out)
-{
-	struct codegen_loaded loaded = {0};
-
-	for (uint32_t k = 0; k < region->plan->n_ops; k++) {
-		codegen_emit_value(region, k, part, &loaded, out);
-		codegen_emit_store(region, k, part, out);
-	}
-}
-
 void codegen_emit_rows(const struct codegen_region *region, FILE *out)
 {
 	fputs("\tconst int64_t n = a->columns;\n", out);
@@ -99,9 +89,6 @@ void codegen_emit_rows(const struct codegen_region *region, FILE *out)
 	for (uint32_t k = 0; k < region->plan->n_ops; k++)
 		if (region->op[k].rule->sum)
 			emit_sum(region, k, out);
-	fputs("\t\tfor (i = 0; i + VECTOR <= n; i += VECTOR) {\n", out);
-	emit_values(region, false, out);
-	fputs("\t\t}\n\t\tif (i < n) {\n\t\t\tconst __m256i mask = part_mask(n - i);\n\n", out);
-	emit_values(region, true, out);
-	fputs("\t\t}\n\t}\n", out);
+	codegen_emit_loop(region, 0, region->plan->n_ops, out);
+	fputs("\t}\n", out);
 }

@@ -15,6 +15,11 @@ bool terra_plan_op_by_rows(const struct terra_plan_op *op);
 bool terra_plan_region_by_rows(const struct terra_plan_region *region);
 /* Whether the token is an outside tensor's: i, b or r. */
 bool terra_plan_token_is_input(const char *token);
+/* The tokens of an op that stands alone, as a fallback does: what was a value of the region is an input, numbered anew by first
+ * use; "" where the token stays as it is. */
+void terra_plan_op_stand_alone(const struct terra_plan_op *op, char token[TERRA_PLAN_MAX_ARGS][8]);
+/* Whether `form` is what the op is when it stands alone. */
+bool terra_plan_op_is_alone_form(const struct terra_plan_op *op, const struct terra_plan_op *form);
 /* "aten::mul.Tensor i0 s" into out (cut when too long). Returns the full length, as snprintf. */
 int terra_plan_op_text(const struct terra_plan_op *op, char *out, size_t size);
 

@@ -25,9 +25,15 @@ const void *call_object(const struct terra_arg *arg, const struct hook_regs *reg
 	return word == NULL ? NULL : arg->by_ref ? *(void *const *)word : (const void *)word;
 }
 
+/* A redispatch: the schema's arguments begin behind the keyset. */
+static bool has_keyset(const struct terra_op *op)
+{
+	return op->n_args > 0 && op->args[0].kind == TERRA_KIND_KEYSET;
+}
+
 uint64_t call_keyset(const struct terra_op *op, const struct hook_regs *regs)
 {
-	const uint64_t *word = op->n_args > 0 && op->args[0].kind == TERRA_KIND_KEYSET ? arg_word(&op->args[0], regs) : NULL;
+	const uint64_t *word = has_keyset(op) ? arg_word(&op->args[0], regs) : NULL;
 
 	return word ? *word : 0;
 }
@@ -92,6 +98,13 @@ static bool is_no_tensor(const void *optional)
 	return ((const uint8_t *)optional)[sizeof(void *)] == 0 || framework_is_undefined(optional);
 }
 
+static bool read_constant(int64_t number, struct call_arg *arg)
+{
+	arg->kind = ARG_CONST;
+	arg->number = (double)number;
+	return true;
+}
+
 static bool read_arg(const struct terra_arg *from, const struct hook_regs *regs, struct call_arg *arg)
 {
 	const uint64_t *word = arg_word(from, regs);
@@ -115,24 +128,16 @@ static bool read_arg(const struct terra_arg *from, const struct hook_regs *regs,
 		arg->number = regs->xmm[from->index][0];
 		return true;
 	case TERRA_KIND_INT:
-		arg->kind = ARG_CONST;
-		arg->number = word ? (double)(int64_t)*word : 0;
-		return word != NULL;
+		return word && read_constant((int64_t)*word, arg);
 	case TERRA_KIND_DTYPE: /* one byte */
-		arg->kind = ARG_CONST;
-		arg->number = word ? (double)(int8_t)*word : 0;
-		return word != NULL;
+		return word && read_constant((int8_t)*word, arg);
+	case TERRA_KIND_BOOL:
+		return word && read_constant(*word & 1, arg);
 	case TERRA_KIND_SYMINT: /* a symbol has bits that make no small number */
-		arg->kind = ARG_CONST;
-		arg->number = object ? (double)*(const int64_t *)object : 0;
-		return object && fabs(arg->number) < 0x1p53;
+		return object && read_constant(*(const int64_t *)object, arg) && fabs(arg->number) < 0x1p53;
 	case TERRA_KIND_OPT_TENSOR:
 		arg->kind = ARG_ABSENT;
 		return object && is_no_tensor(object);
-	case TERRA_KIND_BOOL:
-		arg->kind = ARG_CONST;
-		arg->number = word ? (double)(*word & 1) : 0;
-		return word != NULL;
 	case TERRA_KIND_STRING:
 		return word != NULL && read_string(word, arg);
 	default:
@@ -229,7 +234,7 @@ static bool returns_first_or_new(const struct terra_op *op, uint32_t first)
 
 bool call_read(const struct terra_op *op, const struct hook_regs *regs, struct call *call)
 {
-	uint32_t first = op->n_args > 0 && op->args[0].kind == TERRA_KIND_KEYSET ? 1 : 0;
+	uint32_t first = has_keyset(op) ? 1 : 0;
 
 	call->n_args = op->n_args - first;
 	call->in_place = op->ret == TERRA_RET_TENSOR_REF;
@@ -240,7 +245,6 @@ bool call_read(const struct terra_op *op, const struct hook_regs *regs, struct c
 		if (!read_arg(&op->args[first + i], regs, &call->arg[i]) || !fits_float(&call->arg[i]))
 			return false;
 	call->first = call_object(&op->args[first], regs);
-	call->self = (uint64_t)call->first;
 	return call->arg[0].kind == ARG_TENSOR && returns_first_or_new(op, first) && broadcast_shape(call) && result_is_plain(call);
 }
 
@@ -281,7 +285,7 @@ static bool list_is_apart(const uint64_t *word)
 
 bool call_list(const struct terra_op *op, const struct hook_regs *regs, const void **tensors, uint64_t *n)
 {
-	uint32_t first = op->n_args > 0 && op->args[0].kind == TERRA_KIND_KEYSET ? 1 : 0;
+	uint32_t first = has_keyset(op) ? 1 : 0;
 	const uint64_t *word;
 
 	if (op->n_args <= first || op->args[first].kind != TERRA_KIND_TENSOR_LIST || op->args[first].by_ref)

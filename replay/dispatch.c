@@ -83,18 +83,10 @@ static uint64_t *thread_words(void)
 
 /* ---- keys ---- */
 
-static bool prints_as(uint64_t keyset, const char *name)
-{
-	char wanted[64], text[64];
-	size_t n = (size_t)snprintf(wanted, sizeof(wanted), "DispatchKeySet(%s)", name);
-
-	return framework_keyset_text(keyset, text, sizeof(text)) == n && strcmp(text, wanted) == 0;
-}
-
 static uint64_t bit_of(const char *name)
 {
 	for (int bit = 0; bit < 64; bit++)
-		if (prints_as(1ull << bit, name))
+		if (framework_keyset_is(1ull << bit, name))
 			return 1ull << bit;
 	return 0;
 }

@@ -99,10 +99,12 @@ size_t framework_keyset_text(uint64_t keyset, char *out, size_t size)
 		size_t size;
 		char local[16];
 	} text = {0};
-	void (*print)(void *, uint64_t) =
-		(void (*)(void *, uint64_t))dlsym(framework.cpu, "_ZN3c108toStringB5cxx11ENS_14DispatchKeySetE");
-	void (*give_back)(void *) = (void (*)(void *))dlsym(framework.cpu, "_ZdlPv");
+	static void (*print)(void *, uint64_t), (*give_back)(void *);
 
+	if (print == NULL) {
+		print = (void (*)(void *, uint64_t))dlsym(framework.cpu, "_ZN3c108toStringB5cxx11ENS_14DispatchKeySetE");
+		give_back = (void (*)(void *))dlsym(framework.cpu, "_ZdlPv");
+	}
 	out[0] = '\0';
 	if (print == NULL)
 		return 0;
@@ -113,15 +115,21 @@ size_t framework_keyset_text(uint64_t keyset, char *out, size_t size)
 	return text.size;
 }
 
+bool framework_keyset_is(uint64_t keyset, const char *name)
+{
+	char wanted[64], text[64];
+	size_t n = (size_t)snprintf(wanted, sizeof(wanted), "DispatchKeySet(%s)", name);
+
+	return framework_keyset_text(keyset, text, sizeof(text)) == n && strcmp(text, wanted) == 0;
+}
+
 /* The keyset that prints as "DispatchKeySet(CPU)": the CPU backend's bit, which is the lowest, and Dense's. */
 static uint64_t learn_cpu_keyset(void)
 {
-	char text[32];
-
 	for (int bit = 1; bit < 48; bit++) {
 		uint64_t keyset = 1ull << bit | 1;
 
-		if (framework_keyset_text(keyset, text, sizeof(text)) == 19 && strcmp(text, "DispatchKeySet(CPU)") == 0)
+		if (framework_keyset_is(keyset, "CPU"))
 			return keyset;
 	}
 	return 0;

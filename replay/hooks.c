@@ -108,7 +108,7 @@ static int region_op(uint32_t number, struct hook_regs *regs)
 		return 0;
 	call.op = same_op[number - REPLAY_PLAIN_STUBS];
 	if (may_wait() && call_read(op, regs, &call) && queue_offer(&call)) {
-		regs->ret = call.in_place ? call.self : (uint64_t)call.result;
+		regs->ret = (uint64_t)(call.in_place ? call.first : call.result);
 		return 1;
 	}
 	run_what_it_may_touch(op, regs);
@@ -218,11 +218,13 @@ static bool called_by_lists(const struct terra_plan *plan, const struct terra_op
 
 static void *stub_for(const struct terra_plan *plan, const struct terra_op *op, void *original)
 {
-	const struct terra_plan_replace *replace = replacement(plan, op);
-	bool is_list = listed(op, plan->lists, plan->n_lists);
+	const struct terra_plan_replace *replace;
+	bool is_list;
 
 	if (op->level == TERRA_LEVEL_CALL)
 		return called_by_lists(plan, op) ? region_stub(op, original) : NULL;
+	replace = replacement(plan, op);
+	is_list = listed(op, plan->lists, plan->n_lists);
 	if ((replace != NULL || is_list || in_a_region(plan, op)) && n_region < REPLAY_REGION_STUBS) {
 		replace_of[n_region] = replace;
 		list[n_region] = is_list;

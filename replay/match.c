@@ -72,44 +72,18 @@ static struct edge *edge_add(struct node *node, const struct edge *edge)
 	return edges[node->n_edges].to ? &edges[node->n_edges++] : NULL;
 }
 
-/* The line's form as a region of its own: values become inputs, numbered anew. */
-static void standalone(const struct terra_plan_op *op, char token[TERRA_PLAN_MAX_ARGS][32], uint8_t *input)
-{
-	const char *seen[TERRA_PLAN_MAX_ARGS];
-	uint32_t n = 0;
-
-	for (uint32_t i = 0; i < op->n_args; i++) {
-		const char *arg = op->arg[i];
-		uint32_t j = 0;
-
-		if (arg[0] != 'v' && !terra_plan_token_is_input(arg)) {
-			snprintf(token[i], 32, "%s", arg);
-			continue;
-		}
-		while (j < n && strcmp(seen[j], arg) != 0)
-			j++;
-		if (j == n)
-			seen[n++] = arg;
-		input[i] = (uint8_t)j;
-		snprintf(token[i], 32, "%c%u", arg[0] == 'v' ? 'i' : arg[0], j);
-	}
-}
-
+/* The fallback for the op, and which of its inputs each argument is. */
 static struct terra_plan_region *find_single(struct terra_plan *plan, const struct terra_plan_op *op, uint8_t *input)
 {
-	char token[TERRA_PLAN_MAX_ARGS][32];
-
-	standalone(op, token, input);
 	for (uint32_t r = 0; r < plan->n_regions; r++) {
-		struct terra_plan_region *region = &plan->regions[r];
-		uint32_t i = 0;
+		const struct terra_plan_op *form = &plan->regions[r].ops[0];
 
-		if (!region->fallback || strcmp(region->ops[0].op, op->op) != 0 || region->ops[0].n_args != op->n_args)
+		if (!plan->regions[r].fallback || !terra_plan_op_is_alone_form(op, form))
 			continue;
-		while (i < op->n_args && strcmp(region->ops[0].arg[i], token[i]) == 0)
-			i++;
-		if (i == op->n_args)
-			return region;
+		for (uint32_t i = 0; i < form->n_args; i++)
+			if (terra_plan_token_is_input(form->arg[i]))
+				input[i] = (uint8_t)atoi(form->arg[i] + 1);
+		return &plan->regions[r];
 	}
 	return NULL;
 }

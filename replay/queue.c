@@ -363,6 +363,11 @@ struct job { /* what of an instance runs as one kernel call */
 	uint32_t mxcsr;
 };
 
+static int64_t job_blocks(const struct job *job)
+{
+	return (job->numel + job->block - 1) / job->block;
+}
+
 /* Where the kernels find memory during this flush. */
 static void *at(void *p)
 {
@@ -500,7 +505,7 @@ static void wave_run(int64_t begin, int64_t end, void *ctx)
 
 	for (uint32_t i = 0; i < wave->n && first < end; i++) {
 		const struct job *job = &wave->jobs[i];
-		int64_t blocks = (job->numel + job->block - 1) / job->block;
+		int64_t blocks = job_blocks(job);
 		int64_t from = begin > first ? begin - first : 0, to = end - first < blocks ? end - first : blocks;
 
 		if (from < to) {
@@ -518,7 +523,7 @@ static void wave_execute(struct wave *wave, bool parallel)
 
 	for (uint32_t i = 0; i < wave->n; i++) {
 		elements += wave->jobs[i].numel;
-		blocks += (wave->jobs[i].numel + wave->jobs[i].block - 1) / wave->jobs[i].block;
+		blocks += job_blocks(&wave->jobs[i]);
 	}
 	if (parallel && elements >= PARALLEL_MIN) {
 		framework_parallel(blocks, wave_run, wave);

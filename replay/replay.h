@@ -86,6 +86,8 @@ void framework_empty(void *result, const int64_t *size, int64_t ndim);
 bool framework_is_undefined(const void *tensor);
 /* As the framework prints it, "DispatchKeySet(CPU)". Returns the whole length. */
 size_t framework_keyset_text(uint64_t keyset, char *out, size_t size);
+/* Whether it is the key of this name and no other. */
+bool framework_keyset_is(uint64_t keyset, const char *name);
 /* Named tensors: their names are part of the result, and checked. */
 bool framework_has_names(const void *tensor);
 /* Whether the caller is one of several threads of a parallel region. */
@@ -129,8 +131,7 @@ struct call {
 	uint32_t op;           /* index into hooks' plan ops */
 	bool in_place;
 	void *result;          /* functional: where the framework wants the at::Tensor */
-	const void *first;     /* the word of the first argument, where the caller has it */
-	uint64_t self;         /* in place: the word of the target, which is the op's result */
+	const void *first;     /* the word of the first argument, where the caller has it: an in-place op's result */
 	uint32_t n_args;
 	struct call_arg arg[TERRA_PLAN_MAX_ARGS];
 	int64_t numel;         /* of the op's domain */

@@ -292,20 +292,6 @@ static void work_dir_keeps_the_source(void **state)
 	terra_plan_free(plan);
 }
 
-static void assert_no_kernel(const char *text, const char *message)
-{
-	struct terra_plan *plan = plan_of_one(text);
-	char err[512] = "", again[512] = "";
-
-	assert_int_equal(codegen_plan(plan, NULL, err, sizeof(err)), -EINVAL);
-	if (!strstr(err, message))
-		fail_msg("\"%s\" should say \"%s\"", err, message);
-	assert_null(plan->code);
-	assert_int_equal(codegen_verify_region(&plan->regions[0], again, sizeof(again)), -EINVAL);
-	assert_string_equal(err, again);
-	terra_plan_free(plan);
-}
-
 static void impossible_regions_are_refused(void **state)
 {
 	assert_no_kernel("aten::mm i0 i1", "aten::mm");

@@ -54,17 +54,6 @@ static void check_refuses_an_ignored_row_that_counts(void **state)
 	assert_refused("aten::nll_loss_backward f i0 r1 - #2 #0 f", &wrong, "aten::nll_loss_backward");
 }
 
-static void assert_no_kernel(const char *text, const char *message)
-{
-	struct terra_plan *plan = plan_of_one(text);
-	char err[512] = "";
-
-	assert_int_equal(codegen_plan(plan, NULL, err, sizeof(err)), -EINVAL);
-	if (!strstr(err, message))
-		fail_msg("\"%s\" should say \"%s\"", err, message);
-	terra_plan_free(plan);
-}
-
 static void what_rows_can_not_have_is_refused(void **state)
 {
 	assert_no_kernel("aten::exp i0 | aten::_log_softmax_backward_data v0 i1 l #6", "function for blocks");
