@@ -1,13 +1,16 @@
 """Times training programs as users start them, under other allocators, and with Terra, side by side.
 
-Each run is a process of its own. Within a round all modes run one after the other, in an order that shifts from round to
-round. A round in which any mode took over twice that mode's own median is discarded, and counted.
+Each run is a process of its own. Within a round they are started one after the other, in an order that shifts from round to
+round, and stop after their first iterations; then they take turns of a few iterations each, while the others stand still, so
+that a slow minute of the machine is all modes' minute. With --turn 0 each runs to its end before the next is started. A round
+in which any mode took over twice that mode's own median is discarded, and counted.
 """
 import argparse
 import glob
 import json
 import os
 import platform
+import select
 import signal
 import statistics
 import subprocess
@@ -24,6 +27,8 @@ ITERATIONS = {"mlp": 400, "gpt2": 30}
 OTHER_ITERATIONS = 100
 WARM_UP = 3                 # iterations before the steady ones
 TRACED = 8                  # iterations of the run that the plan is made from
+TURNS = {"mlp": 20}         # iterations of a turn where --turn asks for none; 1 for others
+SETTLE = 0.01               # seconds between turns: idle workers of OpenMP spin that long
 BUSY = 0.05                 # share of the processors used by others from which on times are not to be trusted
 
 RETAIN = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000000", "MALLOC_TOP_PAD_": "268435456"}
@@ -39,13 +44,14 @@ class Failed(Exception):
 class Program:
     """A training script, its number of iterations, and its plan once made."""
 
-    def __init__(self, name, iterations):
+    def __init__(self, name, iterations, turn):
         path = os.path.join(ROOT, "tests", "programs", name + ".py")
         self.path = path if os.path.exists(path) else name
         if not os.path.exists(self.path):
             raise Failed(f"no such program: {name}")
         self.name = os.path.splitext(os.path.basename(self.path))[0]
         self.iterations = iterations or ITERATIONS.get(self.name, OTHER_ITERATIONS)
+        self.turn = TURNS.get(self.name, 1) if turn is None else turn
         self.plan = None
 
 
@@ -86,21 +92,24 @@ def base_environment():
     return {key: value for key, value in os.environ.items() if key not in private and not key.startswith("TERRA_")}
 
 
+def kill(child):
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
 def run_process(command, environment, seconds):
-    """Standard output of a command, which must exit with 0 within the time."""
-    child = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+    """A command that must exit with 0 within the time."""
+    child = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                              stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True)
     try:
-        out, err = child.communicate(timeout=seconds)
+        _, err = child.communicate(timeout=seconds)
     except BaseException as error:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.communicate()
+        kill(child)
         if isinstance(error, subprocess.TimeoutExpired):
             raise Failed(f"no end after {seconds} s: {' '.join(command)}") from None
         raise
     if child.returncode != 0:
         raise Failed(f"exit code {child.returncode}: {' '.join(command)}\n{err[-2000:]}")
-    return out
 
 
 def progress(text):
@@ -133,48 +142,117 @@ def steady_from(ends):
     return ends[-1]
 
 
-def run_once(program, mode, folder, seconds):
-    """One run of one mode: a dict of what was measured."""
-    out = os.path.join(folder, "run.json")
-    environment = {**base_environment(), **mode_environment(mode, program, folder)}
-    options = ["--compile"] if mode == "compile" else []
-    started = str(time.monotonic_ns())
-    printed = run_process(driver_command(program, program.iterations, out, *options, "--started", started), environment,
-                          seconds)
-    with open(out, encoding="utf-8") as file:
-        run = json.load(file)
-    ends = run["iteration_ends"]
-    if len(ends) <= WARM_UP + 2:
-        raise Failed(f"{program.path} made {len(ends)} optimizer steps, too few to time")
-    run.update(total=run["end"] - ends[WARM_UP - 1], third=ends[WARM_UP - 1], steady=steady_from(ends), printed=printed)
-    log = os.path.join(folder, "replay.json")
-    if mode == "replay" and os.path.exists(log):
-        with open(log, encoding="utf-8") as file:
-            run["replay_log"] = json.load(file)
-        os.unlink(log)
-    return run
+class Run:
+    """One run of one mode. With turns it stands still until it is given one, and again after it."""
+
+    def __init__(self, program, mode, folder, options):
+        self.program, self.mode, self.timeout = program, mode, options.timeout
+        self.folder = os.path.join(folder, "run-" + mode)
+        os.makedirs(self.folder, exist_ok=True)
+        environment = {**base_environment(), **mode_environment(mode, program, self.folder)}
+        arguments = ["--compile"] if mode == "compile" else []
+        go_here, self.go = os.pipe()
+        self.done, done_here = os.pipe()
+        if program.turn:
+            arguments += ["--turns", f"{go_here},{done_here},{WARM_UP},{program.turn}"]
+        arguments += ["--started", str(time.monotonic_ns())]
+        self.command = driver_command(program, program.iterations, self.file("run.json"), *arguments)
+        with open(self.file("out"), "wb") as out, open(self.file("err"), "wb") as err:
+            self.child = subprocess.Popen(self.command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+                                          start_new_session=True, pass_fds=(go_here, done_here))
+        os.close(go_here)
+        os.close(done_here)
+
+    def file(self, name):
+        return os.path.join(self.folder, name)
+
+    def text(self, name):
+        with open(self.file(name), encoding="utf-8", errors="replace") as file:
+            return file.read()
+
+    def turn_ends(self):
+        """Waits for the end of a turn. False at the end of the run."""
+        if not select.select([self.done], [], [], self.timeout)[0]:
+            raise Failed(f"no end after {self.timeout} s: {' '.join(self.command)}")
+        if os.read(self.done, 1):
+            return True
+        if self.child.wait() != 0:
+            raise Failed(f"exit code {self.child.returncode}: {' '.join(self.command)}\n{self.text('err')[-2000:]}")
+        return False
+
+    def turn(self):
+        os.write(self.go, b".")
+        return self.turn_ends()
+
+    def end(self):
+        """Stops what runs, and forgets it."""
+        if self.child.poll() is None:
+            kill(self.child)
+        os.close(self.go)
+        os.close(self.done)
+
+    def measured(self):
+        """Of a run that has ended: a dict."""
+        run = json.loads(self.text("run.json"))
+        ends = run["iteration_ends"]
+        if len(ends) <= WARM_UP + 2:
+            raise Failed(f"{self.program.path} made {len(ends)} optimizer steps, too few to time")
+        run.update(total=run["end"] - ends[WARM_UP - 1], third=ends[WARM_UP - 1], steady=steady_from(ends),
+                   printed=self.text("out"))
+        if self.mode == "replay" and os.path.exists(self.file("replay.json")):
+            run["replay_log"] = json.loads(self.text("replay.json"))
+            os.unlink(self.file("replay.json"))
+        return run
 
 
-def run_rounds(program, modes, rounds, folder, seconds):
-    """All rounds: a dict of runs per round. A mode that fails is given up, with its reason in `gone`. When stopped, the
-    rounds that are complete."""
-    gone = {}
-    results = []
-    try:
-        for number in range(rounds):
-            order = modes[number % len(modes):] + modes[:number % len(modes)]
-            results.append({})
+class Round:
+    """All modes once: one after the other, or in turns. A mode that fails is given up, with its reason in `gone`."""
+
+    def __init__(self, program, folder, options, gone):
+        self.program, self.folder, self.options, self.gone = program, folder, options, gone
+        self.waiting, self.results = [], {}
+
+    def step(self, mode, run, turn):
+        """Lets a run have a turn (or its first steps); what it measured is in `results` when it has ended."""
+        try:
+            if turn():
+                return
+            self.results[mode] = run.measured()
+        except Failed as reason:
+            self.gone[mode] = str(reason)
+        self.waiting.remove(run)
+        run.end()
+
+    def make(self, order):
+        try:
             for mode in order:
-                if mode in gone:
+                if mode in self.gone:
                     continue
-                progress(f"{program.name}: round {number + 1} of {rounds}, {mode}")
-                try:
-                    results[-1][mode] = run_once(program, mode, folder, seconds)
-                except Failed as reason:
-                    gone[mode] = str(reason)
+                progress(f"{self.program.name}: {self.options.round_name}, {mode}")
+                run = Run(self.program, mode, self.folder, self.options)
+                self.waiting.append(run)
+                self.step(mode, run, run.turn_ends)
+            while self.waiting:
+                for run in list(self.waiting):
+                    time.sleep(SETTLE)
+                    self.step(run.mode, run, run.turn)
+                self.waiting = self.waiting[1:] + self.waiting[:1]
+            return self.results
+        finally:
+            for run in self.waiting:
+                run.end()
+
+
+def run_rounds(program, modes, folder, options):
+    """All rounds: a dict of runs per round. When stopped, the rounds that are complete."""
+    gone, results = {}, []
+    try:
+        for number in range(options.rounds):
+            order = modes[number % len(modes):] + modes[:number % len(modes)]
+            options.round_name = f"round {number + 1} of {options.rounds}"
+            results.append(Round(program, folder, options, gone).make(order))
     except KeyboardInterrupt:
-        results.pop()
-        gone["stopped"] = f"in round {len(results) + 1} of {rounds}"
+        gone["stopped"] = f"in round {len(results) + 1} of {options.rounds}"
     progress("")
     return [{mode: run for mode, run in result.items() if mode not in gone} for result in results], gone
 
@@ -221,7 +299,8 @@ def not_run(mode, reason):
 
 def print_table(program, summary, kept, discarded, gone):
     print(f"{program.name}: {program.iterations} iterations, of which the first {WARM_UP} are not timed; "
-          f"{kept} rounds{f', and {discarded} discarded' if discarded else ''}")
+          f"{kept} rounds{f', and {discarded} discarded' if discarded else ''}"
+          f"{f'; turns of {program.turn}' if program.turn else ''}")
     print(f"{'':11}{'total s':>9}{'lowest - highest':>20}{'x eager':>9}{'x malloc':>10}{'iter 3 at':>11}"
           f"{'steady at':>11}{'peak MB':>9}  same bits")
     for mode, line in summary.items():
@@ -279,7 +358,7 @@ def bench_program(program, modes, options, folder):
         except Failed as reason:
             gone["replay"] = str(reason)
     modes = [mode for mode in modes if mode not in gone]
-    results, failures = run_rounds(program, modes, options.rounds, folder, options.timeout)
+    results, failures = run_rounds(program, modes, folder, options)
     gone.update(failures)
     if not results or not results[0]:
         for mode, reason in gone.items():
@@ -315,12 +394,15 @@ def parse_arguments():
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
     parser.add_argument("--iterations", type=int, default=0, metavar="N",
                         help="steps of each run (default: 400 for mlp, 30 for gpt2, 100 for others)")
+    parser.add_argument("--turn", type=int, metavar="N",
+                        help="within a round the modes take turns of N steps each; 0: one run after the other "
+                             "(default: 20 for mlp, 1 for others)")
     parser.add_argument("--plan", metavar="FILE", help="replay with this plan instead of making one")
     parser.add_argument("--timeout", type=int, default=900, metavar="SECONDS", help="of one run (default: %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="write all runs and results to FILE")
     options = parser.parse_args()
-    if options.rounds < 1 or options.iterations < 0:
-        parser.error("--rounds and --iterations must be positive")
+    if options.rounds < 1 or options.iterations < 0 or (options.turn or 0) < 0:
+        parser.error("--rounds, --iterations and --turn must be positive")
     if 0 < options.iterations <= WARM_UP + 2:
         parser.error(f"--iterations must be more than {WARM_UP + 2}")
     return options
@@ -330,7 +412,7 @@ def main():
     options = parse_arguments()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as ^C: what is complete is reported
     try:
-        programs = [Program(name, options.iterations) for name in options.programs.split(",")]
+        programs = [Program(name, options.iterations, options.turn) for name in options.programs.split(",")]
     except Failed as reason:
         sys.exit(f"bench: {reason}")
     busy = busy_share()

@@ -1,15 +1,18 @@
 """Runs an unmodified training script and notes the time of each iteration, each loss and the final parameters.
 
-    bench_driver.py [--compile] [--started NS] --out FILE PROGRAM [ARGUMENT]...
+    bench_driver.py [--compile] [--started NS] [--turns GO,DONE,FIRST,N] --out FILE PROGRAM [ARGUMENT]...
 
 The script runs as if it had been started itself. Two places outside it are used: an iteration ends when the script's first
 optimizer has made its step, and the loss is what the script calls backward() on. Neither reads a value or makes the
 program wait; all values are read after the script's end, and the time of that end includes that every parameter has been
-computed. --compile hands the first module that the script calls to torch.compile.
+computed. --compile hands the first module that the script calls to torch.compile. With --turns the script stops after FIRST
+iterations, and then after every N: it writes a byte to the file descriptor DONE and goes on when it has read one from GO. The
+time in between is in none of the times.
 """
 import argparse
 import hashlib
 import json
+import os
 import resource
 import runpy
 import sys
@@ -19,17 +22,41 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 
+class Turns:
+    """Stops the script so that others can have theirs."""
+
+    def __init__(self, text):
+        self.go, self.done, self.next_stop, self.every = (int(word) for word in text.split(","))
+        self.paused = 0  # ns
+
+    def iteration_ended(self, iterations):
+        if iterations < self.next_stop:
+            return
+        self.next_stop += self.every
+        stopped = time.monotonic_ns()
+        os.write(self.done, b".")
+        if not os.read(self.go, 1):
+            sys.exit("bench_driver: whoever gives the turns is gone")
+        self.paused += time.monotonic_ns() - stopped
+
+
 class Watch:
     """What was seen of the script."""
 
-    def __init__(self):
+    def __init__(self, turns):
         self.ends, self.losses, self.optimizers = [], [], []
+        self.turns = turns
+
+    def now(self):
+        return time.monotonic_ns() - (self.turns.paused if self.turns else 0)
 
     def optimizer_stepped(self, optimizer, args, kwargs):
         if all(optimizer is not known for known in self.optimizers):
             self.optimizers.append(optimizer)
         if optimizer is self.optimizers[0]:
-            self.ends.append(time.monotonic_ns())
+            self.ends.append(self.now())
+            if self.turns:
+                self.turns.iteration_ended(len(self.ends))
 
     def parameters(self):
         return [parameter for optimizer in self.optimizers for group in optimizer.param_groups
@@ -82,12 +109,13 @@ def main():
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--started", type=int, default=time.monotonic_ns(), metavar="NS",
                         help="CLOCK_MONOTONIC when the process was started, in ns")
+    parser.add_argument("--turns", type=Turns, metavar="GO,DONE,FIRST,N")
     parser.add_argument("--out", required=True, metavar="FILE")
     parser.add_argument("program")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     options = parser.parse_args()
 
-    watch = Watch()
+    watch = Watch(options.turns)
     register_optimizer_step_post_hook(watch.optimizer_stepped)
     watch_backward(watch)
     if options.compile:
@@ -96,7 +124,7 @@ def main():
     runpy.run_path(options.program, run_name="__main__")
 
     wait_for_values(watch.parameters() + watch.losses)
-    end = time.monotonic_ns()
+    end = watch.now()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     seconds = [(moment - options.started) / 1e9 for moment in watch.ends]
     with open(options.out, "w", encoding="utf-8") as out:
