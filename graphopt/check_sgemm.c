@@ -5,6 +5,7 @@
  * count that replay demands. Special values are sprinkled thinly: an infinity reaches a whole row.
  */
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -144,26 +145,31 @@ static float *buffer_memory(void)
 struct tiles_run {
 	const struct product *p;
 	float *c;
+	int64_t n_tiles;
+	_Atomic int64_t next; /* tile: each thread takes one after the other, as in replay */
 };
 
 static void run_part(void *ctx, int64_t begin, int64_t end)
 {
-	const struct tiles_run *run = ctx;
+	struct tiles_run *run = ctx;
 	const struct product *p = run->p;
 	struct terra_sgemm_args args = {.shape = p->shape, .c = run->c, .import = p->plan->import_table};
+	int64_t tile;
 
 	args.a = product_data(p, &p->a);
 	args.b = product_data(p, &p->b);
 	args.bias = p->with_bias ? product_data(p, &p->bias) : NULL;
 	args.buffer = p->shape.buffered ? buffer_memory() : NULL;
-	if (args.buffer || !p->shape.buffered)
-		p->fn(&args, begin, end);
+	if (p->shape.buffered && !args.buffer)
+		return;
+	while ((tile = atomic_fetch_add_explicit(&run->next, 1, memory_order_relaxed)) < run->n_tiles)
+		p->fn(&args, tile, tile + 1);
 }
 
 int product_run_tiles(const struct product *p, framework_tensor *result)
 {
 	const int64_t size[2] = {p->shape.m, p->shape.n}, stride[2] = {p->shape.n, 1};
-	struct tiles_run run = {.p = p};
+	struct tiles_run run = {.p = p, .n_tiles = terra_plan_sgemm_tiles(&p->shape)};
 
 	*result = framework_empty(p->framework, 2, size, stride, FRAMEWORK_FLOAT32);
 	if (!*result)
@@ -171,7 +177,7 @@ int product_run_tiles(const struct product *p, framework_tensor *result)
 	run.c = framework_data(p->framework, *result);
 	if (!p->timed)
 		memset(run.c, 0x55, (size_t)p->shape.m * (size_t)p->shape.n * sizeof(float));
-	framework_parallel_for(p->framework, terra_plan_sgemm_tiles(&p->shape), 1, run_part, &run);
+	framework_parallel_for(p->framework, run.n_tiles, 1, run_part, &run);
 	return 0;
 }
 
