@@ -220,6 +220,35 @@ int arena_protect(const void *p, size_t n, int prot)
 	return mprotect((void *)start, end - start, prot) ? -errno : 0;
 }
 
+static uint32_t chunks_of(const void *p, size_t n, uint32_t *first)
+{
+	*first = space_page(p) / CHUNK_PAGES;
+	return space_page((const char *)p + n - 1) / CHUNK_PAGES + 1 - *first;
+}
+
+bool arena_pin(const void *p, size_t n)
+{
+	uint32_t first, chunks;
+	bool pinned;
+
+	if (!n || !arena_owns_address(p) || !arena_owns_address((const char *)p + n - 1))
+		return false;
+	chunks = chunks_of(p, n, &first);
+	pthread_mutex_lock(&lock);
+	pinned = space_pin(first, chunks);
+	pthread_mutex_unlock(&lock);
+	return pinned;
+}
+
+void arena_unpin(const void *p, size_t n)
+{
+	uint32_t first, chunks = chunks_of(p, n, &first);
+
+	pthread_mutex_lock(&lock);
+	space_unpin(first, chunks);
+	pthread_mutex_unlock(&lock);
+}
+
 void arena_stats(struct arena_stats *out)
 {
 	pthread_mutex_lock(&lock);

@@ -46,6 +46,11 @@ void arena_release(void *base);
  * prot as for mprotect. Returns 0 or -errno. */
 int arena_protect(const void *p, size_t n, int prot);
 
+/* Keeps the memory of all huge pages that [p, p + n) lies on in its place, whether it is used or not: it is neither given back nor
+ * moved until arena_unpin. False: some of it is not there, and nothing is pinned. */
+bool arena_pin(const void *p, size_t n);
+void arena_unpin(const void *p, size_t n);
+
 struct arena_stats {
 	uint64_t live_bytes;      /* handed out */
 	uint64_t resident_bytes;  /* touched or kept: live + cached */

@@ -216,12 +216,25 @@ static uint32_t take_chunks(struct taking *taking, uint32_t first, uint32_t n)
 	return space_move(first, taking->place + taking->done, n, &taking->lost);
 }
 
+/* Narrows chunks [*first, *last) to the hindmost that are pinned nowhere. */
+static void leave_pinned(uint32_t *first, uint32_t *last)
+{
+	uint32_t chunk;
+
+	while (*last > *first && space_is_pinned(*last - 1))
+		--*last;
+	for (chunk = *last; chunk > *first && !space_is_pinned(chunk - 1); chunk--)
+		;
+	*first = chunk;
+}
+
 /* Takes whole chunks of a free span, the hindmost. */
 static void take_from_span(struct taking *taking, struct span *span)
 {
 	uint32_t page = span->page, end = page + span->n, taken;
 	uint32_t first = (page + CHUNK_PAGES - 1) / CHUNK_PAGES, last = end / CHUNK_PAGES;
 
+	leave_pinned(&first, &last);
 	if (first >= last || !span_reserve(4)) /* 3 are promised to heap_take, which may be the caller */
 		return;
 	if (last - first > taking->wanted - taking->done)

@@ -85,6 +85,11 @@ bool space_is_backed(uint32_t chunk);
 int64_t space_find_cold(uint32_t n);
 /* -ENOMEM: no memory. -EEXIST: somebody else mapped a part of it; space_find_cold won't propose it again. */
 int space_back(uint32_t chunk, uint32_t n);
+/* Whether the chunk must stay where it is, and so must not be given to space_unback and space_move. */
+bool space_is_pinned(uint32_t chunk);
+/* False: not all of them are backed. Nothing changed. */
+bool space_pin(uint32_t chunk, uint32_t n);
+void space_unpin(uint32_t chunk, uint32_t n);
 /* False when the kernel refuses: nothing changed. */
 bool space_unback(uint32_t chunk, uint32_t n);
 /* Moves the memory of n backed chunks to n others that were just backed and never touched: what they hold is undefined,

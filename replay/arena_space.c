@@ -27,6 +27,7 @@ static struct {
 	uint32_t n_backed;
 	struct chunk **chunks;
 	uint64_t *cold; /* bit set: can be backed */
+	uint64_t *pinned;
 	char *table, *table_end;
 } space;
 
@@ -101,7 +102,8 @@ int space_init(void)
 		return err;
 	space.chunks = map_anywhere(n * sizeof(*space.chunks));
 	space.cold = map_anywhere(n / 8);
-	if (!space.chunks || !space.cold)
+	space.pinned = map_anywhere(n / 8);
+	if (!space.chunks || !space.cold || !space.pinned)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < n / 64; i++)
 		space.cold[i] = ~0ull;
@@ -140,19 +142,43 @@ static bool is_cold(uint32_t chunk)
 	return space.cold[chunk / 64] >> (chunk % 64) & 1;
 }
 
-static void set_cold(uint32_t chunk, uint32_t n, bool cold)
+bool space_is_pinned(uint32_t chunk)
+{
+	return space.pinned[chunk / 64] >> (chunk % 64) & 1;
+}
+
+static void set_bits(uint64_t *bits, uint32_t chunk, uint32_t n, bool set)
 {
 	for (uint32_t i = chunk; i < chunk + n; i++) {
-		if (cold)
-			space.cold[i / 64] |= 1ull << (i % 64);
+		if (set)
+			bits[i / 64] |= 1ull << (i % 64);
 		else
-			space.cold[i / 64] &= ~(1ull << (i % 64));
+			bits[i / 64] &= ~(1ull << (i % 64));
 	}
+}
+
+static void set_cold(uint32_t chunk, uint32_t n, bool cold)
+{
+	set_bits(space.cold, chunk, n, cold);
 }
 
 bool space_is_backed(uint32_t chunk)
 {
 	return chunk < space.n_chunks && !is_cold(chunk) && space.chunks[chunk];
+}
+
+bool space_pin(uint32_t chunk, uint32_t n)
+{
+	for (uint32_t i = chunk; i < chunk + n; i++)
+		if (!space_is_backed(i))
+			return false;
+	set_bits(space.pinned, chunk, n, true);
+	return true;
+}
+
+void space_unpin(uint32_t chunk, uint32_t n)
+{
+	set_bits(space.pinned, chunk, n, false);
 }
 
 /* The next chunk from `chunk` on whose cold bit is `cold`. */

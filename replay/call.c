@@ -43,7 +43,7 @@ static bool read_number(struct call_arg *arg)
 {
 	const struct tensor_view *t = &arg->t;
 
-	if (t->numel != 1 || guard_covers(t->data, 8))
+	if (t->numel != 1 || !guard_admits(t->data, 8))
 		return false;
 	if (t->dtype == framework.float32)
 		arg->number = (double)*t->data;
@@ -270,7 +270,7 @@ static bool tensor_is_apart(const void *tensor)
 	if (t.numel == 0)
 		return true;
 	/* Other types by their widest element: complex double. */
-	return !guard_covers(t.data, (size_t)tensor_span(&t) * (t.dtype == framework.float32 ? sizeof(float) : 16));
+	return guard_admits(t.data, (size_t)tensor_span(&t) * (t.dtype == framework.float32 ? sizeof(float) : 16));
 }
 
 static bool list_is_apart(const uint64_t *word)

@@ -4,6 +4,11 @@
  * granules of 2 MB, so that huge pages stay whole; what else lies in a granule pays with a flush when it is touched,
  * never with an answer.
  *
+ * When the first op of a batch arrives, what such a batch needed last time is closed at once (ahead.h). What is wanted
+ * closed, because something in it waits, is kept apart from what is closed: where more is closed than wanted, a touch
+ * lowers that granule to what is wanted and runs nothing. Adjacent granules are closed in one call and so alike, to every
+ * access where that is wanted of one: a read of an input among them pays with one fault.
+ *
  * Protection is the process's: pages opened for a flush are open to all threads, half-written results included. That is
  * harmless only where no other thread can be looking. Elsewhere (a fault, which a worker inside a parallel region may have
  * caused while others go on; a second program thread) the pages are moved: MREMAP_DONTUNMAP takes them to a second
@@ -24,6 +29,7 @@
 #include <sys/ucontext.h>
 #include <unistd.h>
 
+#include "replay/ahead.h"
 #include "replay/arena.h"
 #include "replay/replay.h"
 
@@ -33,12 +39,23 @@
 
 enum { OPEN, READ_ONLY, NONE };
 
+struct granule {
+	uint8_t closed, wanted; /* closed is never less */
+};
+
 static struct {
-	uintptr_t granule[CLOSED_MAX]; /* numbers of closed granules, in order of closing */
+	uintptr_t granule[CLOSED_MAX + AHEAD_MAX]; /* numbers of closed granules, in order of closing */
 	uint32_t n;
-	uint8_t *state;                /* by number, counted from the arena's first granule */
+	struct granule *state;         /* by number, counted from the arena's first granule */
 	uintptr_t base, n_granules;    /* the arena's */
-	volatile uint64_t epoch;       /* openings so far */
+	struct {
+		uint64_t key;
+		uint32_t calls;        /* that closing takes without what is closed ahead */
+		bool touched;          /* the program touched what was closed more than wanted */
+		struct ahead_run pinned[AHEAD_RUNS];
+		uint32_t n_pinned;     /* closed ahead */
+	} batch;
+	volatile uint64_t epoch;       /* openings so far, and batches that began */
 	bool can_stage;                /* this kernel can move pages and leave the range mapped */
 	char *first, *second;          /* staging: the lowest closed granule, and where it has been moved to */
 	size_t span;                   /* bytes of address space from `first` to the end of the highest */
@@ -52,22 +69,35 @@ static bool close_run(uintptr_t first, uintptr_t end, uint8_t state)
 #ifdef TERRA_NO_GUARD_PAGES
 	return true;
 #endif
-	return first == end || arena_protect((void *)(first << GRANULE_SHIFT), (end - first) << GRANULE_SHIFT,
-					     state == NONE ? PROT_NONE : PROT_READ) == 0;
+	if (first == end)
+		return true;
+	replay_counts.closings++;
+	return arena_protect((void *)(first << GRANULE_SHIFT), (end - first) << GRANULE_SHIFT,
+			     state == NONE ? PROT_NONE : PROT_READ) == 0;
 }
 
 static bool note_closed(uintptr_t g, uint8_t state)
 {
-	uint8_t *now = &guard.state[g - guard.base];
+	struct granule *now = &guard.state[g - guard.base];
 
-	if (*now >= state)
+	if (now->closed >= state)
 		return false;
-	if (*now == OPEN) {
-		if (guard.n == CLOSED_MAX)
+	if (now->closed == OPEN) {
+		if (guard.n == CLOSED_MAX + AHEAD_MAX)
 			return false;
 		guard.granule[guard.n++] = g;
 	}
-	*now = state;
+	now->closed = state;
+	return true;
+}
+
+static bool note_wanted(uintptr_t g, uint8_t state)
+{
+	struct granule *now = &guard.state[g - guard.base];
+
+	if (now->wanted >= state)
+		return false;
+	now->wanted = state;
 	return true;
 }
 
@@ -75,7 +105,7 @@ bool guard_close(const void *p, size_t n, bool none)
 {
 	uintptr_t g = (uintptr_t)p >> GRANULE_SHIFT, end = (((uintptr_t)p + n - 1) >> GRANULE_SHIFT) + 1, run = g;
 	uint8_t state = none ? NONE : READ_ONLY;
-	bool closed = true;
+	bool closed = true, wanted = false;
 
 #ifdef TERRA_NO_GUARD_INPUTS
 	if (!none)
@@ -86,11 +116,13 @@ bool guard_close(const void *p, size_t n, bool none)
 		return true;
 #endif
 	for (; g < end; g++) {
+		wanted |= note_wanted(g, state);
 		if (note_closed(g, state))
 			continue;
 		closed &= close_run(run, g, state);
 		run = g + 1;
 	}
+	guard.batch.calls += wanted;
 	return close_run(run, end, state) && closed;
 }
 
@@ -139,6 +171,7 @@ static bool for_each_run(bool (*fn)(char *p, size_t n))
 
 static bool open_run(char *p, size_t n)
 {
+	replay_counts.openings++;
 	return arena_protect(p, n, PROT_READ | PROT_WRITE) == 0;
 }
 
@@ -175,10 +208,38 @@ static bool publish_run(char *p, size_t n)
 	return move(in_second(p), p, n);
 }
 
+static void unpin(void)
+{
+	for (uint32_t i = 0; i < guard.batch.n_pinned; i++)
+		arena_unpin((void *)(guard.batch.pinned[i].first << GRANULE_SHIFT),
+			    (size_t)guard.batch.pinned[i].n << GRANULE_SHIFT);
+	guard.batch.n_pinned = 0;
+}
+
+/* What is closed is sorted. */
+static void note_batch(void)
+{
+	static struct ahead_set wanted; /* off the small stack that a handler may have */
+	bool fits = true;
+
+	ahead_clear(&wanted, guard.batch.calls);
+	for (uint32_t i = 0; i < guard.n && fits; i++) {
+		uint8_t state = guard.state[guard.granule[i] - guard.base].wanted;
+
+		fits = state == OPEN || ahead_add(&wanted, guard.granule[i], state == NONE);
+	}
+	if (!fits)
+		ahead_clear(&wanted, 0);
+	ahead_note(guard.batch.key, &wanted, guard.batch.touched);
+}
+
 static void all_open(void)
 {
+	unpin();
+	if (guard.n > 0)
+		note_batch();
 	for (uint32_t i = 0; i < guard.n; i++)
-		guard.state[guard.granule[i] - guard.base] = OPEN;
+		guard.state[guard.granule[i] - guard.base] = (struct granule){OPEN, OPEN};
 	guard.n = 0;
 	guard.epoch++;
 }
@@ -191,6 +252,75 @@ void guard_open(void)
 		abort();
 	}
 	all_open();
+}
+
+/* ---- closing ahead ---- */
+
+/* Where no block that waits lies in a granule, the arena might give it back or move it, protection and all: it is pinned. */
+static bool close_ahead(const struct ahead_run *run)
+{
+	void *p = (void *)(run->first << GRANULE_SHIFT);
+	uint8_t state = run->none ? NONE : READ_ONLY;
+
+	if (!arena_pin(p, (size_t)run->n << GRANULE_SHIFT))
+		return true;
+	guard.batch.pinned[guard.batch.n_pinned++] = *run;
+	for (uint32_t i = 0; i < run->n; i++)
+		note_closed(run->first + i, state);
+	replay_counts.ahead++;
+	return close_run(run->first, run->first + run->n, state);
+}
+
+void guard_begin(uint64_t place, const void *p)
+{
+	const struct ahead_set *set;
+	bool closed = true;
+
+	guard.batch.key = ahead_key(place, p);
+	guard.batch.calls = 0;
+	guard.batch.touched = false;
+	guard.epoch++;
+	set = ahead_find(guard.batch.key);
+	for (uint32_t i = 0; set != NULL && i < set->n_runs && closed; i++)
+		closed = close_ahead(&set->run[i]);
+	/* Refused, perhaps half-way, while what is noted as closed must be: all is opened. Nothing waits yet. */
+	if (!closed)
+		guard_open();
+}
+
+/* Opens a granule as far as nothing that waits wants it closed. */
+static bool lower(uintptr_t g)
+{
+	struct granule *now = &guard.state[g - guard.base];
+	int prot = now->wanted == OPEN ? PROT_READ | PROT_WRITE : PROT_READ;
+
+#ifndef TERRA_NO_GUARD_PAGES
+	if (arena_protect((void *)(g << GRANULE_SHIFT), GRANULE, prot) != 0)
+		return false;
+#endif
+	now->closed = now->wanted;
+	for (uint32_t i = 0; now->closed == OPEN && i < guard.n; i++)
+		if (guard.granule[i] == g)
+			guard.granule[i] = guard.granule[--guard.n];
+	guard.batch.touched = true;
+	guard.epoch++;
+	replay_counts.lowered++;
+	return true;
+}
+
+bool guard_yield(const void *p, size_t n)
+{
+	uintptr_t g = (uintptr_t)p >> GRANULE_SHIFT, end = (((uintptr_t)p + n - 1) >> GRANULE_SHIFT) + 1;
+
+	for (; g < end; g++) {
+		const struct granule *now = &guard.state[g - guard.base];
+
+		if (g - guard.base >= guard.n_granules || now->closed == OPEN)
+			continue;
+		if (now->closed == now->wanted || !lower(g))
+			return false;
+	}
+	return true;
 }
 
 bool guard_can_stage(void)
@@ -245,34 +375,41 @@ void *guard_staged(const void *p)
 	return (const char *)p >= guard.first && (const char *)p < guard.first + guard.span ? in_second(p) : (void *)p;
 }
 
-bool guard_covers(const void *p, size_t n)
+bool guard_admits(const void *p, size_t n)
 {
 	uintptr_t g = (uintptr_t)p >> GRANULE_SHIFT, end = (((uintptr_t)p + n - 1) >> GRANULE_SHIFT) + 1;
+	bool closed = false;
 
 	if (guard.n == 0)
-		return false;
-	for (; g < end; g++)
-		if (g - guard.base < guard.n_granules && guard.state[g - guard.base] != OPEN)
-			return true;
-	return false;
+		return true;
+	for (; g < end; g++) {
+		if (g - guard.base >= guard.n_granules)
+			continue;
+		if (guard.state[g - guard.base].wanted != OPEN)
+			return false;
+		closed |= guard.state[g - guard.base].closed != OPEN;
+	}
+	return !closed || queue_yield(p, n);
 }
 
 /* ---- faults ---- */
 
 static struct sigaction program_action; /* what the program thinks is installed for SIGSEGV */
 
-/* Ours when the address is in the arena and either something waits, or a flush opened it since this thread ran into it. */
+/* Ours when the address is in the arena and either something waits, or it was opened since this thread ran into it. */
 static bool fault_is_ours(const siginfo_t *info)
 {
 	static _Thread_local uint64_t epoch_of_last;
 	static _Thread_local const void *last;
+	bool again = last == info->si_addr && epoch_of_last == guard.epoch; /* what was done at the first try did not help */
 
 	/* MAPERR: it came between the two halves of a move. */
 	if ((info->si_code != SEGV_ACCERR && info->si_code != SEGV_MAPERR) || !arena_owns_address(info->si_addr))
 		return false;
-	if (guard.n == 0 && last == info->si_addr && epoch_of_last == guard.epoch)
-		return false; /* nothing of ours closed it: the second try failed too */
-	queue_flush_here(FLUSH_ACCESS);
+	if (again && guard.n == 0)
+		return false; /* nothing of ours closed it */
+	if (again || !queue_yield(info->si_addr, 1))
+		queue_flush_here(FLUSH_ACCESS);
 	last = info->si_addr;
 	epoch_of_last = guard.epoch;
 	return true;
@@ -341,7 +478,8 @@ int guard_init(void)
 	arena_range(&base, &size);
 	guard.base = (uintptr_t)base >> GRANULE_SHIFT;
 	guard.n_granules = size >> GRANULE_SHIFT;
-	guard.state = mmap(NULL, guard.n_granules, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	guard.state = mmap(NULL, guard.n_granules * sizeof(*guard.state), PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (guard.state == MAP_FAILED)
 		return -ENOMEM;
 	guard.can_stage = try_staging();

@@ -9,6 +9,11 @@
 
 /* Whether as many bytes can still be closed. */
 bool guard_has_room(size_t bytes, uint32_t n_ranges);
+/* A batch begins at this place with an op that writes at `p`: closes what it will need, if that is known. */
+void guard_begin(uint64_t place, const void *p);
+/* Opens [p, p + n) as far as what waits allows. False: some of it was closed no more than that, so that a touch takes a
+ * flush. Under the queue's lock. */
+bool guard_yield(const void *p, size_t n);
 /* Moved flushes: guard_stage takes all closed pages to the second range (kernels use guard_staged addresses),
  * guard_publish puts them back, open. Only when guard_can_stage. */
 bool guard_can_stage(void);

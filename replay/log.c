@@ -78,6 +78,9 @@ static void json_log(const struct terra_plan *plan)
 	fputs(",\"flushes\":{", f);
 	for (int i = 0; i < FLUSH_REASONS; i++)
 		fprintf(f, "%s\"%s\":%llu", i ? "," : "", reason_names[i], (unsigned long long)replay_counts.flushes[i]);
+	fprintf(f, "},\"pages\":{\"closings\":%llu,\"ahead\":%llu,\"lowered\":%llu,\"openings\":%llu",
+		(unsigned long long)replay_counts.closings, (unsigned long long)replay_counts.ahead,
+		(unsigned long long)replay_counts.lowered, (unsigned long long)replay_counts.openings);
 	fprintf(f, "},\"held_peak_bytes\":%llu,\"arena_peak_bytes\":%llu,\"peak_bytes\":%llu}\n",
 		(unsigned long long)replay_counts.held_peak, (unsigned long long)arena.peak_resident_bytes,
 		(unsigned long long)peak_bytes());
@@ -107,13 +110,17 @@ static void summary_log(const struct terra_plan *plan)
 		   (unsigned long long)runs, used, (unsigned long long)replay_counts.finished_singly,
 		   (unsigned long long)replay_counts.replaced);
 	replay_say("flushes:%s", at ? flushes : " none");
+	replay_say("pages: closed by %llu calls, %llu of them ahead of need, opened by %llu; %llu granules touched ahead of need",
+		   (unsigned long long)replay_counts.closings, (unsigned long long)replay_counts.ahead,
+		   (unsigned long long)replay_counts.openings, (unsigned long long)replay_counts.lowered);
 	replay_say("memory: peak %.0f MB, arena %.0f MB at most, %.0f MB given back and %.0f MB moved, waiting results %.1f MB at most",
 		   (double)peak_bytes() / 1e6, (double)arena.peak_resident_bytes / 1e6, (double)arena.trimmed_bytes / 1e6,
 		   (double)arena.moved_bytes / 1e6,
 		   (double)replay_counts.held_peak / 1e6);
 }
 
-/* For tests in the process: "deferred", "fused", "replaced", "parallel", "waiting", or a flush reason. ~0: no such count. */
+/* For tests in the process: "deferred", "fused", "replaced", "parallel", "closings", "ahead",
+ * "lowered", "waiting", or a flush reason. ~0: no such count. */
 REPLAY_EXPORT uint64_t terra_replay_count(const char *name)
 {
 	if (strcmp(name, "deferred") == 0)
@@ -124,6 +131,12 @@ REPLAY_EXPORT uint64_t terra_replay_count(const char *name)
 		return replay_counts.replaced;
 	if (strcmp(name, "parallel") == 0)
 		return replay_counts.parallel;
+	if (strcmp(name, "closings") == 0)
+		return replay_counts.closings;
+	if (strcmp(name, "ahead") == 0)
+		return replay_counts.ahead;
+	if (strcmp(name, "lowered") == 0)
+		return replay_counts.lowered;
 	if (strcmp(name, "waiting") == 0)
 		return replay_pending;
 	for (int i = 0; i < FLUSH_REASONS; i++)

@@ -341,7 +341,7 @@ static bool columns_are_valid(const struct edge *edge, const struct call *call, 
 	int64_t columns = call->size[1], none = 0; /* of two dims; see below */
 	const int64_t *column = (const int64_t *)(const void *)t->data;
 
-	if (call->ndim != 2 || t->numel != call->size[0] || guard_covers(column, (size_t)t->numel * sizeof(*column)))
+	if (call->ndim != 2 || t->numel != call->size[0] || !guard_admits(column, (size_t)t->numel * sizeof(*column)))
 		return false;
 	for (uint32_t i = 0; i < edge->n_args; i++)
 		if (edge->arg[i].type == '#')

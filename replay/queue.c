@@ -263,6 +263,8 @@ static struct instance *take(const struct call *call, uint64_t place, const stru
 	struct instance *inst = choice->inst;
 
 	choose_closes_others(choice->listed);
+	if (waiting.n == 0)
+		guard_begin(place, data);
 	if (inst == NULL)
 		inst = instance_begin(call, choice, place);
 	instance_grow(inst, call, choice->edge, &choice->binding, data);
@@ -637,6 +639,14 @@ void queue_flush(enum flush_reason reason)
 	taken = queue_lock();
 	flush_locked(reason, !framework_in_parallel() && replay_program_threads == 1);
 	queue_unlock(taken);
+}
+
+bool queue_yield(const void *p, size_t n)
+{
+	bool taken = queue_lock(), yields = taken && guard_yield(p, n);
+
+	queue_unlock(taken);
+	return yields;
 }
 
 void queue_flush_here(enum flush_reason reason)

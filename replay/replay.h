@@ -154,6 +154,8 @@ bool queue_is_due(void);
 /* An op on a list begins that issues an op for each of the list's tensors. The words are only compared with. */
 void queue_list(const void *tensors, uint64_t n);
 void queue_flush(enum flush_reason reason);
+/* guard_yield under the lock; false when this thread has it already. */
+bool queue_yield(const void *p, size_t n);
 /* For the fault handler: no parallel region, no waiting on locks that the thread itself holds. */
 void queue_flush_here(enum flush_reason reason);
 /* Elements from the first to the last that the tensor has, plus one. */
@@ -165,8 +167,8 @@ int guard_init(void);
 /* False: the system refused, some of it is still open. */
 bool guard_close(const void *p, size_t n, bool none);
 void guard_open(void);
-/* Whether any of [p, p + n) is protected now. */
-bool guard_covers(const void *p, size_t n);
+/* Whether [p, p + n) may be touched now, because nothing that waits wants it closed. What was closed ahead is then open. */
+bool guard_admits(const void *p, size_t n);
 
 /* ---- threads.c ---- */
 extern volatile int replay_program_threads;
@@ -182,6 +184,9 @@ struct replay_counts {
 	uint64_t parallel; /* waves that were run on all threads */
 	uint64_t flushes[FLUSH_REASONS];
 	uint64_t held_peak;
+	uint64_t closings, openings; /* system calls */
+	uint64_t ahead;              /* closings before there was need */
+	uint64_t lowered;            /* granules that were touched then, and opened again */
 };
 extern struct replay_counts replay_counts;
 extern struct region_counts *replay_region_counts;

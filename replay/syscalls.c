@@ -20,7 +20,7 @@
 static void give(const void *p, size_t n)
 {
 #ifndef TERRA_NO_GUARD_SYSCALLS
-	if (replay_pending != 0 && n > 0 && guard_covers(p, n))
+	if (replay_pending != 0 && n > 0 && !guard_admits(p, n))
 		queue_flush(FLUSH_SYSCALL);
 #endif
 }

@@ -265,6 +265,48 @@ static void test_pieces_are_moved_together(void **state)
 	assert_true(report->rss[3] <= report->rss[0] + SLACK);
 }
 
+/* Free memory that is pinned is neither moved nor given back: protection that it got would go along, or be lost. */
+static void pinned_between_small(void)
+{
+	enum { N = 40 };
+	unsigned char *p[N], *large;
+
+	for (int i = 0; i < N; i++) {
+		p[i] = arena_alloc(4 * MB);
+		expect(p[i]);
+		memset(p[i], i, 4 * MB);
+	}
+	for (int i = 0; i < N; i += 2) {
+		arena_free(p[i]);
+		expect(arena_pin(p[i], 2 * MB)); /* of two huge pages one */
+		mprotect(p[i], 2 * MB, PROT_NONE);
+	}
+	large = arena_alloc(60 * MB);
+	expect(large);
+	memset(large, 0xff, 60 * MB);
+	moment();
+	arena_free(large);
+	for (int i = 1; i < N; i += 2)
+		arena_free(p[i]);
+	moment();
+	for (int i = 0; i < N; i += 2) {
+		expect(mprotect(p[i], 2 * MB, PROT_READ | PROT_WRITE) == 0); /* still there */
+		expect(p[i][0] == i && p[i][2 * MB - 1] == i);
+		arena_unpin(p[i], 2 * MB);
+	}
+	arena_free(arena_alloc(400 * MB));
+	moment();
+	expect(!arena_pin(p[0], 800 * MB));
+}
+
+static void test_pinned_pieces_stay(void **state)
+{
+	run(pinned_between_small);
+	assert_in_range(report->at[0].moved_bytes, 10 * MB, 40 * MB); /* the other halves */
+	assert_true(report->at[1].resident_bytes >= 40 * MB);
+	assert_true(report->at[1].trimmed_bytes > 0);
+}
+
 static void train_and_drop(void)
 {
 	const struct model m = {.layers = 12, .width = 3 * MB + 4096, .touch = true};
@@ -555,6 +597,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_steps_settle),
 		cmocka_unit_test(test_pieces_are_moved_together),
+		cmocka_unit_test(test_pinned_pieces_stay),
 		cmocka_unit_test(test_steps_find_their_memory_warm),
 		cmocka_unit_test(test_a_dropped_model_goes_back),
 		cmocka_unit_test(test_a_model_dropped_after_one_step),

@@ -6,7 +6,7 @@ path that was traced. Each must print what eager prints, bit for bit.
     python programs.py --list          a line of JSON each: name, guard that it needs, flush reason that it must cause, ...
 
 `guard` is the replay guard (TERRA_TEST_NO_GUARD) without which the result must differ; "" where several guards cover each
-other, so that no single removal shows. `reason` is the flush reason that the step must cause. Sizes are factors to the
+other, so that no single removal shows. `reason` is what the step must cause: a flush reason, or another count. Sizes are factors to the
 number of elements: at the first, a few thousand, no flush is worth threads; at the second each is. Programs that are about
 memory or threads are large as they are, and have the first alone. `apart` are those after which nothing waits in the process
 any more: a process for each size.
@@ -71,7 +71,7 @@ class Counts:
     @contextmanager
     def hazard(self):
         names = ("deferred", "fused", "op", "complete", "memory", "access", "syscall", "fork", "thread",
-                 "parallel")
+                 "parallel", "ahead", "lowered")
         before = {name: self.read(name) for name in names}
         yield
         for name in names:
@@ -188,6 +188,134 @@ def pointer_written(hazard):
         y = chain(x)
         ctypes.memset(pointer, 0, x.nbytes)
         show("memset", y, x)
+
+
+# ---- pages that are closed before there is need: what the last such step needed, from its third time on ----
+
+LARGE = 1 << 19  # elements of a tensor that has pages of its own
+
+
+def four_in_place(tensors, between=lambda: None):
+    """A step of which all waits until its end, with something else in the middle of it."""
+    for i, t in enumerate(tensors):
+        in_place(t)
+        if i == 1:
+            between()
+    tensors[0].sum()
+
+
+def read_from_zeros(x):
+    with open("/dev/zero", "rb") as f:
+        return os.readv(f.fileno(), [memoryview(x.numpy()).cast("B")[:4096]])
+
+
+def flushed():
+    return sum(COUNTS.read(name) for name in ("op", "complete", "memory", "access", "syscall"))
+
+
+@program("", "lowered", sizes=(1,))
+def touched_before_closing(hazard):
+    """What nothing waits in is touched at once, though it is closed, and runs nothing."""
+    touches = {"read": lambda x: show("read", x.numpy()),
+               "written": lambda x: x.numpy().fill(0.5),
+               "memset": lambda x: ctypes.memset(x.data_ptr(), 0, x.nbytes),
+               "op reads": lambda x: show("sum", x.sum()),
+               "op writes": lambda x: x.fill_(0.25),
+               "call": lambda x: print(read_from_zeros(x))}
+    kept = []
+    with hazard():
+        for name, touch in touches.items():
+            tensors = [data(LARGE) for _ in range(4)]
+            kept.append(tensors)
+            for _ in range(3):
+                four_in_place(tensors)
+            lowered = COUNTS.read("lowered")
+
+            def between():
+                before = flushed()
+                touch(tensors[3])
+                print(name, "flushed", flushed() - before)
+
+            four_in_place(tensors, between)
+            print(name, "was closed", not COUNTS.count or COUNTS.read("lowered") > lowered)
+            deferred = COUNTS.read("deferred")
+            four_in_place(tensors)
+            print(name, "went on", not COUNTS.count or COUNTS.read("deferred") - deferred == 8)
+            show(name, *tensors)
+
+
+@program("results", "access", sizes=(1,))
+def touched_when_closed_ahead(hazard):
+    """What waits is not seen, whenever it was closed."""
+    tensors = [data(LARGE) for _ in range(4)]
+    views = [t.numpy() for t in tensors]
+    with hazard():
+        for step in range(6):
+            four_in_place(tensors, lambda: show("waits", views[1]) if step >= 3 else None)
+        show("end", *views)
+
+
+@program("inputs", "access", sizes=(1,))
+def written_when_closed_ahead(hazard):
+    """Inputs lie among results and are closed as these, until they are read: then to writes."""
+    whole = data(4 * LARGE)  # in order, whatever was there before
+    x, y = whole[:LARGE], whole[LARGE:2 * LARGE]
+    view = x.numpy()
+    lowered = COUNTS.read("lowered")
+    with hazard():
+        for step in range(7):
+            y.add_(x * 1.5)
+            if step == 6:
+                show("read", view[::4096])
+                view[:] = step
+            y.sum()
+        print("was closed", not COUNTS.count or COUNTS.read("lowered") > lowered)
+        show("end", whole)
+
+
+@program("", "lowered", sizes=(1,))
+def memory_taken_before_closing(hazard):
+    """Others get the memory that a result was expected in, and write it on all threads."""
+    x, y = data(LARGE), data(LARGE)
+    a, b = data(512, 256), data(256, 1024)
+    with hazard():
+        for step in range(12):
+            in_place(x)
+            product = a @ b if step % 4 == 3 else None
+            z = chain(y)
+            x.sum()
+            show("step", z, *([] if product is None else [product]))
+            del z, product
+
+
+@program("", "lowered", sizes=(1,))
+def steps_of_two_kinds(hazard):
+    """Every third step touches what the others let wait: that is learnt."""
+    tensors = [data(LARGE) for _ in range(4)]
+    lowered = COUNTS.read("lowered")
+    with hazard():
+        for step in range(60):
+            if step % 3 < 2:
+                four_in_place(tensors)
+            else:
+                in_place(tensors[0])
+                tensors[3].numpy()[5] = step
+                tensors[0].sum()
+        print("few", COUNTS.read("lowered") - lowered < 6)
+        show("end", *tensors)
+
+
+@program("", "ahead", sizes=(1,))
+def steps_alike(hazard):
+    tensors = [data(LARGE) for _ in range(4)]
+    with hazard():
+        for _ in range(3):
+            four_in_place(tensors)
+        closings = COUNTS.read("closings")
+        for _ in range(20):
+            four_in_place(tensors)
+        print("few", COUNTS.read("closings") - closings <= 20)
+        show("end", *tensors)
 
 
 # ---- memory that is freed, replaced, resized ----
