@@ -91,21 +91,47 @@ static bool note_closed(uintptr_t g, uint8_t state)
 	return true;
 }
 
-static bool note_wanted(uintptr_t g, uint8_t state)
+static void note_wanted(uintptr_t g, uint8_t state)
 {
 	struct granule *now = &guard.state[g - guard.base];
 
-	if (now->wanted >= state)
-		return false;
-	now->wanted = state;
-	return true;
+	if (now->wanted < state)
+		now->wanted = state;
+}
+
+static bool is_wanted(uintptr_t g, uintptr_t end, uint8_t state)
+{
+	while (g < end && guard.state[g - guard.base].wanted >= state)
+		g++;
+	return g == end;
+}
+
+/* What is noted and what the system has been told must not be seen apart: a handler of the program that touched what waits
+ * in between would have pages opened that are closed right after it, for good. So it comes later. */
+static bool close_granules(uintptr_t g, uintptr_t end, uint8_t state)
+{
+	uintptr_t run = g;
+	bool closed = true;
+	sigset_t signals;
+
+	guard_hold_signals(&signals);
+	for (; g < end; g++) {
+		note_wanted(g, state);
+		if (note_closed(g, state))
+			continue;
+		closed &= close_run(run, g, state);
+		run = g + 1;
+	}
+	closed &= close_run(run, end, state);
+	guard.batch.calls++;
+	guard_release_signals(&signals);
+	return closed;
 }
 
 bool guard_close(const void *p, size_t n, bool none)
 {
-	uintptr_t g = (uintptr_t)p >> GRANULE_SHIFT, end = (((uintptr_t)p + n - 1) >> GRANULE_SHIFT) + 1, run = g;
+	uintptr_t g = (uintptr_t)p >> GRANULE_SHIFT, end = (((uintptr_t)p + n - 1) >> GRANULE_SHIFT) + 1;
 	uint8_t state = none ? NONE : READ_ONLY;
-	bool closed = true, wanted = false;
 
 #ifdef TERRA_NO_GUARD_INPUTS
 	if (!none)
@@ -115,15 +141,7 @@ bool guard_close(const void *p, size_t n, bool none)
 	if (none)
 		return true;
 #endif
-	for (; g < end; g++) {
-		wanted |= note_wanted(g, state);
-		if (note_closed(g, state))
-			continue;
-		closed &= close_run(run, g, state);
-		run = g + 1;
-	}
-	guard.batch.calls += wanted;
-	return close_run(run, end, state) && closed;
+	return is_wanted(g, end, state) || close_granules(g, end, state);
 }
 
 bool guard_has_room(size_t bytes, uint32_t n_ranges)
@@ -274,6 +292,7 @@ static bool close_ahead(const struct ahead_run *run)
 void guard_begin(uint64_t place, const void *p)
 {
 	const struct ahead_set *set;
+	sigset_t signals;
 	bool closed = true;
 
 	guard.batch.key = ahead_key(place, p);
@@ -281,23 +300,33 @@ void guard_begin(uint64_t place, const void *p)
 	guard.batch.touched = false;
 	guard.epoch++;
 	set = ahead_find(guard.batch.key);
-	for (uint32_t i = 0; set != NULL && i < set->n_runs && closed; i++)
+	if (set == NULL)
+		return;
+	guard_hold_signals(&signals);
+	for (uint32_t i = 0; i < set->n_runs && closed; i++)
 		closed = close_ahead(&set->run[i]);
 	/* Refused, perhaps half-way, while what is noted as closed must be: all is opened. Nothing waits yet. */
 	if (!closed)
 		guard_open();
+	guard_release_signals(&signals);
+}
+
+static bool protect_as_wanted(uintptr_t g)
+{
+#ifdef TERRA_NO_GUARD_PAGES
+	return true;
+#endif
+	return arena_protect((void *)(g << GRANULE_SHIFT), GRANULE,
+			     guard.state[g - guard.base].wanted == OPEN ? PROT_READ | PROT_WRITE : PROT_READ) == 0;
 }
 
 /* Opens a granule as far as nothing that waits wants it closed. */
 static bool lower(uintptr_t g)
 {
 	struct granule *now = &guard.state[g - guard.base];
-	int prot = now->wanted == OPEN ? PROT_READ | PROT_WRITE : PROT_READ;
 
-#ifndef TERRA_NO_GUARD_PAGES
-	if (arena_protect((void *)(g << GRANULE_SHIFT), GRANULE, prot) != 0)
+	if (!protect_as_wanted(g))
 		return false;
-#endif
 	now->closed = now->wanted;
 	for (uint32_t i = 0; now->closed == OPEN && i < guard.n; i++)
 		if (guard.granule[i] == g)
@@ -312,15 +341,18 @@ bool guard_yield(const void *p, size_t n)
 {
 	uintptr_t g = (uintptr_t)p >> GRANULE_SHIFT, end = (((uintptr_t)p + n - 1) >> GRANULE_SHIFT) + 1;
 
-	for (; g < end; g++) {
+	sigset_t signals;
+	bool yields = true;
+
+	guard_hold_signals(&signals);
+	for (; g < end && yields; g++) {
 		const struct granule *now = &guard.state[g - guard.base];
 
-		if (g - guard.base >= guard.n_granules || now->closed == OPEN)
-			continue;
-		if (now->closed == now->wanted || !lower(g))
-			return false;
+		if (g - guard.base < guard.n_granules && now->closed != OPEN)
+			yields = now->closed != now->wanted && lower(g);
 	}
-	return true;
+	guard_release_signals(&signals);
+	return yields;
 }
 
 bool guard_can_stage(void)

@@ -21,6 +21,9 @@ bool guard_stage(void); /* false: nothing was moved */
 void guard_publish(void);
 /* Lets SIGSEGV through on the calling thread. */
 void guard_unblock(void);
+/* Puts off the calling thread's signals, SIGSEGV excepted, until they are released. */
+void guard_hold_signals(sigset_t *old);
+void guard_release_signals(const sigset_t *old);
 /* Where memory of the arena lies while it is staged; other addresses stay. */
 void *guard_staged(const void *p);
 /* The program asks for, or sets, its SIGSEGV action: kept for faults that are not ours. */

@@ -617,8 +617,10 @@ bool queue_usable(void)
 /* `alone`: no other thread can be touching what waits: its pages may be open while they are filled. */
 static void flush_locked(enum flush_reason reason, bool alone)
 {
-	if (waiting.n == 0)
+	if (waiting.n == 0) {
+		guard_open(); /* a handler of the program came between closing ahead and the first op */
 		return;
+	}
 	replay_counts.flushes[reason]++;
 	queue.staged = !alone && guard_stage();
 	if (!queue.staged)

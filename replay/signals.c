@@ -71,6 +71,23 @@ void guard_unblock(void)
 #endif
 }
 
+void guard_hold_signals(sigset_t *old)
+{
+	sigset_t set;
+	REAL("pthread_sigmask", mask_fn);
+
+	sigfillset(&set);
+	sigdelset(&set, SIGSEGV);
+	real(SIG_BLOCK, &set, old);
+}
+
+void guard_release_signals(const sigset_t *old)
+{
+	REAL("pthread_sigmask", mask_fn);
+
+	real(SIG_SETMASK, old, NULL);
+}
+
 /* `set` without SIGSEGV where that would block it. */
 static const sigset_t *unblocked(int how, const sigset_t *set, sigset_t *copy)
 {
