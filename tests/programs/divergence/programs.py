@@ -488,6 +488,20 @@ def written_to_file(hazard):
 
 
 @program("syscalls", "syscall")
+def written_at_place(hazard):
+    x = data(rows(64), 64)
+    view = memoryview(x.numpy()).cast("B")
+    with tempfile.TemporaryFile() as f, hazard():
+        in_place(x)
+        try:
+            n = os.pwritev(f.fileno(), [view], 16)
+        except OSError as error:
+            n = str(error)
+        print("wrote", n)
+        show("file", f.read())
+
+
+@program("syscalls", "syscall")
 def read_from_file(hazard):
     x = data(rows(64), 64)
     view = memoryview(x.numpy()).cast("B")
