@@ -78,6 +78,8 @@ static void json_log(const struct terra_plan *plan)
 	fputs(",\"flushes\":{", f);
 	for (int i = 0; i < FLUSH_REASONS; i++)
 		fprintf(f, "%s\"%s\":%llu", i ? "," : "", reason_names[i], (unsigned long long)replay_counts.flushes[i]);
+	fprintf(f, "},\"threads\":{\"count\":%d,\"last_made_by\":", replay_program_threads);
+	print_string(f, replay_thread_maker);
 	fprintf(f, "},\"held_peak_bytes\":%llu,\"arena_peak_bytes\":%llu,\"peak_bytes\":%llu}\n",
 		(unsigned long long)replay_counts.held_peak, (unsigned long long)arena.peak_resident_bytes,
 		(unsigned long long)peak_bytes());
