@@ -57,7 +57,7 @@ static bool default_float_mode(void)
 
 static bool may_wait(void)
 {
-	return replay_config.mode == MODE_REPLAY && replay_program_threads == 1 && !replay_disabled && !framework_in_parallel() &&
+	return replay_config.mode == MODE_REPLAY && !replay_disabled && threads_alone() && !framework_in_parallel() &&
 	       default_float_mode();
 }
 

@@ -81,6 +81,8 @@ static void json_log(const struct terra_plan *plan)
 	fprintf(f, "},\"pages\":{\"closings\":%llu,\"ahead\":%llu,\"lowered\":%llu,\"openings\":%llu",
 		(unsigned long long)replay_counts.closings, (unsigned long long)replay_counts.ahead,
 		(unsigned long long)replay_counts.lowered, (unsigned long long)replay_counts.openings);
+	fprintf(f, "},\"threads\":{\"count\":%d,\"last_made_by\":", replay_program_threads);
+	print_string(f, replay_thread_maker);
 	fprintf(f, "},\"held_peak_bytes\":%llu,\"arena_peak_bytes\":%llu,\"peak_bytes\":%llu}\n",
 		(unsigned long long)replay_counts.held_peak, (unsigned long long)arena.peak_resident_bytes,
 		(unsigned long long)peak_bytes());

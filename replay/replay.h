@@ -172,7 +172,10 @@ bool guard_admits(const void *p, size_t n);
 
 /* ---- threads.c ---- */
 extern volatile int replay_program_threads;
+/* Whether there is one, and no device that might look at memory. */
+bool threads_alone(void);
 extern volatile int replay_disabled; /* for good: forked child, shutdown */
+extern char replay_thread_maker[64]; /* library of the last one that counts in its sleep, too; "": none so far */
 void threads_init(void);
 
 /* ---- log.c ---- */

@@ -3,11 +3,17 @@
  * Work waits only while the process has a single program thread: with more, each result would have to be published for
  * threads that may be watching, and orders between threads kept. Workers of OpenMP and BLAS pools are not program
  * threads: they run only inside a call that some program thread waits in. They are told apart by who creates them.
+ *
+ * Nor do threads of some libraries look while they sleep until there is work for them. Autograd has one for each accelerator
+ * of the machine, used or not, from the first backward on; a memory allocator in pyarrow, which much imports, has one. And
+ * the one thread that CUDA's driver makes when it is asked what devices there are does nothing until one is in use. Others'
+ * threads count in their sleep, too: a device that they serve may be reading memory.
  */
 #include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <threads.h>
@@ -17,17 +23,28 @@
 
 volatile int replay_program_threads = 1;
 volatile int replay_disabled;
+char replay_thread_maker[64];
 
 typedef int (*create_fn)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
 
 struct start {
 	void *(*routine)(void *);
 	void *arg;
+	bool sleeps; /* its sleep is not counted */
 };
+
+static __thread bool sleeps;
+
+static void count_threads(int more)
+{
+#ifndef TERRA_NO_GUARD_THREADS
+	__atomic_add_fetch(&replay_program_threads, more, __ATOMIC_SEQ_CST);
+#endif
+}
 
 static void thread_gone(void *unused)
 {
-	__atomic_sub_fetch(&replay_program_threads, 1, __ATOMIC_SEQ_CST);
+	count_threads(-1);
 }
 
 static void *thread_main(void *p)
@@ -36,6 +53,7 @@ static void *thread_main(void *p)
 	void *result;
 
 	free(p);
+	sleeps = start.sleeps;
 	pthread_cleanup_push(thread_gone, NULL);
 	result = start.routine(start.arg);
 	pthread_cleanup_pop(1);
@@ -43,42 +61,117 @@ static void *thread_main(void *p)
 }
 
 /* Libraries whose threads work only inside a call that a program thread is waiting in, and run no code of the program. */
-static const char *const pool_libraries[] = {"libgomp", "libiomp", "libomp", "libopenblas", "libscipy_openblas", "libmkl_"};
+static const char *const pool_libraries[] = {"libgomp", "libiomp", "libomp", "libopenblas", "libscipy_openblas", "libmkl_", NULL};
+/* Those whose threads sleep on conditions, and serve no device that goes on meanwhile. */
+static const char *const sleeping_libraries[] = {"libtorch_cpu", "libarrow", NULL};
 
-static bool is_pool_library(const void *caller)
+/* The name of the library or program that the address is in, without folders; "" for none. */
+static const char *library_of(const void *address)
 {
 	Dl_info info;
 	const char *name;
 
-	if (dladdr(caller, &info) == 0 || info.dli_fname == NULL)
-		return false;
+	if (dladdr(address, &info) == 0 || info.dli_fname == NULL)
+		return "";
 	name = strrchr(info.dli_fname, '/');
-	name = name ? name + 1 : info.dli_fname;
-	for (size_t i = 0; i < sizeof(pool_libraries) / sizeof(pool_libraries[0]); i++)
-		if (strncmp(name, pool_libraries[i], strlen(pool_libraries[i])) == 0)
+	return name ? name + 1 : info.dli_fname;
+}
+
+static bool begins_with(const char *name, const char *beginning)
+{
+	return strncmp(name, beginning, strlen(beginning)) == 0;
+}
+
+static bool is_among(const char *name, const char *const *beginnings)
+{
+	for (; *beginnings != NULL; beginnings++)
+		if (begins_with(name, *beginnings))
 			return true;
 	return false;
+}
+
+/* Whose code the thread will run. std::thread passes an object with virtual functions: those of the code that made it. */
+static const char *maker_of(const void *caller, const void *arg)
+{
+	const char *name = library_of(caller);
+
+	return arg != NULL && begins_with(name, "libstdc++") ? library_of(*(void *const *)arg) : name;
+}
+
+/* ---- a device of CUDA's ---- */
+
+/* The driver's first thread, not counted as yet. It is made once, under a lock of the driver's. */
+static volatile bool driver_waits;
+
+static bool is_drivers_first(const void *caller)
+{
+	static atomic_bool seen;
+
+	return begins_with(library_of(caller), "libcuda.so") && !atomic_exchange(&seen, true);
+}
+
+/* Whether some device has a context: asked of the driver. Not known is yes. */
+static bool device_in_use(void)
+{
+	static int (*count)(int *n), (*get)(int *device, int ordinal), (*state)(int device, unsigned *flags, int *active);
+	unsigned flags;
+	int n, device, active = 1;
+
+	if (state == NULL) {
+		void *driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_NOLOAD);
+
+		if (driver == NULL)
+			return true;
+		count = (int (*)(int *))dlsym(driver, "cuDeviceGetCount");
+		get = (int (*)(int *, int))dlsym(driver, "cuDeviceGet");
+		state = (int (*)(int, unsigned *, int *))dlsym(driver, "cuDevicePrimaryCtxGetState");
+	}
+	if (count == NULL || get == NULL || state == NULL || count(&n) != 0)
+		return true;
+	for (int i = 0; i < n; i++)
+		if (get(&device, i) != 0 || state(device, &flags, &active) != 0 || active)
+			return true;
+	return false;
+}
+
+bool threads_alone(void)
+{
+	if (replay_program_threads != 1)
+		return false;
+	/* While something waits no device comes into use: that takes a thread of its own, or a system call, which flush. */
+	if (!driver_waits || replay_pending != 0 || !device_in_use())
+		return true;
+	driver_waits = false;
+	count_threads(1);
+	return replay_program_threads == 1;
 }
 
 REPLAY_EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*routine)(void *), void *arg)
 {
 	static create_fn real;
 	struct start *start;
+	const char *maker;
 	int err;
 
 	if (real == NULL)
 		real = (create_fn)dlsym(RTLD_NEXT, "pthread_create");
-	if (is_pool_library(__builtin_return_address(0)))
+	if (is_among(library_of(__builtin_return_address(0)), pool_libraries))
 		return real(thread, attr, routine, arg);
+	if (is_drivers_first(__builtin_return_address(0))) {
+		driver_waits = true;
+		queue_flush(FLUSH_THREAD);
+		return real(thread, attr, routine, arg);
+	}
 	start = malloc(sizeof(*start));
 	if (start == NULL)
 		return EAGAIN;
-	*start = (struct start){routine, arg};
+	maker = maker_of(__builtin_return_address(0), arg);
+	*start = (struct start){routine, arg, is_among(maker, sleeping_libraries)};
+	if (!start->sleeps)
+		snprintf(replay_thread_maker, sizeof(replay_thread_maker), "%s", maker); /* the library may be gone later */
+	count_threads(1);
 #ifndef TERRA_NO_GUARD_THREADS
-	__atomic_add_fetch(&replay_program_threads, 1, __ATOMIC_SEQ_CST);
 	queue_flush(FLUSH_THREAD);
-#else
-	__atomic_add_fetch(&replay_program_threads, 0, __ATOMIC_SEQ_CST);
 #endif
 	err = real(thread, attr, thread_main, start);
 	if (err != 0) {
@@ -97,10 +190,44 @@ REPLAY_EXPORT int thrd_create(thrd_t *thread, thrd_start_t routine, void *arg)
 	if (real == NULL)
 		real = (thrd_create_fn)dlsym(RTLD_NEXT, "thrd_create");
 	/* Its end is not watched: with such a thread nothing waits any more. */
-	__atomic_add_fetch(&replay_program_threads, 1, __ATOMIC_SEQ_CST);
+	count_threads(1);
 	queue_flush(FLUSH_THREAD);
 	return real(thread, routine, arg);
 }
+
+static void thread_wakes(void *unused)
+{
+	count_threads(1);
+	queue_flush(FLUSH_THREAD);
+}
+
+/* Without a version it could be the one that was replaced when conditions got another layout. */
+static void *condition_function(const char *name)
+{
+	void *symbol = dlvsym(RTLD_NEXT, name, "GLIBC_2.3.2");
+
+	return symbol ? symbol : dlsym(RTLD_NEXT, name);
+}
+
+#define WRAP_SLEEP(name, params, args)                                                                                 \
+	REPLAY_EXPORT int name params                                                                                  \
+	{                                                                                                              \
+		static int(*real) params;                                                                              \
+		int err;                                                                                               \
+		if (real == NULL)                                                                                      \
+			real = (int(*) params)condition_function(#name);                                               \
+		if (!sleeps)                                                                                           \
+			return real args;                                                                              \
+		thread_gone(NULL);                                                                                     \
+		pthread_cleanup_push(thread_wakes, NULL); /* when it is cancelled, too */                              \
+		err = real args;                                                                                       \
+		pthread_cleanup_pop(1);                                                                                \
+		return err;                                                                                            \
+	}
+
+WRAP_SLEEP(pthread_cond_wait, (pthread_cond_t *restrict c, pthread_mutex_t *restrict m), (c, m))
+WRAP_SLEEP(pthread_cond_timedwait, (pthread_cond_t *restrict c, pthread_mutex_t *restrict m, const struct timespec *restrict t),
+	   (c, m, t))
 
 /* ---- fork: what waits is done before, and the child runs as it would without us ---- */
 
