@@ -209,18 +209,24 @@ static void *condition_function(const char *name)
 	return symbol ? symbol : dlsym(RTLD_NEXT, name);
 }
 
+/* Found at once, not at the first wait: looking a name up takes the dynamic linker's lock, and a thread may wait for the first time
+ * while another loads a library whose start-up code waits for that thread. */
 #define WRAP_SLEEP(name, params, args)                                                                                 \
+	static int(*real_##name) params;                                                                               \
+	__attribute__((constructor)) static void find_##name(void)                                                     \
+	{                                                                                                              \
+		real_##name = (int(*) params)condition_function(#name);                                                \
+	}                                                                                                              \
 	REPLAY_EXPORT int name params                                                                                  \
 	{                                                                                                              \
-		static int(*real) params;                                                                              \
 		int err;                                                                                               \
-		if (real == NULL)                                                                                      \
-			real = (int(*) params)condition_function(#name);                                               \
+		if (real_##name == NULL) /* start-up code of a library before ours */                                  \
+			find_##name();                                                                                 \
 		if (!sleeps)                                                                                           \
-			return real args;                                                                              \
+			return real_##name args;                                                                       \
 		thread_gone(NULL);                                                                                     \
 		pthread_cleanup_push(thread_wakes, NULL); /* when it is cancelled, too */                              \
-		err = real args;                                                                                       \
+		err = real_##name args;                                                                                \
 		pthread_cleanup_pop(1);                                                                                \
 		return err;                                                                                            \
 	}
