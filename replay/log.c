@@ -125,20 +125,18 @@ static void summary_log(const struct terra_plan *plan)
  * "lowered", "waiting", or a flush reason. ~0: no such count. */
 REPLAY_EXPORT uint64_t terra_replay_count(const char *name)
 {
-	if (strcmp(name, "deferred") == 0)
-		return replay_counts.deferred;
-	if (strcmp(name, "fused") == 0)
-		return replay_counts.fused;
-	if (strcmp(name, "replaced") == 0)
-		return replay_counts.replaced;
-	if (strcmp(name, "parallel") == 0)
-		return replay_counts.parallel;
-	if (strcmp(name, "closings") == 0)
-		return replay_counts.closings;
-	if (strcmp(name, "ahead") == 0)
-		return replay_counts.ahead;
-	if (strcmp(name, "lowered") == 0)
-		return replay_counts.lowered;
+	static const struct {
+		const char *name;
+		const uint64_t *count;
+	} counts[] = {
+	    {"deferred", &replay_counts.deferred}, {"fused", &replay_counts.fused},       {"replaced", &replay_counts.replaced},
+	    {"parallel", &replay_counts.parallel}, {"closings", &replay_counts.closings}, {"ahead", &replay_counts.ahead},
+	    {"lowered", &replay_counts.lowered},
+	};
+
+	for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++)
+		if (strcmp(name, counts[i].name) == 0)
+			return *counts[i].count;
 	if (strcmp(name, "waiting") == 0)
 		return replay_pending;
 	for (int i = 0; i < FLUSH_REASONS; i++)

@@ -91,11 +91,9 @@ static bool is_among(const char *name, const char *const *beginnings)
 }
 
 /* Whose code the thread will run. std::thread passes an object with virtual functions: those of the code that made it. */
-static const char *maker_of(const void *caller, const void *arg)
+static const char *maker_of(const char *caller, const void *arg)
 {
-	const char *name = library_of(caller);
-
-	return arg != NULL && begins_with(name, "libstdc++") ? library_of(*(void *const *)arg) : name;
+	return arg != NULL && begins_with(caller, "libstdc++") ? library_of(*(void *const *)arg) : caller;
 }
 
 /* ---- a device of CUDA's ---- */
@@ -103,11 +101,11 @@ static const char *maker_of(const void *caller, const void *arg)
 /* The driver's first thread, not counted as yet. It is made once, under a lock of the driver's. */
 static volatile bool driver_waits;
 
-static bool is_drivers_first(const void *caller)
+static bool is_drivers_first(const char *caller)
 {
 	static atomic_bool seen;
 
-	return begins_with(library_of(caller), "libcuda.so") && !atomic_exchange(&seen, true);
+	return begins_with(caller, "libcuda.so") && !atomic_exchange(&seen, true);
 }
 
 /* Whether some device has a context: asked of the driver. Not known is yes. */
@@ -149,15 +147,15 @@ bool threads_alone(void)
 REPLAY_EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*routine)(void *), void *arg)
 {
 	static create_fn real;
+	const char *caller = library_of(__builtin_return_address(0)), *maker;
 	struct start *start;
-	const char *maker;
 	int err;
 
 	if (real == NULL)
 		real = (create_fn)dlsym(RTLD_NEXT, "pthread_create");
-	if (is_among(library_of(__builtin_return_address(0)), pool_libraries))
+	if (is_among(caller, pool_libraries))
 		return real(thread, attr, routine, arg);
-	if (is_drivers_first(__builtin_return_address(0))) {
+	if (is_drivers_first(caller)) {
 		driver_waits = true;
 		queue_flush(FLUSH_THREAD);
 		return real(thread, attr, routine, arg);
@@ -165,7 +163,7 @@ REPLAY_EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr, 
 	start = malloc(sizeof(*start));
 	if (start == NULL)
 		return EAGAIN;
-	maker = maker_of(__builtin_return_address(0), arg);
+	maker = maker_of(caller, arg);
 	*start = (struct start){routine, arg, is_among(maker, sleeping_libraries)};
 	if (!start->sleeps)
 		snprintf(replay_thread_maker, sizeof(replay_thread_maker), "%s", maker); /* the library may be gone later */

@@ -92,6 +92,14 @@ def base_environment():
     return {key: value for key, value in os.environ.items() if key not in private and not key.startswith("TERRA_")}
 
 
+def no_end(command, seconds):
+    return Failed(f"no end after {seconds} s: {' '.join(command)}")
+
+
+def bad_exit(command, code, err):
+    return Failed(f"exit code {code}: {' '.join(command)}\n{err[-2000:]}")
+
+
 def kill(child):
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
@@ -106,10 +114,10 @@ def run_process(command, environment, seconds):
     except BaseException as error:
         kill(child)
         if isinstance(error, subprocess.TimeoutExpired):
-            raise Failed(f"no end after {seconds} s: {' '.join(command)}") from None
+            raise no_end(command, seconds) from None
         raise
     if child.returncode != 0:
-        raise Failed(f"exit code {child.returncode}: {' '.join(command)}\n{err[-2000:]}")
+        raise bad_exit(command, child.returncode, err)
 
 
 def progress(text):
@@ -173,11 +181,11 @@ class Run:
     def turn_ends(self):
         """Waits for the end of a turn. False at the end of the run."""
         if not select.select([self.done], [], [], self.timeout)[0]:
-            raise Failed(f"no end after {self.timeout} s: {' '.join(self.command)}")
+            raise no_end(self.command, self.timeout)
         if os.read(self.done, 1):
             return True
         if self.child.wait() != 0:
-            raise Failed(f"exit code {self.child.returncode}: {' '.join(self.command)}\n{self.text('err')[-2000:]}")
+            raise bad_exit(self.command, self.child.returncode, self.text("err"))
         return False
 
     def turn(self):
@@ -208,8 +216,8 @@ class Run:
 class Round:
     """All modes once: one after the other, or in turns. A mode that fails is given up, with its reason in `gone`."""
 
-    def __init__(self, program, folder, options, gone):
-        self.program, self.folder, self.options, self.gone = program, folder, options, gone
+    def __init__(self, program, folder, options, gone, name):
+        self.program, self.folder, self.options, self.gone, self.name = program, folder, options, gone, name
         self.waiting, self.results = [], {}
 
     def step(self, mode, run, turn):
@@ -228,7 +236,7 @@ class Round:
             for mode in order:
                 if mode in self.gone:
                     continue
-                progress(f"{self.program.name}: {self.options.round_name}, {mode}")
+                progress(f"{self.program.name}: {self.name}, {mode}")
                 run = Run(self.program, mode, self.folder, self.options)
                 self.waiting.append(run)
                 self.step(mode, run, run.turn_ends)
@@ -249,8 +257,8 @@ def run_rounds(program, modes, folder, options):
     try:
         for number in range(options.rounds):
             order = modes[number % len(modes):] + modes[:number % len(modes)]
-            options.round_name = f"round {number + 1} of {options.rounds}"
-            results.append(Round(program, folder, options, gone).make(order))
+            name = f"round {number + 1} of {options.rounds}"
+            results.append(Round(program, folder, options, gone, name).make(order))
     except KeyboardInterrupt:
         gone["stopped"] = f"in round {len(results) + 1} of {options.rounds}"
     progress("")

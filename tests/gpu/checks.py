@@ -7,14 +7,13 @@ import glob
 import json
 import os
 import re
-import subprocess
 import sys
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
-from harness import (BUILD, PYTHON, REPLAY, clean_env, main, program, python, run, skip, temporary_folder, test,  # noqa: E402
-                     tool)
+from harness import (BUILD, PYTHON, REPLAY, main, make_plan, make_trace, program, python, run, skip,  # noqa: E402
+                     temporary_folder, test, tool)
 
 GPU = os.path.join(ROOT, "tests", "gpu")
 DRIVER = program("bench_driver.py")
@@ -96,10 +95,7 @@ def ops_are_understood():
 
 @once
 def trace(name, n):
-    file = path(f"{name}-{n}.terra")
-    run([tool("terra-trace"), "--quiet", "--backend", "preload", "-o", file, "--", PYTHON, program(name + ".py"), TRACED[name]],
-        env=threads(n), timeout=120)
-    return file
+    return make_trace(path(f"{name}-{n}"), [program(name + ".py"), TRACED[name]], env=threads(n))
 
 
 @once
@@ -234,12 +230,16 @@ def train(device, *words, env=None, preload=None):
 
 
 @once
+def train_trace(device):
+    return make_trace(path(f"train-{device}"), [os.path.join(GPU, "train.py"), CUDA_TRACED, device])
+
+
+@once
 def train_plan(device):
     """From the trace of the program on the device."""
-    trace_file, file = path(f"train-{device}.terra"), path(f"train-{device}.plan")
-    run([tool("terra-trace"), "--quiet", "--backend", "preload", "-o", trace_file, "--", PYTHON, os.path.join(GPU, "train.py"),
-         CUDA_TRACED, device], timeout=120)
-    done = run([tool("terra-opt"), "--no-measure", "--disable-pass", "cost", "-o", file, trace_file], timeout=120, check=False)
+    file = path(f"train-{device}.plan")
+    done = run([tool("terra-opt"), "--no-measure", "--disable-pass", "cost", "-o", file, train_trace(device)],
+               timeout=120, check=False)
     say(f"plan of the program on {device}: " + " ".join(re.findall(r"\d+ regions, .*", done.stdout)) +
         (f" exit code {done.returncode}: {done.stderr.splitlines()[-1]}" if done.returncode else ""))
     return file if os.path.exists(file) else None
@@ -298,8 +298,7 @@ def cuda_training_with_own_plan():
 def cuda_training_traced():
     "A trace of a program on the GPU: as many calls as PyTorch's profiler saw."
     need_gpu()
-    train_plan("cuda")
-    report = run([tool("terra-report"), path("train-cuda.terra")]).stdout
+    report = run([tool("terra-report"), train_trace("cuda")]).stdout
     line = re.search(r"^ops .*", report, re.MULTILINE)[0]
     profiled = int(run([PYTHON, os.path.join(GPU, "train.py"), CUDA_TRACED, "cuda", "profile"], timeout=120).stdout.split()[-1])
     calls = int(re.search(r"\((\d+) calls", line)[1])
@@ -310,11 +309,7 @@ def cuda_training_traced():
 
 @once
 def mixed_plan():
-    run([tool("terra-trace"), "--quiet", "--backend", "preload", "-o", path("mixed.terra"), "--", PYTHON,
-         os.path.join(GPU, "mixed.py"), "trace"], timeout=120)
-    run([tool("terra-opt"), "--quiet", "--no-measure", "--disable-pass", "cost", "-o", path("mixed.plan"), path("mixed.terra")],
-        timeout=120)
-    return path("mixed.plan")
+    return make_plan(path("mixed"), [os.path.join(GPU, "mixed.py"), "trace"], "--disable-pass", "cost")
 
 
 def mixed(device, *parts, env=None, preload=None):

@@ -222,19 +222,25 @@ static void test_steps_settle(void **state)
 	assert_int_equal(report->at[0].n_fresh, report->at[1].n_fresh);
 }
 
-/* Free memory in pieces, each smaller than the request, and no budget for more: the pieces are moved together. What lives
- * between them stays where it is, and what was moved away is used again. */
-static void large_between_small(void)
-{
-	enum { N = 40 };
-	unsigned char *p[N], *large;
+enum { PIECES = 40 };
 
-	for (int i = 0; i < N; i++) {
+static void take_pieces(unsigned char **p)
+{
+	for (int i = 0; i < PIECES; i++) {
 		p[i] = arena_alloc(4 * MB);
 		expect(p[i]);
 		memset(p[i], i, 4 * MB);
 	}
-	for (int i = 0; i < N; i += 2)
+}
+
+/* Free memory in pieces, each smaller than the request, and no budget for more: the pieces are moved together. What lives
+ * between them stays where it is, and what was moved away is used again. */
+static void large_between_small(void)
+{
+	unsigned char *p[PIECES], *large;
+
+	take_pieces(p);
+	for (int i = 0; i < PIECES; i += 2)
 		arena_free(p[i]);
 	moment();
 	large = arena_alloc(60 * MB);
@@ -242,11 +248,11 @@ static void large_between_small(void)
 	expect(large);
 	memset(large, 0xff, 60 * MB);
 	moment();
-	for (int i = 1; i < N; i += 2)
+	for (int i = 1; i < PIECES; i += 2)
 		for (uint64_t at = 0; at < 4 * MB; at += 4096)
 			expect(p[i][at] == i && p[i][at + 4095] == i);
 	arena_free(large);
-	for (int i = 0; i < N; i += 2) {
+	for (int i = 0; i < PIECES; i += 2) {
 		p[i] = arena_alloc(4 * MB);
 		memset(p[i], i, 4 * MB);
 	}
@@ -268,15 +274,10 @@ static void test_pieces_are_moved_together(void **state)
 /* Free memory that is pinned is neither moved nor given back: protection that it got would go along, or be lost. */
 static void pinned_between_small(void)
 {
-	enum { N = 40 };
-	unsigned char *p[N], *large;
+	unsigned char *p[PIECES], *large;
 
-	for (int i = 0; i < N; i++) {
-		p[i] = arena_alloc(4 * MB);
-		expect(p[i]);
-		memset(p[i], i, 4 * MB);
-	}
-	for (int i = 0; i < N; i += 2) {
+	take_pieces(p);
+	for (int i = 0; i < PIECES; i += 2) {
 		arena_free(p[i]);
 		expect(arena_pin(p[i], 2 * MB)); /* of two huge pages one */
 		mprotect(p[i], 2 * MB, PROT_NONE);
@@ -286,10 +287,10 @@ static void pinned_between_small(void)
 	memset(large, 0xff, 60 * MB);
 	moment();
 	arena_free(large);
-	for (int i = 1; i < N; i += 2)
+	for (int i = 1; i < PIECES; i += 2)
 		arena_free(p[i]);
 	moment();
-	for (int i = 0; i < N; i += 2) {
+	for (int i = 0; i < PIECES; i += 2) {
 		expect(mprotect(p[i], 2 * MB, PROT_READ | PROT_WRITE) == 0); /* still there */
 		expect(p[i][0] == i && p[i][2 * MB - 1] == i);
 		arena_unpin(p[i], 2 * MB);

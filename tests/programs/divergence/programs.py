@@ -472,14 +472,13 @@ def named_dims(hazard):
 
 # ---- system calls ----
 
-@program("syscalls", "syscall")
-def written_to_file(hazard):
+def written_by(hazard, write):
     x = data(rows(64), 64)
     view = memoryview(x.numpy()).cast("B")
     with tempfile.TemporaryFile() as f, hazard():
         in_place(x)
         try:
-            n = os.write(f.fileno(), view)
+            n = write(f.fileno(), view)
         except OSError as error:
             n = str(error)
         f.seek(0)
@@ -488,17 +487,13 @@ def written_to_file(hazard):
 
 
 @program("syscalls", "syscall")
+def written_to_file(hazard):
+    written_by(hazard, os.write)
+
+
+@program("syscalls", "syscall")
 def written_at_place(hazard):
-    x = data(rows(64), 64)
-    view = memoryview(x.numpy()).cast("B")
-    with tempfile.TemporaryFile() as f, hazard():
-        in_place(x)
-        try:
-            n = os.pwritev(f.fileno(), [view], 16)
-        except OSError as error:
-            n = str(error)
-        print("wrote", n)
-        show("file", f.read())
+    written_by(hazard, lambda file, view: os.pwritev(file, [view], 16))
 
 
 @program("syscalls", "syscall")
