@@ -3,10 +3,10 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "replay/arena_internal.h"
+#include "replay/kernel.h"
 
 #define LARGEST (1ull << 39) /* page counts are 32 bits, and no machine has more */
 
@@ -217,7 +217,7 @@ int arena_protect(const void *p, size_t n, int prot)
 
 	if (!n || !arena_owns_address(p) || !arena_owns_address((const char *)p + n - 1))
 		return -EINVAL;
-	return mprotect((void *)start, end - start, prot) ? -errno : 0;
+	return kernel_protect((void *)start, end - start, prot) ? -errno : 0;
 }
 
 static uint32_t chunks_of(const void *p, size_t n, uint32_t *first)

@@ -6,10 +6,10 @@
  * somebody else take a piece of it, the kernel says so and that piece is left out.
  */
 #include <errno.h>
-#include <sys/mman.h>
 #include <sys/sysinfo.h>
 
 #include "replay/arena_internal.h"
+#include "replay/kernel.h"
 
 #define RANGE_MIN (1ull << 30)
 #define RANGE_MAX (1ull << 40)
@@ -33,7 +33,7 @@ static struct {
 
 static void *map_anywhere(size_t size)
 {
-	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	void *p = kernel_map(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE);
 
 	return p == MAP_FAILED ? NULL : p;
 }
@@ -58,11 +58,11 @@ void *space_table(size_t size)
 static uintptr_t find_range(uintptr_t hint, uint64_t bytes)
 {
 	uint64_t probe = hint ? bytes : bytes + CHUNK_BYTES;
-	void *p = mmap((void *)hint, probe, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	void *p = kernel_map((void *)hint, probe, PROT_NONE, MAP_PRIVATE | MAP_NORESERVE);
 
 	if (p == MAP_FAILED) /* RLIMIT_AS forbids the probe, not the range */
 		return errno == ENOMEM ? hint : 0;
-	munmap(p, probe);
+	kernel_unmap(p, probe);
 	if (hint)
 		return (uintptr_t)p == hint ? hint : 0;
 	return ((uintptr_t)p + CHUNK_BYTES - 1) & ~(CHUNK_BYTES - 1);
@@ -225,24 +225,24 @@ int space_back(uint32_t chunk, uint32_t n)
 {
 	void *at = space_address(chunk * CHUNK_PAGES);
 	uint64_t bytes = (uint64_t)n << CHUNK_SHIFT;
-	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
+	int flags = MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
 	void *p;
 
 	if (!make_chunk_tables(chunk, n))
 		return -ENOMEM;
-	p = mmap(at, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+	p = kernel_map(at, bytes, PROT_READ | PROT_WRITE, flags);
 	if (p == MAP_FAILED && errno != EEXIST)
 		return -ENOMEM;
 	set_cold(chunk, n, false);
 	if (p != at) { /* taken, or a kernel before 4.17 that placed it elsewhere */
 		if (p != MAP_FAILED)
-			munmap(p, bytes);
+			kernel_unmap(p, bytes);
 		for (uint32_t i = chunk; i < chunk + n; i++)
 			__atomic_store_n(&space.chunks[i], NULL, __ATOMIC_RELEASE);
 		return -EEXIST;
 	}
 	space.n_backed += n;
-	madvise(at, bytes, MADV_HUGEPAGE); /* refused where huge pages are off: 4 KB pages serve as well */
+	kernel_advise(at, bytes, MADV_HUGEPAGE); /* refused where huge pages are off: 4 KB pages serve as well */
 	return 0;
 }
 
@@ -259,7 +259,7 @@ bool space_unback(uint32_t chunk, uint32_t n)
 	uint64_t bytes = (uint64_t)n << CHUNK_SHIFT;
 
 	/* Fails where it would split a mapping and the process has as many mappings as it may. */
-	if (munmap(space_address(chunk * CHUNK_PAGES), bytes))
+	if (kernel_unmap(space_address(chunk * CHUNK_PAGES), bytes))
 		return false;
 	note_cold(chunk, n);
 	policy_note_unbacked(bytes);
@@ -269,7 +269,7 @@ bool space_unback(uint32_t chunk, uint32_t n)
 static bool move_chunk(uint32_t from, uint32_t to)
 {
 	void *target = space_address(to * CHUNK_PAGES);
-	void *p = mremap(space_address(from * CHUNK_PAGES), CHUNK_BYTES, CHUNK_BYTES, MREMAP_MAYMOVE | MREMAP_FIXED, target);
+	void *p = kernel_move(space_address(from * CHUNK_PAGES), CHUNK_BYTES, MREMAP_MAYMOVE | MREMAP_FIXED, target);
 
 	return p == target;
 }
@@ -285,8 +285,8 @@ uint32_t space_move(uint32_t from, uint32_t to, uint32_t n, bool *lost)
 		done++;
 	note_cold(from, done);
 	/* A refused move may have unmapped its target. */
-	if (done < n && mmap(space_address((to + done) * CHUNK_PAGES), CHUNK_BYTES, PROT_READ | PROT_WRITE,
-			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+	if (done < n && kernel_map(space_address((to + done) * CHUNK_PAGES), CHUNK_BYTES, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED) == MAP_FAILED)
 		*lost = true;
 	return done;
 }

@@ -1,9 +1,9 @@
 /* blocks.c - which waiting instances use which blocks of the arena. See blocks.h. */
 #include "replay/blocks.h"
 
-#include <sys/mman.h>
 
 #include "replay/arena.h"
+#include "replay/kernel.h"
 
 #define SLOTS_LOG2 14
 #define SLOTS (1 << SLOTS_LOG2)
@@ -14,7 +14,7 @@ static uint32_t n_used;
 
 int blocks_init(void)
 {
-	void *p = mmap(NULL, SLOTS * sizeof(*blocks), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	void *p = kernel_map(NULL, SLOTS * sizeof(*blocks), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE);
 
 	if (p == MAP_FAILED)
 		return -1;

@@ -25,12 +25,12 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/ucontext.h>
 #include <unistd.h>
 
 #include "replay/ahead.h"
 #include "replay/arena.h"
+#include "replay/kernel.h"
 #include "replay/replay.h"
 
 #define GRANULE_SHIFT 21
@@ -208,17 +208,17 @@ static bool move(char *from, char *to, size_t n)
 {
 	const int flags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
 
-	if (mremap(from, n, n, flags, to) == to)
+	if (kernel_move(from, n, flags, to) == to)
 		return true;
 	for (size_t at = 0; at < n; at += GRANULE)
-		if (mremap(from + at, GRANULE, GRANULE, flags, to + at) != to + at)
+		if (kernel_move(from + at, GRANULE, flags, to + at) != to + at)
 			return false;
 	return true;
 }
 
 static bool stage_run(char *p, size_t n)
 {
-	return move(p, in_second(p), n) && mprotect(in_second(p), n, PROT_READ | PROT_WRITE) == 0;
+	return move(p, in_second(p), n) && kernel_protect(in_second(p), n, PROT_READ | PROT_WRITE) == 0;
 }
 
 static bool publish_run(char *p, size_t n)
@@ -367,7 +367,7 @@ static bool second_range(void)
 
 	guard.first = (char *)(guard.granule[0] << GRANULE_SHIFT);
 	guard.span = (size_t)((char *)((guard.granule[guard.n - 1] + 1) << GRANULE_SHIFT) - guard.first);
-	p = guard.reserved = mmap(NULL, guard.span + GRANULE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	p = guard.reserved = kernel_map(NULL, guard.span + GRANULE, PROT_NONE, MAP_PRIVATE | MAP_NORESERVE);
 	guard.second = (char *)(((uintptr_t)p + GRANULE - 1) & ~(GRANULE - 1));
 	return p != MAP_FAILED;
 }
@@ -395,7 +395,7 @@ void guard_publish(void)
 		replay_say("pages can't be moved back (%s): stopping", strerror(errno));
 		abort();
 	}
-	munmap(guard.reserved, guard.span + GRANULE);
+	kernel_unmap(guard.reserved, guard.span + GRANULE);
 	all_open();
 }
 
@@ -488,15 +488,15 @@ static void on_fault(int sig, siginfo_t *info, void *context)
 static bool try_staging(void)
 {
 	const int flags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
-	char *p = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *p = kernel_map(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE);
 	bool works;
 
 	if (p == MAP_FAILED)
 		return false;
 	*p = 42;
-	works = mremap(p, 4096, 4096, flags, p + 4096) == p + 4096 && p[4096] == 42 &&
-		mremap(p + 4096, 4096, 4096, flags, p) == p && *p == 42;
-	munmap(p, 8192);
+	works = kernel_move(p, 4096, flags, p + 4096) == p + 4096 && p[4096] == 42 &&
+		kernel_move(p + 4096, 4096, flags, p) == p && *p == 42;
+	kernel_unmap(p, 8192);
 	return works;
 }
 
@@ -510,8 +510,8 @@ int guard_init(void)
 	arena_range(&base, &size);
 	guard.base = (uintptr_t)base >> GRANULE_SHIFT;
 	guard.n_granules = size >> GRANULE_SHIFT;
-	guard.state = mmap(NULL, guard.n_granules * sizeof(*guard.state), PROT_READ | PROT_WRITE,
-			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	guard.state = kernel_map(NULL, guard.n_granules * sizeof(*guard.state), PROT_READ | PROT_WRITE,
+				 MAP_PRIVATE | MAP_NORESERVE);
 	if (guard.state == MAP_FAILED)
 		return -ENOMEM;
 	guard.can_stage = try_staging();

@@ -8,10 +8,10 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "replay/arena.h"
 #include "replay/call.h"
+#include "replay/kernel.h"
 #include "replay/replace.h"
 
 #define ALIGNMENT 64
@@ -164,8 +164,8 @@ static bool buffers_ready(void)
 
 	if (product.buffers != NULL)
 		return true;
-	p = mmap(NULL, MAX_THREADS * BUFFER_FLOATS * sizeof(float), PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	p = kernel_map(NULL, MAX_THREADS * BUFFER_FLOATS * sizeof(float), PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_NORESERVE);
 	product.buffers = p == MAP_FAILED ? NULL : p;
 	return product.buffers != NULL;
 }

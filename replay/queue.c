@@ -15,12 +15,12 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "replay/arena.h"
 #include "replay/blocks.h"
 #include "replay/guard.h"
+#include "replay/kernel.h"
 #include "replay/place.h"
 
 #define QUEUE_MAX 1024       /* instances */
@@ -62,7 +62,7 @@ static pid_t self_tid(void)
 
 static void *map_private(size_t size)
 {
-	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	void *p = kernel_map(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE);
 
 	return p == MAP_FAILED ? NULL : p;
 }

@@ -130,7 +130,14 @@ REPLAY_EXPORT int ioctl(int fd, unsigned long request, ...)
 static bool takes_no_memory_of_ours(long number)
 {
 	return number == SYS_gettid || number == SYS_getpid || number == SYS_futex || number == SYS_getcpu ||
-	       number == SYS_membarrier || number == SYS_sched_getaffinity || number == SYS_sched_yield;
+	       number == SYS_membarrier || number == SYS_sched_getaffinity || number == SYS_sched_yield ||
+	       number == SYS_mmap || number == SYS_brk;
+}
+
+/* What allocators ask for about memory of their own, which starts at the first argument. */
+static bool is_about_a_range(long number)
+{
+	return number == SYS_munmap || number == SYS_madvise || number == SYS_mprotect || number == SYS_mremap;
 }
 
 REPLAY_EXPORT long syscall(long number, ...)
@@ -146,7 +153,9 @@ REPLAY_EXPORT long syscall(long number, ...)
 	for (int i = 0; i < 6; i++)
 		a[i] = va_arg(ap, long);
 	va_end(ap);
-	if (!takes_no_memory_of_ours(number))
+	if (is_about_a_range(number))
+		give((const void *)a[0], (size_t)a[1]);
+	else if (!takes_no_memory_of_ours(number))
 		give_all();
 	return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }

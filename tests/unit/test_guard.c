@@ -1,5 +1,4 @@
 /* Closed pages and signals of the program (replay/guard.c, replay/signals.c): the only user is this program. */
-#include <dlfcn.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -35,17 +34,16 @@ void queue_flush_here(enum flush_reason reason)
 }
 
 /* A signal comes right before the system is told. */
-int mprotect(void *p, size_t n, int prot)
-{
-	static int (*real)(void *, size_t, int);
+int __real_kernel_protect(void *p, size_t n, int prot);
+int __wrap_kernel_protect(void *p, size_t n, int prot);
 
-	if (!real)
-		real = (int (*)(void *, size_t, int))dlsym(RTLD_NEXT, "mprotect");
+int __wrap_kernel_protect(void *p, size_t n, int prot)
+{
 	if ((raise_at_closing && prot == PROT_NONE) || (raise_at_opening && prot != PROT_NONE)) {
 		raise_at_closing = raise_at_opening = false;
 		raise(SIGUSR1);
 	}
-	return real(p, n, prot);
+	return __real_kernel_protect(p, n, prot);
 }
 
 static void touch_memory(int sig)
