@@ -18,9 +18,21 @@
 static struct terra_plan *plan;
 static pid_t started_in;
 
-static bool read_plan(char *why, size_t size)
+static bool take_plan(char *problem, size_t size)
 {
 	const char *mismatch;
+
+	if (terra_plan_read(replay_config.plan_path, false, &plan, problem, size) != 0)
+		return false;
+	mismatch = terra_plan_mismatch(plan, framework.build_id);
+	if (mismatch != NULL)
+		snprintf(problem, size, "%s", mismatch);
+	return mismatch == NULL && terra_plan_link(plan, framework.cpu, problem, size) == 0;
+}
+
+static bool read_plan(char *why, size_t size)
+{
+	char problem[256] = "it can't be used";
 
 	if (replay_config.plan_path == NULL)
 		replay_config.plan_path = plan_installed_path(framework.build_id);
@@ -29,14 +41,10 @@ static bool read_plan(char *why, size_t size)
 		why[0] = '\0'; /* nothing was asked for: the allocator alone is what there is */
 		return false;
 	}
-	if (terra_plan_read(replay_config.plan_path, false, &plan, why, size) != 0)
-		return false;
-	mismatch = terra_plan_mismatch(plan, framework.build_id);
-	if (mismatch != NULL) {
-		snprintf(why, size, "%s: %s", replay_config.plan_path, mismatch);
-		return false;
-	}
-	return terra_plan_link(plan, framework.cpu, why, size) == 0;
+	if (take_plan(problem, sizeof(problem)))
+		return true;
+	snprintf(why, size, "%s: %s", replay_config.plan_path, problem);
+	return false;
 }
 
 static bool bring_up(char *why, size_t size)

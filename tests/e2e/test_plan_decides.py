@@ -268,7 +268,7 @@ def a_good_plan_is_not_mentioned():
 
 @test(timeout=400)
 def missing_plan():
-    is_refused("nowhere.plan", "No such file")
+    is_refused("nowhere.plan", "nowhere.plan: No such file")
 
 
 @test(timeout=400)
