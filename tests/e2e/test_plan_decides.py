@@ -242,13 +242,14 @@ for _seed, _drawn in SEEDS.items():
 @test(timeout=400)
 def lists_are_fused_and_not_hungrier():
     "All updates wait until the last list is through; the roots are never written, and no more memory is used than in eager."
-    eager = run([PYTHON, "-c", LARGE], timeout=200)
+    eager = [run([PYTHON, "-c", LARGE], timeout=200) for _ in range(3)]
     done, log = replay(["-c", LARGE], third_plan(15))
-    assert done.stdout == eager.stdout
+    assert {done.stdout} == {each.stdout for each in eager}
     fused, = [region for region in log["regions"] if region["name"].endswith(UPDATES["AdamW"])]
     assert fused["runs"] >= 2 * 40 and log["ops_singly"] == 0, log
     assert fused["dead_results"] == 5 * fused["runs"], log
-    assert int(done.stderr) <= 1.1 * int(eager.stderr), (done.stderr, eager.stderr)
+    peaks = [int(each.stderr) for each in eager]  # 1.5 % apart from run to run, where replay's is the same each time
+    assert int(done.stderr) <= 1.1 * max(peaks), (done.stderr, peaks)
 
 
 # ---- plans that are not for this program or machine, or no plans ----
