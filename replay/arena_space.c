@@ -31,19 +31,12 @@ static struct {
 	char *table, *table_end;
 } space;
 
-static void *map_anywhere(size_t size)
-{
-	void *p = kernel_map(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE);
-
-	return p == MAP_FAILED ? NULL : p;
-}
-
 void *space_table(size_t size)
 {
 	size = (size + 63) & ~63ull;
 	if ((size_t)(space.table_end - space.table) < size) {
 		size_t step = size > TABLE_STEP ? size : TABLE_STEP;
-		char *p = map_anywhere(step);
+		char *p = kernel_memory(step);
 
 		if (!p)
 			return NULL;
@@ -58,7 +51,7 @@ void *space_table(size_t size)
 static uintptr_t find_range(uintptr_t hint, uint64_t bytes)
 {
 	uint64_t probe = hint ? bytes : bytes + CHUNK_BYTES;
-	void *p = kernel_map((void *)hint, probe, PROT_NONE, MAP_PRIVATE | MAP_NORESERVE);
+	void *p = kernel_map((void *)hint, probe, PROT_NONE, 0);
 
 	if (p == MAP_FAILED) /* RLIMIT_AS forbids the probe, not the range */
 		return errno == ENOMEM ? hint : 0;
@@ -100,9 +93,9 @@ int space_init(void)
 
 	if (err)
 		return err;
-	space.chunks = map_anywhere(n * sizeof(*space.chunks));
-	space.cold = map_anywhere(n / 8);
-	space.pinned = map_anywhere(n / 8);
+	space.chunks = kernel_memory(n * sizeof(*space.chunks));
+	space.cold = kernel_memory(n / 8);
+	space.pinned = kernel_memory(n / 8);
 	if (!space.chunks || !space.cold || !space.pinned)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < n / 64; i++)
@@ -225,12 +218,11 @@ int space_back(uint32_t chunk, uint32_t n)
 {
 	void *at = space_address(chunk * CHUNK_PAGES);
 	uint64_t bytes = (uint64_t)n << CHUNK_SHIFT;
-	int flags = MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
 	void *p;
 
 	if (!make_chunk_tables(chunk, n))
 		return -ENOMEM;
-	p = kernel_map(at, bytes, PROT_READ | PROT_WRITE, flags);
+	p = kernel_map(at, bytes, PROT_READ | PROT_WRITE, MAP_FIXED_NOREPLACE);
 	if (p == MAP_FAILED && errno != EEXIST)
 		return -ENOMEM;
 	set_cold(chunk, n, false);
@@ -285,8 +277,8 @@ uint32_t space_move(uint32_t from, uint32_t to, uint32_t n, bool *lost)
 		done++;
 	note_cold(from, done);
 	/* A refused move may have unmapped its target. */
-	if (done < n && kernel_map(space_address((to + done) * CHUNK_PAGES), CHUNK_BYTES, PROT_READ | PROT_WRITE,
-				   MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED) == MAP_FAILED)
+	if (done < n && kernel_map(space_address((to + done) * CHUNK_PAGES), CHUNK_BYTES, PROT_READ | PROT_WRITE, MAP_FIXED) ==
+				MAP_FAILED)
 		*lost = true;
 	return done;
 }

@@ -1,7 +1,6 @@
 /* blocks.c - which waiting instances use which blocks of the arena. See blocks.h. */
 #include "replay/blocks.h"
 
-
 #include "replay/arena.h"
 #include "replay/kernel.h"
 
@@ -14,12 +13,8 @@ static uint32_t n_used;
 
 int blocks_init(void)
 {
-	void *p = kernel_map(NULL, SLOTS * sizeof(*blocks), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE);
-
-	if (p == MAP_FAILED)
-		return -1;
-	blocks = p;
-	return 0;
+	blocks = kernel_memory(SLOTS * sizeof(*blocks));
+	return blocks != NULL ? 0 : -1;
 }
 
 bool blocks_have_room(uint32_t n)

@@ -367,7 +367,7 @@ static bool second_range(void)
 
 	guard.first = (char *)(guard.granule[0] << GRANULE_SHIFT);
 	guard.span = (size_t)((char *)((guard.granule[guard.n - 1] + 1) << GRANULE_SHIFT) - guard.first);
-	p = guard.reserved = kernel_map(NULL, guard.span + GRANULE, PROT_NONE, MAP_PRIVATE | MAP_NORESERVE);
+	p = guard.reserved = kernel_map(NULL, guard.span + GRANULE, PROT_NONE, 0);
 	guard.second = (char *)(((uintptr_t)p + GRANULE - 1) & ~(GRANULE - 1));
 	return p != MAP_FAILED;
 }
@@ -488,10 +488,10 @@ static void on_fault(int sig, siginfo_t *info, void *context)
 static bool try_staging(void)
 {
 	const int flags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
-	char *p = kernel_map(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+	char *p = kernel_memory(8192);
 	bool works;
 
-	if (p == MAP_FAILED)
+	if (p == NULL)
 		return false;
 	*p = 42;
 	works = kernel_move(p, 4096, flags, p + 4096) == p + 4096 && p[4096] == 42 &&
@@ -510,9 +510,8 @@ int guard_init(void)
 	arena_range(&base, &size);
 	guard.base = (uintptr_t)base >> GRANULE_SHIFT;
 	guard.n_granules = size >> GRANULE_SHIFT;
-	guard.state = kernel_map(NULL, guard.n_granules * sizeof(*guard.state), PROT_READ | PROT_WRITE,
-				 MAP_PRIVATE | MAP_NORESERVE);
-	if (guard.state == MAP_FAILED)
+	guard.state = kernel_memory(guard.n_granules * sizeof(*guard.state));
+	if (guard.state == NULL)
 		return -ENOMEM;
 	guard.can_stage = try_staging();
 	sigemptyset(&action.sa_mask);

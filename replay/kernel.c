@@ -31,7 +31,15 @@ static long ask(long number, long a, long b, long c, long d, long e)
 
 void *kernel_map(void *at, size_t size, int prot, int flags)
 {
-	return (void *)ask(SYS_mmap, (long)at, (long)size, prot, flags | MAP_ANONYMOUS, -1);
+	flags |= MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+	return (void *)ask(SYS_mmap, (long)at, (long)size, prot, flags, -1);
+}
+
+void *kernel_memory(size_t size)
+{
+	void *p = kernel_map(NULL, size, PROT_READ | PROT_WRITE, 0);
+
+	return p == MAP_FAILED ? NULL : p;
 }
 
 int kernel_unmap(void *p, size_t size)

@@ -160,13 +160,8 @@ static bool read_call(const struct terra_op *op, const struct hook_regs *regs, s
 
 static bool buffers_ready(void)
 {
-	void *p;
-
-	if (product.buffers != NULL)
-		return true;
-	p = kernel_map(NULL, MAX_THREADS * BUFFER_FLOATS * sizeof(float), PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_NORESERVE);
-	product.buffers = p == MAP_FAILED ? NULL : p;
+	if (product.buffers == NULL)
+		product.buffers = kernel_memory(MAX_THREADS * BUFFER_FLOATS * sizeof(float));
 	return product.buffers != NULL;
 }
 

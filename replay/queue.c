@@ -60,19 +60,12 @@ static pid_t self_tid(void)
 	return tid;
 }
 
-static void *map_private(size_t size)
-{
-	void *p = kernel_map(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE);
-
-	return p == MAP_FAILED ? NULL : p;
-}
-
 int queue_init(struct terra_plan *plan)
 {
 	queue.plan = plan;
-	waiting.instances = map_private(QUEUE_MAX * sizeof(*waiting.instances));
-	queue.feeds = map_private(FEED_SPACE);
-	queue.scratch = map_private(sizeof(float) * SCRATCH_FLOATS * SCRATCH_THREADS);
+	waiting.instances = kernel_memory(QUEUE_MAX * sizeof(*waiting.instances));
+	queue.feeds = kernel_memory(FEED_SPACE);
+	queue.scratch = kernel_memory(sizeof(float) * SCRATCH_FLOATS * SCRATCH_THREADS);
 	queue.closed = true;
 	return waiting.instances && queue.feeds && queue.scratch ? blocks_init() : -1;
 }

@@ -207,8 +207,8 @@ static void *condition_function(const char *name)
 	return symbol ? symbol : dlsym(RTLD_NEXT, name);
 }
 
-/* Found at once, not at the first wait: looking a name up takes the dynamic linker's lock, and a thread may wait for the first time
- * while another loads a library whose start-up code waits for that thread. */
+/* Found at once, not at the first wait: looking a name up takes the dynamic linker's lock, and a thread may wait for the
+ * first time while another loads a library whose start-up code waits for that thread. */
 #define WRAP_SLEEP(name, params, args)                                                                                 \
 	static int(*real_##name) params;                                                                               \
 	__attribute__((constructor)) static void find_##name(void)                                                     \

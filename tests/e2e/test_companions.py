@@ -2,16 +2,19 @@
 """Beside other preloaded libraries: an allocator that puts itself in front of the memory calls changes nothing of ours."""
 import json
 import os
+import sys
 
-from harness import PYTHON, REPLAY, main, make_plan, program, run, skip, temporary_folder, test
+from harness import PYTHON, REPLAY, ROOT, main, make_plan, program, run, skip, temporary_folder, test
 
-TCMALLOC = "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4"
+sys.path.insert(0, os.path.join(ROOT, "tests"))
+import bench
+
 PROGRAM = [program("mlp.py"), "30"]
 _folder = temporary_folder()
 
 
 def trained(*libraries, **env):
-    return run([PYTHON, *PROGRAM], preload=":".join(libraries) or None, env=env).stdout
+    return run([PYTHON, *PROGRAM], preload=libraries, env=env).stdout
 
 
 def trained_with_plan(*libraries):
@@ -26,10 +29,12 @@ def trained_with_plan(*libraries):
 @test
 def tcmalloc_in_front_and_behind():
     "Its mmap goes by way of `syscall`, which we wrap: it once came back to us while we held the arena's lock."
-    if not os.path.exists(TCMALLOC):
-        skip("libtcmalloc-minimal4 is not installed")
+    try:
+        tcmalloc = bench.find_tcmalloc()
+    except bench.Failed as reason:
+        skip(str(reason))
     eager = trained()
-    for libraries in ((REPLAY, TCMALLOC), (TCMALLOC, REPLAY)):
+    for libraries in ((REPLAY, tcmalloc), (tcmalloc, REPLAY)):
         out, fused = trained_with_plan(*libraries)
         assert out == eager, f"{libraries}:\n{out}\n{eager}"
         assert fused > 0, libraries
