@@ -9,6 +9,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <link.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -278,38 +279,38 @@ void framework_drop(void *result)
 struct parallel {
 	void (*fn)(int64_t, int64_t, void *);
 	void *ctx;
-	int64_t n;
+	int64_t n, piece;
+	_Atomic int64_t next;
 };
 
 /* The vendor's functions that kernels call start threads of their own, for 512 elements too, once a program has set the
  * number of threads. Whatever is set is put back. */
-static void run_part(const struct parallel *p, int64_t begin, int64_t end)
+static void run_pieces(struct parallel *p)
 {
 	int before = torch.vendor_threads ? torch.vendor_threads(1) : 0;
+	int64_t begin;
 
-	p->fn(begin, end, p->ctx);
+	while ((begin = atomic_fetch_add_explicit(&p->next, p->piece, memory_order_relaxed)) < p->n)
+		p->fn(begin, begin + p->piece < p->n ? begin + p->piece : p->n, p->ctx);
 	if (torch.vendor_threads)
 		torch.vendor_threads(before);
 }
 
 void framework_alone(int64_t n, void (*fn)(int64_t begin, int64_t end, void *ctx), void *ctx)
 {
-	struct parallel p = {fn, ctx, n};
+	struct parallel p = {.fn = fn, .ctx = ctx, .n = n, .piece = n};
 
-	run_part(&p, 0, n);
+	run_pieces(&p);
 }
 
 static void parallel_part(void *data)
 {
-	const struct parallel *p = data;
-	int64_t threads = torch.num_threads(), me = torch.thread_num();
-
-	run_part(p, p->n * me / threads, p->n * (me + 1) / threads);
+	run_pieces(data);
 }
 
-void framework_parallel(int64_t n, void (*fn)(int64_t begin, int64_t end, void *ctx), void *ctx)
+void framework_parallel(int64_t n, int64_t piece, void (*fn)(int64_t begin, int64_t end, void *ctx), void *ctx)
 {
-	struct parallel p = {fn, ctx, n};
+	struct parallel p = {.fn = fn, .ctx = ctx, .n = n, .piece = piece};
 	int threads = torch.max_threads();
 
 	if (threads <= 1 || torch.num_threads() > 1) {

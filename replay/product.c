@@ -5,7 +5,6 @@
  * preferred libraries), so their effect is asked for instead: right before each use the framework multiplies two small
  * matrices whose exact product fits a float32 and no shorter format.
  */
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -168,21 +167,16 @@ static bool buffers_ready(void)
 struct job {
 	terra_sgemm_tiles_fn fn;
 	struct terra_sgemm_args args;
-	int64_t n_tiles;
-	_Atomic int64_t next; /* tile */
 };
 
-/* Tile by tile, whichever is next: a thread that is held up has fewer. */
 static void run_tiles(int64_t begin, int64_t end, void *ctx)
 {
-	struct job *job = ctx;
+	const struct job *job = ctx;
 	struct terra_sgemm_args args = job->args;
-	int64_t tile;
 
 	if (args.shape.buffered)
 		args.buffer = product.buffers + (size_t)framework_thread_number() * BUFFER_FLOATS;
-	while ((tile = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed)) < job->n_tiles)
-		job->fn(&args, tile, tile + 1);
+	job->fn(&args, begin, end);
 }
 
 /* The result, or NULL where it is no aligned memory. */
@@ -238,8 +232,7 @@ bool product_run(const struct terra_plan_replace *from, const struct terra_op *o
 	job.args.import = product.plan->import_table;
 	if (job.args.c == NULL)
 		return false;
-	job.n_tiles = terra_plan_sgemm_tiles(&job.args.shape);
-	framework_parallel(job.n_tiles, run_tiles, &job);
+	framework_parallel(terra_plan_sgemm_tiles(&job.args.shape), 1, run_tiles, &job);
 	regs->ret = (uint64_t)result;
 	return true;
 }

@@ -32,6 +32,8 @@
  * that was never touched costs nothing, while a cut would write them all. */
 #define OPEN_CAP_FACTOR 8
 #define PARALLEL_MIN 32768   /* elements of a wave below which threads do not pay */
+#define PIECE_BLOCKS 16      /* of a wave that a thread takes at a time, at most: some 10 us of work */
+#define PIECES_PER_THREAD 8  /* at least, where there are so many blocks */
 #define SCRATCH_FLOATS ((TERRA_PLAN_MAX_OPS + TERRA_PLAN_MAX_INPUTS) * TERRA_KERNEL_BLOCK)
 #define SCRATCH_THREADS 64
 
@@ -512,16 +514,22 @@ static void wave_run(int64_t begin, int64_t end, void *ctx)
 	}
 }
 
+static int64_t smaller(int64_t a, int64_t b)
+{
+	return a < b ? a : b;
+}
+
 static void wave_execute(struct wave *wave, bool parallel)
 {
-	int64_t elements = 0, blocks = 0;
+	int64_t elements = 0, blocks = 0, piece;
 
 	for (uint32_t i = 0; i < wave->n; i++) {
 		elements += wave->jobs[i].numel;
 		blocks += job_blocks(&wave->jobs[i]);
 	}
 	if (parallel && elements >= PARALLEL_MIN) {
-		framework_parallel(blocks, wave_run, wave);
+		piece = smaller(PIECE_BLOCKS, blocks / (framework.max_threads() * PIECES_PER_THREAD));
+		framework_parallel(blocks, piece > 0 ? piece : 1, wave_run, wave);
 		replay_counts.parallel++;
 	} else if (blocks > 0) {
 		framework_alone(blocks, wave_run, wave);

@@ -94,9 +94,10 @@ bool framework_has_names(const void *tensor);
 bool framework_in_parallel(void);
 /* Gives up the reference in *result. */
 void framework_drop(void *result);
-/* Runs fn(begin, end, ctx) over [0, n) on the framework's own threads. */
-void framework_parallel(int64_t n, void (*fn)(int64_t begin, int64_t end, void *ctx), void *ctx);
-/* The same on the calling thread; also in a fault handler. */
+/* Runs fn(begin, end, ctx) over [0, n) on the framework's own threads, `piece` at a time: a thread that starts late or is held up
+ * has fewer. */
+void framework_parallel(int64_t n, int64_t piece, void (*fn)(int64_t begin, int64_t end, void *ctx), void *ctx);
+/* The same in one piece on the calling thread; also in a fault handler. */
 void framework_alone(int64_t n, void (*fn)(int64_t begin, int64_t end, void *ctx), void *ctx);
 /* Number of the calling thread among those, 0 outside. */
 int framework_thread_number(void);

@@ -73,7 +73,7 @@ void framework_alone(int64_t n, void (*fn)(int64_t begin, int64_t end, void *ctx
 	fn(0, n, ctx);
 }
 
-void framework_parallel(int64_t n, void (*fn)(int64_t begin, int64_t end, void *ctx), void *ctx)
+void framework_parallel(int64_t n, int64_t piece, void (*fn)(int64_t begin, int64_t end, void *ctx), void *ctx)
 {
 	fn(0, n, ctx);
 }
