@@ -205,8 +205,9 @@ class Run:
         ends = run["iteration_ends"]
         if len(ends) <= WARM_UP + 2:
             raise Failed(f"{self.program.path} made {len(ends)} optimizer steps, too few to time")
+        faults = run.pop("page_faults")
         run.update(total=run["end"] - ends[WARM_UP - 1], third=ends[WARM_UP - 1], steady=steady_from(ends),
-                   printed=self.text("out"))
+                   page_faults=(faults[-1] - faults[WARM_UP - 1]) / (len(ends) - WARM_UP), printed=self.text("out"))
         if self.mode == "replay" and os.path.exists(self.file("replay.json")):
             run["replay_log"] = json.loads(self.text("replay.json"))
             os.unlink(self.file("replay.json"))
@@ -278,7 +279,8 @@ def same_bits(runs, reference):
 
 
 def summarise(results, reference):
-    """Per mode: median and spread of the total time, ratios, start-up times, memory, and whether the bits are eager's."""
+    """Per mode: median and spread of the total time, ratios, start-up times, memory, page faults an iteration, and whether the
+    bits are eager's."""
     totals = {mode: [result[mode]["total"] for result in results] for mode in results[0]}
     medians = {mode: statistics.median(times) for mode, times in totals.items()}
     allocators = [medians[mode] for mode in ("malloc", "tcmalloc") if mode in medians]
@@ -292,6 +294,7 @@ def summarise(results, reference):
             "third": statistics.median(run["third"] for run in runs),
             "steady": statistics.median(run["steady"] for run in runs),
             "peak_bytes": max(run["peak_bytes"] for run in runs),
+            "page_faults": statistics.median(run["page_faults"] for run in runs),
             "same_bits": same_bits(runs, reference) if reference else None,
         }
     return summary
@@ -310,13 +313,13 @@ def print_table(program, summary, kept, discarded, gone):
           f"{kept} rounds{f', and {discarded} discarded' if discarded else ''}"
           f"{f'; turns of {program.turn}' if program.turn else ''}")
     print(f"{'':11}{'total s':>9}{'lowest - highest':>20}{'x eager':>9}{'x malloc':>10}{'iter 3 at':>11}"
-          f"{'steady at':>11}{'peak MB':>9}  same bits")
+          f"{'steady at':>11}{'peak MB':>9}{'faults':>8}  same bits")
     for mode, line in summary.items():
         spread = f"{line['lowest']:.3f} - {line['highest']:.3f}"
         answer = {True: "yes", False: "NO", None: "-"}[line["same_bits"]]
         print(f"{mode:11}{line['median']:9.3f}{spread:>20}{cell(line['to_eager'], '.2f', 9)}"
               f"{cell(line['to_allocator'], '.2f', 10)}{line['third']:9.2f} s{line['steady']:9.2f} s"
-              f"{line['peak_bytes'] / 1e6:9.0f}  {answer}")
+              f"{line['peak_bytes'] / 1e6:9.0f}{line['page_faults']:8.0f}  {answer}")
     for mode, reason in gone.items():
         print(not_run(mode, reason))
 

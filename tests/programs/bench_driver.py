@@ -44,7 +44,7 @@ class Watch:
     """What was seen of the script."""
 
     def __init__(self, turns):
-        self.ends, self.losses, self.optimizers = [], [], []
+        self.ends, self.faults, self.losses, self.optimizers = [], [], [], []
         self.turns = turns
 
     def now(self):
@@ -55,6 +55,7 @@ class Watch:
             self.optimizers.append(optimizer)
         if optimizer is self.optimizers[0]:
             self.ends.append(self.now())
+            self.faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
             if self.turns:
                 self.turns.iteration_ended(len(self.ends))
 
@@ -128,7 +129,8 @@ def main():
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     seconds = [(moment - options.started) / 1e9 for moment in watch.ends]
     with open(options.out, "w", encoding="utf-8") as out:
-        json.dump({"iteration_ends": seconds, "end": (end - options.started) / 1e9, "peak_bytes": peak,
+        json.dump({"iteration_ends": seconds, "page_faults": watch.faults, "end": (end - options.started) / 1e9,
+                   "peak_bytes": peak,
                    "losses": [bits(loss).hex() for loss in watch.losses], "parameters": digest(watch.parameters()),
                    "torch": torch.__version__, "threads": torch.get_num_threads()}, out)
 
