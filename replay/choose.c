@@ -144,8 +144,10 @@ void choose(const struct call *call, uint64_t place, struct choice *choice)
 	}
 	choice->inst = NULL;
 	choice->edge = match_edge(NULL, call, &choice->binding);
-	if (choice->edge != NULL && place_is_losing(place))
+	if (choice->edge != NULL && place_is_losing(place)) {
 		choice->edge = NULL;
+		replay_counts.left_alone++;
+	}
 }
 
 void choose_closes_others(bool listed)

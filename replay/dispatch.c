@@ -4,8 +4,8 @@
  * the CPU backend's and nothing else, the call reaches the kernel that a redispatch with this set reaches.
  *
  * Nothing is taken from headers. The place of a tensor's keys is found with tensors of two devices, the thread's two words by
- * setting them through an exported function and putting them back, keys by the names that they print as. The op's own
- * kernels are asked for. One thing that does not come out as expected and no call is ever taken.
+ * setting them through an exported function and putting them back, keys by the names that they print as. One thing that does
+ * not come out as expected and no call is ever taken.
  */
 #include "replay/dispatch.h"
 
@@ -17,58 +17,27 @@
 #include "replay/call.h"
 
 #define MAX_WORDS 32 /* of a TensorImpl that are looked at */
-#define MAX_KEYS 256
-
-struct string { /* std::string */
-	char *data;
-	size_t size;
-	char local[16];
-};
-
-struct op_name { /* c10::OperatorName */
-	struct string name, overload;
-};
-
-struct op_names { /* std::vector of them */
-	struct op_name *begin, *end, *capacity;
-};
 
 /* Keys that the framework passes over unless an op has a kernel for them. */
-enum { SELECT, VERSION, MIDDLE_KEYS };
-static const char *const middle_names[MIDDLE_KEYS] = {"BackendSelect", "ADInplaceOrView"};
+static const char *const middle_names[] = {"BackendSelect", "ADInplaceOrView"};
 
 static struct {
 	size_t word;		   /* of a TensorImpl: its keys */
 	uint64_t middle;	   /* both as a key set */
 	uint64_t included, excluded; /* what the thread's words are when nothing is; they are kept as differences */
-	struct op_names kernels[MIDDLE_KEYS];
 	bool (*watched)(void);
 } dispatch;
 
 static struct {
-	const char *(*key_name)(uint16_t key);
 	void (*force)(uint64_t included, uint64_t excluded);
-	void *(*dispatcher)(void);
-	void (*names)(struct op_names *out, const void *dispatcher, uint32_t key);
 	void *(*meta)(void *result, const int64_t *size, size_t ndim, const int64_t *stride, size_t n, int dtype);
 } ask;
 
-static bool resolve(void *slot, const char *name)
-{
-	void *symbol = dlsym(framework.cpu, name);
-
-	memcpy(slot, &symbol, sizeof(symbol));
-	return symbol != NULL;
-}
-
 static bool resolve_all(void)
 {
-	return resolve(&ask.key_name, "_ZN3c108toStringENS_11DispatchKeyE") &&
-	       resolve(&ask.force, "_ZN3c104impl33_force_tls_local_dispatch_key_setENS0_19LocalDispatchKeySetE") &&
-	       resolve(&ask.dispatcher, "_ZN3c1010Dispatcher13realSingletonEv") &&
-	       resolve(&ask.names, "_ZNK3c1010Dispatcher30getRegistrationsForDispatchKeyESt8optionalINS_11DispatchKeyEE") &&
-	       resolve(&ask.meta, "_ZN2at6detail18empty_strided_metaEN3c108ArrayRefIlEES3_NS1_10ScalarTypeE") &&
-	       resolve(&dispatch.watched, "_ZN2at12hasCallbacksEv");
+	return framework_resolve(&ask.force, "_ZN3c104impl33_force_tls_local_dispatch_key_setENS0_19LocalDispatchKeySetE") &&
+	       framework_resolve(&ask.meta, "_ZN2at6detail18empty_strided_metaEN3c108ArrayRefIlEES3_NS1_10ScalarTypeE") &&
+	       framework_resolve(&dispatch.watched, "_ZN2at12hasCallbacksEv");
 }
 
 /* The calling thread's two words. */
@@ -93,7 +62,7 @@ static uint64_t bit_of(const char *name)
 
 static bool learn_middle(void)
 {
-	for (int i = 0; i < MIDDLE_KEYS; i++) {
+	for (size_t i = 0; i < sizeof(middle_names) / sizeof(middle_names[0]); i++) {
 		uint64_t bit = bit_of(middle_names[i]);
 
 		if (bit == 0 || (bit & framework.cpu_keyset) != 0)
@@ -170,40 +139,6 @@ static bool learn_word(void)
 	return found;
 }
 
-/* ---- ops' own kernels ---- */
-
-static bool string_is(const struct string *s, const char *text)
-{
-	return s->size == strlen(text) && memcmp(s->data, text, s->size) == 0;
-}
-
-static bool is_among(const struct op_names *names, const char *op, const char *overload)
-{
-	for (const struct op_name *name = names->begin; name < names->end; name++)
-		if (string_is(&name->name, op) && string_is(&name->overload, overload))
-			return true;
-	return false;
-}
-
-/* They are kept: a few thousand names. */
-static bool learn_kernels(void)
-{
-	for (int i = 0; i < MIDDLE_KEYS; i++) {
-		uint32_t key = 0;
-
-		while (key < MAX_KEYS && strcmp(ask.key_name((uint16_t)key), middle_names[i]) != 0)
-			key++;
-		if (key == MAX_KEYS)
-			return false;
-		ask.names(&dispatch.kernels[i], ask.dispatcher(), key | 1u << 16); /* std::optional: there is one */
-	}
-	/* What every library has, and has not: the answer is one to our question. */
-	return is_among(&dispatch.kernels[SELECT], "aten::empty", "memory_format") &&
-	       is_among(&dispatch.kernels[VERSION], "aten::add_", "Tensor") &&
-	       !is_among(&dispatch.kernels[SELECT], "aten::add_", "Tensor") &&
-	       !is_among(&dispatch.kernels[VERSION], "aten::empty", "memory_format");
-}
-
 /* ---- */
 
 bool dispatch_known(void)
@@ -212,17 +147,9 @@ bool dispatch_known(void)
 
 	if (known < 0) {
 		known = 0; /* making tensors comes here again */
-		known = resolve_all() && learn_middle() && learn_thread() && learn_word() && learn_kernels();
+		known = resolve_all() && learn_middle() && learn_thread() && learn_word();
 	}
 	return known == 1;
-}
-
-bool dispatch_passes_over(const struct terra_op *op)
-{
-	for (int i = 0; i < MIDDLE_KEYS; i++)
-		if (is_among(&dispatch.kernels[i], op->name, op->overload))
-			return false;
-	return true;
 }
 
 /* False: an argument that may have keys and is not a tensor. */

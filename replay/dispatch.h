@@ -11,9 +11,8 @@
 
 /* Learns what is needed, at the first use, from within an op: makes tensors. False: no call's way is known. */
 bool dispatch_known(void);
-/* Whether the op has no kernels of its own between autograd and the backend: the keys there are passed over. */
-bool dispatch_passes_over(const struct terra_op *op);
-/* Whether a call of such an op goes to the CPU's kernel at once, with nobody watching. */
+/* Whether a call goes to the CPU's kernel at once, with nobody watching, where the op has no kernels between autograd and that
+ * (registered_passes_over). */
 bool dispatch_to_cpu(const struct terra_op *op, const struct hook_regs *regs);
 
 #endif

@@ -86,6 +86,14 @@ int framework_find(const char **why)
 
 /* ---- learning ---- */
 
+bool framework_resolve(void *slot, const char *symbol)
+{
+	void *address = dlsym(framework.cpu, symbol);
+
+	memcpy(slot, &address, sizeof(address));
+	return address != NULL;
+}
+
 static int32_t constant(const char *name)
 {
 	int32_t (*get)(void) = (int32_t(*)(void))dlsym(framework.cpu, name);

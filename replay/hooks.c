@@ -20,6 +20,7 @@
 #include "probes/op.h"
 #include "replay/call.h"
 #include "replay/dispatch.h"
+#include "replay/registered.h"
 #include "replay/replace.h"
 #include "replay/replay.h"
 #include "replay/stubs.h"
@@ -38,6 +39,7 @@ static const struct terra_op *op_of[STUBS];
 static bool passive[REPLAY_PLAIN_STUBS], list[REPLAY_REGION_STUBS];
 static uint32_t same_op[REPLAY_REGION_STUBS]; /* the number that the op has in regions: its redispatch's */
 static const struct terra_plan_replace *replace_of[REPLAY_REGION_STUBS];
+static struct registered registered[REPLAY_REGION_STUBS];
 static uint32_t n_plain, n_region;
 static struct got_patch *patches;
 static size_t n_patches;
@@ -72,17 +74,12 @@ static void run_what_it_may_touch(const struct terra_op *op, const struct hook_r
 
 static bool call_goes_to_backend(uint32_t number, const struct hook_regs *regs)
 {
-	static enum { UNKNOWN, NO, YES } passes_over[REPLAY_REGION_STUBS];
 	const struct terra_op *op = op_of[REPLAY_PLAIN_STUBS + number];
 
 #ifdef TERRA_NO_GUARD_KEYS
 	return true;
 #endif
-	if (!dispatch_known())
-		return false;
-	if (passes_over[number] == UNKNOWN)
-		passes_over[number] = dispatch_passes_over(op) ? YES : NO;
-	return passes_over[number] == YES && dispatch_to_cpu(op, regs);
+	return dispatch_known() && registered_passes_over(&registered[number], op) && dispatch_to_cpu(op, regs);
 }
 
 /* Above the backend (an in-place op is seen twice) it comes here again. */
@@ -99,6 +96,16 @@ static bool at_backend(uint32_t number, const struct hook_regs *regs)
 #endif
 }
 
+/* Whether the plan speaks for the call: the kernel is the one that it was checked against. */
+static bool may_answer(uint32_t number)
+{
+#ifdef TERRA_NO_GUARD_REGISTERED
+	return may_wait();
+#else
+	return may_wait() && registered_is_own(&registered[number - REPLAY_PLAIN_STUBS], op_of[number]);
+#endif
+}
+
 static int region_op(uint32_t number, struct hook_regs *regs)
 {
 	const struct terra_op *op = op_of[number];
@@ -107,12 +114,12 @@ static int region_op(uint32_t number, struct hook_regs *regs)
 	if (!at_backend(number, regs))
 		return 0;
 	call.op = same_op[number - REPLAY_PLAIN_STUBS];
-	if (may_wait() && call_read(op, regs, &call) && queue_offer(&call)) {
+	if (may_answer(number) && call_read(op, regs, &call) && queue_offer(&call)) {
 		regs->ret = (uint64_t)(call.in_place ? call.first : call.result);
 		return 1;
 	}
 	run_what_it_may_touch(op, regs);
-	if (replace_of[number - REPLAY_PLAIN_STUBS] != NULL && may_wait() &&
+	if (replace_of[number - REPLAY_PLAIN_STUBS] != NULL && may_answer(number) &&
 	    replace_run(replace_of[number - REPLAY_PLAIN_STUBS], op, replay_originals[number], regs))
 		return 1;
 	return 0;

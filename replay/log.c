@@ -70,10 +70,11 @@ static void json_log(const struct terra_plan *plan)
 	}
 	arena_stats(&arena);
 	fprintf(f, "{\"mode\":\"%s\",\"ops_seen\":%llu,\"ops_deferred\":%llu,\"ops_fused\":%llu,\"ops_singly\":%llu,"
-		   "\"ops_replaced\":%llu,",
+		   "\"ops_replaced\":%llu,\"left_alone\":%llu,",
 		mode_names[replay_config.mode], (unsigned long long)replay_ops_seen,
 		(unsigned long long)replay_counts.deferred, (unsigned long long)replay_counts.fused,
-		(unsigned long long)replay_counts.finished_singly, (unsigned long long)replay_counts.replaced);
+		(unsigned long long)replay_counts.finished_singly, (unsigned long long)replay_counts.replaced,
+		(unsigned long long)replay_counts.left_alone);
 	json_regions(f, plan);
 	fputs(",\"flushes\":{", f);
 	for (int i = 0; i < FLUSH_REASONS; i++)
@@ -93,24 +94,27 @@ static void summary_log(const struct terra_plan *plan)
 {
 	struct arena_stats arena;
 	uint64_t runs = 0;
-	uint32_t used = 0;
+	uint32_t used = 0, regions = 0;
 	char flushes[256] = "";
 	size_t at = 0;
 
 	for (uint32_t r = 0; plan && replay_region_counts && r < plan->n_regions; r++) {
 		runs += replay_region_counts[r].runs;
 		used += replay_region_counts[r].runs != 0;
+		regions += !plan->regions[r].fallback;
 	}
 	for (int i = 0; i < FLUSH_REASONS; i++)
 		if (replay_counts.flushes[i] != 0)
 			at += (size_t)snprintf(flushes + at, sizeof(flushes) - at, " %s %llu", reason_names[i],
 					       (unsigned long long)replay_counts.flushes[i]);
 	arena_stats(&arena);
-	replay_say("mode %s: %llu ops seen, %llu deferred, %llu fused in %llu runs of %u regions, %llu singly, %llu replaced",
+	replay_say("mode %s: %llu ops seen, %llu deferred, %llu fused in %llu runs, %llu singly, %llu replaced",
 		   mode_names[replay_config.mode], (unsigned long long)replay_ops_seen,
 		   (unsigned long long)replay_counts.deferred, (unsigned long long)replay_counts.fused,
-		   (unsigned long long)runs, used, (unsigned long long)replay_counts.finished_singly,
+		   (unsigned long long)runs, (unsigned long long)replay_counts.finished_singly,
 		   (unsigned long long)replay_counts.replaced);
+	replay_say("regions: %u of the plan's %u ran; %llu times none began where that had cost more than it gained", used, regions,
+		   (unsigned long long)replay_counts.left_alone);
 	replay_say("flushes:%s", at ? flushes : " none");
 	replay_say("pages: closed by %llu calls, %llu of them ahead of need, opened by %llu; %llu granules touched ahead of need",
 		   (unsigned long long)replay_counts.closings, (unsigned long long)replay_counts.ahead,

@@ -3,6 +3,8 @@
  * Each level works alone and falls back to the one below: no plan, a plan for something else, or a library that isn't
  * understood leave the allocator; a program without libtorch is left alone.
  */
+#include <dlfcn.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,8 +39,7 @@ static bool read_plan(char *why, size_t size)
 	if (replay_config.plan_path == NULL)
 		replay_config.plan_path = plan_installed_path(framework.build_id);
 	if (replay_config.plan_path == NULL) {
-		replay_config.mode = MODE_ALLOC;
-		why[0] = '\0'; /* nothing was asked for: the allocator alone is what there is */
+		snprintf(why, size, "none is installed for this program; terra-opt --install makes one, TERRA_PLAN names another");
 		return false;
 	}
 	if (take_plan(problem, sizeof(problem)))
@@ -73,9 +74,35 @@ static bool bring_up(char *why, size_t size)
 		return true;
 	reason = "no call of the library could be redirected";
 no:
-	if (why[0] == '\0' && replay_config.mode != MODE_ALLOC)
+	if (why[0] == '\0')
 		snprintf(why, size, "%s", reason);
 	return false;
+}
+
+/* Whether a program under this library started this one: then whoever reads its output did not ask for us. */
+static bool started_by_ours(void)
+{
+	char path[32], line[PATH_MAX + 128];
+	bool ours = false;
+	Dl_info self;
+	FILE *maps;
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", getppid());
+	maps = dladdr(&started_in, &self) != 0 ? fopen(path, "re") : NULL;
+	while (maps != NULL && !ours && fgets(line, sizeof(line), maps) != NULL)
+		ours = strstr(line, basename(self.dli_fname)) != NULL;
+	if (maps != NULL)
+		fclose(maps);
+	return ours;
+}
+
+/* A plan that somebody asked for, and nothing to use it for. */
+static void tell_of_no_torch(void)
+{
+	const char *reason;
+
+	if (replay_config.mode >= MODE_OBSERVE && replay_config.plan_named && framework_find(&reason) != 0 && !started_by_ours())
+		replay_say("this program used no PyTorch, and no plan: %s", replay_config.plan_path);
 }
 
 /* The first tensor memory is asked for: libtorch is mapped and relocated. */
@@ -85,10 +112,11 @@ static void on_first_tensor(void)
 
 	if (replay_config.mode < MODE_OBSERVE)
 		return;
-	if (!bring_up(why, sizeof(why)) && why[0] != '\0') {
+	if (bring_up(why, sizeof(why)))
+		return;
+	replay_config.mode = MODE_ALLOC;
+	if (replay_config.plan_named || !started_by_ours())
 		replay_say("running without a plan: %s", why);
-		replay_config.mode = MODE_ALLOC;
-	}
 }
 
 __attribute__((constructor)) static void start(void)
@@ -108,6 +136,7 @@ __attribute__((destructor)) static void finish(void)
 {
 	if (replay_config.mode == MODE_OFF || getpid() != started_in)
 		return;
+	tell_of_no_torch();
 	queue_flush(FLUSH_EXIT);
 	log_exit(plan);
 }

@@ -75,6 +75,8 @@ struct framework {
 extern struct framework framework;
 /* Finds libtorch in the process. 0, or -errno with the reason in *why (static text). */
 int framework_find(const char **why);
+/* The exported symbol's address, into the pointer *slot. False: there is none. */
+bool framework_resolve(void *slot, const char *symbol);
 /* Fills what needs calls into the framework. */
 int framework_learn(const char **why);
 /* `tensor` is the argument word (pointer to the intrusive_ptr). False: undefined, not on the CPU, or unreadable. */
@@ -185,6 +187,7 @@ struct region_counts {
 };
 struct replay_counts {
 	uint64_t deferred, fused, finished_singly, replaced;
+	uint64_t left_alone; /* times that no region began where that had cost more than it gained (place.h) */
 	uint64_t parallel; /* waves that were run on all threads */
 	uint64_t flushes[FLUSH_REASONS];
 	uint64_t held_peak;

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The allocator level alone (TERRA_MODE=alloc): same output, warm memory, and never hungrier than without it."""
+"""The allocator level alone (TERRA_MODE=alloc): same output, warm memory, and never hungrier than without it; and no hungrier
+with a plan above it."""
 # timeout: 900
 import functools
 import glob
@@ -8,11 +9,12 @@ import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from harness import PYTHON, REPLAY, main, program, python, run, skip, temporary_folder, test
+from harness import PYTHON, REPLAY, main, make_plan, program, python, run, skip, temporary_folder, test
 
 MEASURED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "measured.py")
 MB = 1 << 20
 ALLOC = {"TERRA_MODE": "alloc"}
+KEPT = temporary_folder()
 
 
 def measure(*command, preload=None, env=None, address_space=None, timeout=300):
@@ -48,6 +50,18 @@ def same(code, *, preload=REPLAY):
     return ours.stdout
 
 
+@functools.cache
+def random_shapes_plan():
+    """What to set for a run with a plan that random_shapes.py follows at each of its shapes."""
+    with temporary_folder() as folder:
+        made = make_plan(os.path.join(folder, "shapes"), [program("random_shapes.py"), "40"], "--disable-pass", "cost")
+        with open(made, "rb") as file:
+            kept = KEPT.name + "/shapes.plan"
+            with open(kept, "wb") as out:
+                out.write(file.read())
+    return {"TERRA_MODE": "replay", "TERRA_PLAN": kept}
+
+
 def told(**numbers):
     print("  " + ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items()))
 
@@ -69,9 +83,8 @@ def gpt2_is_the_same_warm_and_not_hungrier():
     assert ours["peak"] <= 1.1 * eager["peak"]
 
 
-@test(timeout=600)
-def random_shapes_are_not_hungrier_and_memory_goes_back():
-    eager, ours = both(program("random_shapes.py"), "300")
+def random_shapes(env=None):
+    eager, ours = both(program("random_shapes.py"), "300", env=env)
     told(eager_peak_mb=eager["peak"] / MB, peak_mb=ours["peak"] / MB, eager_left_mb=eager["resident"] / MB,
          left_mb=ours["resident"] / MB, eager_faults_per_step=sum(eager["faults"]) / 299,
          faults_per_step=sum(ours["faults"]) / 299)
@@ -79,17 +92,41 @@ def random_shapes_are_not_hungrier_and_memory_goes_back():
     assert ours["resident"] <= 1.2 * eager["resident"]
 
 
-@test(timeout=400)
-def an_address_space_limit_is_survived():
-    "64 MB above what eager needed: eager survives that, and so do we."
+@test(timeout=600)
+def random_shapes_are_not_hungrier_and_memory_goes_back():
+    random_shapes()
+
+
+@test(timeout=600)
+def nor_with_a_plan():
+    with temporary_folder() as folder:
+        log = os.path.join(folder, "log.json")
+        random_shapes({**random_shapes_plan(), "TERRA_LOG": "json:" + log})
+        with open(log, encoding="ascii") as file:
+            fused = json.load(file)["ops_fused"]
+        assert fused > 20 * 300, f"{fused} ops fused"
+
+
+def survives_a_limit(env=None):
     command = (program("random_shapes.py"), "20")
     out, eager = measure(*command)
     limit = eager["virtual_peak"] + 64 * MB
     assert measure(*command, address_space=limit)[0] == out
-    limited, ours = measure(*command, address_space=limit, preload=REPLAY)
+    limited, ours = measure(*command, address_space=limit, preload=REPLAY, env=env)
     assert limited == out
     told(limit_mb=limit / MB, eager_virtual_peak_mb=eager["virtual_peak"] / MB,
          virtual_peak_mb=ours["virtual_peak"] / MB)
+
+
+@test(timeout=400)
+def an_address_space_limit_is_survived():
+    "64 MB above what eager needed: eager survives that, and so do we."
+    survives_a_limit()
+
+
+@test(timeout=400)
+def and_with_a_plan():
+    survives_a_limit(random_shapes_plan())
 
 
 @test

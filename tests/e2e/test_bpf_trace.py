@@ -12,7 +12,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from harness import PYTHON, can_load_bpf, clean_env, main, need_bpf, program, run, skip, temporary_folder, test, tool
+from harness import PYTHON, REPLAY, can_load_bpf, clean_env, main, need_bpf, program, run, skip, temporary_folder, test, tool
 
 # A forward pass that raises inside an operator (shapes that do not fit) and in Python, and is caught, 100 times.
 RAISES = """
@@ -105,30 +105,60 @@ def need_torch():
         skip("no PyTorch here")
 
 
-@test(timeout=400)
-def both_backends_see_the_same():
-    """mlp: every op, level, size, stride, dtype, scalar and call stack is the same through bpf and preload."""
+def check_both_backends(name, steps):
     need_bpf()
     with temporary_folder() as folder:
         streams, outputs = {}, {}
         for backend in ("bpf", "preload"):
-            outcome, path = trace(PYTHON, program("mlp.py"), "30", options=("--backend", backend), folder=folder,
+            outcome, path = trace(PYTHON, program(name), steps, options=("--backend", backend), folder=folder,
                                   name=backend, timeout=180)
             events, about, end = load(path)
             assert outcome.returncode == 0, outcome.stderr
             assert about["backend"] == backend, about
             assert not [event for event in events if event["event"] == "lost"], end
             streams[backend], outputs[backend] = op_stream(events), outcome.stdout
-        assert outputs["bpf"] == outputs["preload"] == run([PYTHON, program("mlp.py"), "30"], timeout=120).stdout
+        assert outputs["bpf"] == outputs["preload"] == run([PYTHON, program(name), steps], timeout=120).stdout
         difference = first_difference(streams["bpf"], streams["preload"])
         assert difference is None, difference
         unread = [value for event in streams["bpf"] for value in event["values"]
                   if not value["present"] and value["kind"] == "float"]
         assert unread, "nothing unreadable: then the exception in this test is not needed"
         stacks = [event["frames"] for event in streams["bpf"] if event["event"] == "enter" and event["level"] == 0]
-        complete = [stack for stack in stacks if stack and stack[-1][:2] == [program("mlp.py"), "<module>"]]
+        complete = [stack for stack in stacks if stack and stack[-1][:2] == [program(name), "<module>"]]
         assert len(complete) > 0.9 * len(stacks), f"{len(complete)} of {len(stacks)} ops have their stack"
 
+
+@test(timeout=400)
+def both_backends_see_the_same_of_mlp():
+    """Every op, level, size, stride, dtype, scalar and call stack is the same through bpf and preload."""
+    check_both_backends("mlp.py", "30")
+
+
+@test(timeout=400)
+def both_backends_see_the_same_of_gpt2():
+    check_both_backends("gpt2.py", "2")
+
+
+@test(timeout=400)
+def both_backends_give_the_same_plan():
+    """From the program to fused execution through bpf: the plan has the regions that preload's has, and replay keeps the bits."""
+    need_bpf()
+    with temporary_folder() as folder:
+        regions = {}
+        for backend in ("bpf", "preload"):
+            _, path = trace(PYTHON, program("mlp.py"), "12", options=("--backend", backend), folder=folder, name=backend,
+                            timeout=180)
+            plan = os.path.join(folder, backend + ".plan")
+            run([tool("terra-opt"), "-q", "--no-measure", path, "-o", plan], timeout=200)
+            regions[backend] = json.loads(run([tool("terra-opt"), "--json", plan]).stdout)["regions"]
+        names = {backend: [(region["name"], region["ops"]) for region in regions[backend]] for backend in regions}
+        assert names["bpf"] == names["preload"] and names["bpf"], names
+        log = os.path.join(folder, "log.json")
+        done = run([PYTHON, program("mlp.py"), "60"], env={"TERRA_PLAN": os.path.join(folder, "bpf.plan"),
+                                                           "TERRA_LOG": "json:" + log}, preload=REPLAY)
+        assert done.stdout == run([PYTHON, program("mlp.py"), "60"]).stdout
+        with open(log, encoding="utf-8") as file:
+            assert json.load(file)["ops_fused"] > 20 * 60
 
 @test
 def comparison_notices():

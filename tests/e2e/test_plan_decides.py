@@ -255,8 +255,31 @@ def lists_are_fused_and_not_hungrier():
 # ---- plans that are not for this program or machine, or no plans ----
 
 @test(timeout=400)
-def without_a_plan_nothing_is_said():
-    assert ends_as_eager(run_with(XDG_CACHE_HOME=path("empty"))) == []
+def without_a_plan_one_line_is_said():
+    line, = ends_as_eager(run_with(XDG_CACHE_HOME=path("empty")))
+    assert line.startswith("terra: running without a plan: none is installed") and "TERRA_PLAN" in line, line
+    assert ends_as_eager(run_with(XDG_CACHE_HOME=path("empty"), TERRA_MODE="alloc")) == []
+
+
+@test(timeout=400)
+def programs_that_a_program_starts_say_nothing():
+    code = """
+import subprocess, sys, torch
+torch.ones(1000)
+for code in ("import torch; print(torch.ones(1000).sum().item())", "print(1)"):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    print(done.stdout, done.stderr)
+"""
+    done = run([PYTHON, "-c", code], env={"TERRA_PLAN": third_plan(3)}, preload=REPLAY)
+    assert (done.stdout, done.stderr) == ("1000.0\n \n1\n \n", ""), done
+
+
+@test(timeout=400)
+def without_torch():
+    plan = third_plan(3)
+    done = run(["/bin/sh", "-c", "echo text; exit 3"], env={"TERRA_PLAN": plan}, preload=REPLAY, check=False)
+    assert (done.stdout, done.returncode) == ("text\n", 3), done
+    assert done.stderr == f"terra: this program used no PyTorch, and no plan: {plan}\n", done.stderr
     for env in ({"XDG_CACHE_HOME": path("empty")}, {"TERRA_MODE": "replay", "XDG_CACHE_HOME": path("empty")}):
         done = run([PYTHON, "-c", "print('no libtorch'); raise SystemExit(3)"], env=env, preload=REPLAY, check=False)
         assert (done.stdout, done.stderr, done.returncode) == ("no libtorch\n", "", 3), done

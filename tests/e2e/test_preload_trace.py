@@ -66,6 +66,41 @@ def every_form_of_argument_is_read():
     check_against_mode(ZOO, [], 800)
 
 
+PROFILED = os.path.join(ROOT, "tests", "e2e", "profiled.py")
+MARKER = "aten::bartlett_window"
+
+
+def between_markers(names):
+    """What lies between the first marker and the last; the marker's own ops with it."""
+    first = names.index(MARKER)
+    return names[first:len(names) - names[::-1].index(MARKER)]
+
+
+def check_against_profiler(path, arguments, at_least):
+    with temporary_folder() as folder:
+        out = os.path.join(folder, "profiled.json")
+        _, trace = record([PYTHON, PROFILED, out, path, *arguments], folder)
+        with open(out, encoding="utf-8") as file:
+            profiled = between_markers(json.load(file))
+        calls = between_markers([enter["op"] for enter in trace_oracle.Trace.read(DUMP, trace).enters if enter["level"] == 0])
+    print(f"  {len(calls)} calls, {len(profiled)} seen by the profiler")
+    assert len(profiled) >= at_least, len(profiled)
+    different = [i for i, (a, b) in enumerate(zip(calls, profiled)) if a != b]
+    assert not different, f"from {different[0]} on: {calls[different[0]:][:9]} and {profiled[different[0]:][:9]}"
+    assert len(calls) == len(profiled)
+
+
+@test(timeout=240)
+def the_profiler_sees_the_same_calls_of_mlp():
+    "Without a mode that changes the program: every aten:: event of torch.profiler, in order."
+    check_against_profiler(program("mlp.py"), ["3"], 500)
+
+
+@test(timeout=240)
+def the_profiler_sees_the_same_calls_of_gpt2():
+    check_against_profiler(program("gpt2.py"), ["1"], 3000)
+
+
 def altered(trace, change):
     """A copy of the trace whose enters `change` was applied to."""
     events = copy.deepcopy(trace.events)

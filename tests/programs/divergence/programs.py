@@ -22,6 +22,7 @@ import signal
 import sys
 import tempfile
 import threading
+import warnings
 from contextlib import contextmanager
 
 import numpy as np
@@ -770,15 +771,21 @@ def exception_in_forward(hazard):
 
 # ---- training as people write it ----
 
-def trained(hazard, steps=8, change=None, x=None, **options):
+def trained(hazard, steps=8, change=None, x=None, first=0, **options):
+    """The hazard's steps are those from the first on."""
     net = model()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, **options)
     x = data(rows(32), 64) if x is None else x
     losses = []
-    with hazard():
-        for step in range(steps):
+
+    def train(steps):
+        for step in steps:
             batch = change(step, x, optimizer) if change else x
             losses.append(train_step(net, optimizer, batch))
+
+    train(range(first))
+    with hazard():
+        train(range(first, steps))
     show("losses", torch.stack([loss.detach() for loss in losses]))
     show("parameters", *net.parameters())
     return net
@@ -786,7 +793,7 @@ def trained(hazard, steps=8, change=None, x=None, **options):
 
 @program("", "deferred")
 def batch_changes(hazard):
-    trained(hazard, 10, lambda step, x, _: x[:rows(20)] if 4 <= step < 7 else x)
+    trained(hazard, 24, lambda step, x, _: x[:rows(20)] if 20 <= step < 22 else x, first=20)
 
 
 @program("", "deferred")
@@ -856,6 +863,77 @@ def lists_clipped(hazard):
 
 def two_of_each(size=4096):
     return ([data(size), data(size)] for _ in range(3))
+
+
+@program("", "access")
+def deterministic_algorithms(hazard):
+    """Memory that is not set is filled with NaN from then on."""
+    x = data(rows(64), 64)
+    with hazard():
+        y = chain(x)
+        torch.use_deterministic_algorithms(True)
+        z = chain(y)
+        show("deterministic", y, z, torch.isnan(torch.empty(rows(64))))
+        torch.use_deterministic_algorithms(False)
+
+
+@program("", "op")
+def out_of_memory(hazard):
+    """The error is raised where the memory is asked for, and what waited then is right."""
+    x = data(rows(64), 64)
+    with hazard():
+        y = chain(x)
+        try:
+            y.expand(1 << 40, *y.shape).contiguous()
+        except RuntimeError as error:
+            print("error", "allocate" in str(error))
+        show("memory", y, chain(y))
+
+
+@contextmanager
+def registered(name, key, kernel):
+    """Meanwhile the dispatcher has a kernel of the program's for an op."""
+    library = torch.library.Library("aten", "IMPL")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is one already
+        library.impl(name, kernel, key)
+    yield
+    library._destroy()
+
+
+@program("registered", "op")
+def kernel_registered(hazard):
+    """The product is a sum from now on, in eager; and a product again."""
+    x = data(rows(64), 64)
+    with hazard():
+        y = chain(x)
+        with registered("mul.Tensor", "CPU", lambda a, b: torch.add(a, b)):
+            z = chain(y)
+        show("registered", y, z, chain(z))
+
+
+@program("registered", "op")
+def kernel_registered_in_place(hazard):
+    x, y = data(rows(64), 64), data(rows(64), 64)
+    with hazard():
+        in_place(x)
+        with registered("mul_.Tensor", "CPU", lambda a, b: a.sub_(b)):
+            in_place(y)
+        in_place(x)
+        show("registered", x, y)
+
+
+@program("", "op")
+def kernel_registered_between(hazard):
+    """Below autograd, but above the backend; for lists' parts, too."""
+    kept, added, moved = ([data(rows(64), 64) for _ in range(3)] for _ in range(3))
+    with hazard():
+        y = chain(kept[0])
+        with registered("mul.Tensor", "ADInplaceOrView", lambda a, b: torch.add(a, b)):
+            z = chain(y)
+            halves = torch._foreach_mul(kept, 0.5)
+        lists(kept, added, moved)
+        show("registered", y, z, *halves, *kept, *moved)
 
 
 @program("", "deferred", sizes=(1,))

@@ -1,0 +1,58 @@
+"""An installed Terra, from the program to fused execution, with nothing of the build folder in the paths."""
+# timeout: 900
+import json
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from harness import BUILD, PYTHON, main, program, run, temporary_folder, test
+
+_folder = temporary_folder()
+PREFIX = os.path.join(_folder.name, "prefix")
+
+
+def installed(*words):
+    """A path in the installation, which is made at the first use."""
+    if not os.path.exists(PREFIX):
+        run(["cmake", "--install", BUILD, "--prefix", PREFIX], timeout=120)
+    return os.path.join(PREFIX, *words)
+
+
+def tool(name):
+    return installed("bin", name)
+
+
+@test(timeout=300)
+def the_four_commands():
+    "Trace, report, optimise and install the plan; then the program finds it itself, and computes what it did without."
+    script, env = program("mlp.py"), {"XDG_CACHE_HOME": os.path.join(_folder.name, "cache")}
+    trace, log = os.path.join(_folder.name, "mlp.terra"), os.path.join(_folder.name, "log.json")
+    for backend in ("preload", "auto"):
+        run([tool("terra-trace"), "--quiet", "--backend", backend, "-o", trace, "--", PYTHON, script, "12"], timeout=120)
+    assert "sgemm" in run([tool("terra-report"), trace]).stdout or "aten::addmm" in run([tool("terra-report"), trace]).stdout
+    run([tool("terra-opt"), "-q", "--no-measure", "--install", trace], env=env, timeout=200)
+    plain = run([PYTHON, script, "60"])
+    ours = run([PYTHON, script, "60"], env={**env, "TERRA_LOG": "json:" + log}, preload=installed("lib", "libterra_replay.so"))
+    assert (ours.stdout, ours.stderr) == (plain.stdout, plain.stderr)
+    with open(log, encoding="utf-8") as file:
+        assert json.load(file)["ops_fused"] > 20 * 60
+
+
+@test
+def ops_are_listed():
+    "As JSON and as text, of the libtorch that Python would load and of one that is named."
+    library = run([PYTHON, "-c", "import os, torch; print(os.path.join(os.path.dirname(torch.__file__), 'lib', 'libtorch_cpu.so'))"]
+                  ).stdout.strip()
+    listed = json.loads(run([tool("terra-trace"), "--list-ops", "--json", "--library", library]).stdout)
+    entries = listed["entries"] if "entries" in listed else listed["ops"]
+    assert len(entries) > 3000, len(entries)
+    add = next(each for each in entries if each["name"] == "aten::add" and each["overload"] == "Tensor")
+    assert len(add["args"]) >= 3, add
+    text = run([tool("terra-trace"), "--list-ops", "--library", library]).stdout
+    assert "aten::add.Tensor" in text, text[:400]
+    refused = run([tool("terra-trace"), "--list-ops", "--library", "/bin/true"], check=False)
+    assert refused.returncode != 0 and "/bin/true" in refused.stderr, refused
+
+
+if __name__ == "__main__":
+    main()
