@@ -29,9 +29,14 @@ def measure(*command, preload=None, env=None, address_space=None, timeout=300):
             return done.stdout, json.load(measures)
 
 
-def both(*command, **options):
-    """(output, measures) without and with the library; the outputs must be the same."""
-    eager, ours = measure(*command, **options), measure(*command, preload=REPLAY, **options)
+@functools.cache
+def measure_eager(*command, address_space=None):
+    return measure(*command, address_space=address_space)
+
+
+def both(*command, env=None):
+    """What was measured without and with the library; the outputs must be the same."""
+    eager, ours = measure_eager(*command), measure(*command, preload=REPLAY, env=env)
     assert eager[0] == ours[0], f"output differs:\n{eager[0]}\n{ours[0]}"
     return eager[1], ours[1]
 
@@ -109,9 +114,9 @@ def nor_with_a_plan():
 
 def survives_a_limit(env=None):
     command = (program("random_shapes.py"), "20")
-    out, eager = measure(*command)
+    out, eager = measure_eager(*command)
     limit = eager["virtual_peak"] + 64 * MB
-    assert measure(*command, address_space=limit)[0] == out
+    assert measure_eager(*command, address_space=limit)[0] == out
     limited, ours = measure(*command, address_space=limit, preload=REPLAY, env=env)
     assert limited == out
     told(limit_mb=limit / MB, eager_virtual_peak_mb=eager["virtual_peak"] / MB,

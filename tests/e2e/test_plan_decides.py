@@ -277,7 +277,7 @@ for code in ("import torch; print(torch.ones(1000).sum().item())", "print(1)"):
 @test(timeout=400)
 def without_torch():
     plan = third_plan(3)
-    done = run(["/bin/sh", "-c", "echo text; exit 3"], env={"TERRA_PLAN": plan}, preload=REPLAY, check=False)
+    done = run([PYTHON, "-c", "print('text'); raise SystemExit(3)"], env={"TERRA_PLAN": plan}, preload=REPLAY, check=False)
     assert (done.stdout, done.returncode) == ("text\n", 3), done
     assert done.stderr == f"terra: this program used no PyTorch, and no plan: {plan}\n", done.stderr
     for env in ({"XDG_CACHE_HOME": path("empty")}, {"TERRA_MODE": "replay", "XDG_CACHE_HOME": path("empty")}):

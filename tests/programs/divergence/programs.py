@@ -6,7 +6,7 @@ path that was traced. Each must print what eager prints, bit for bit.
     python programs.py --list          a line of JSON each: name, guard that it needs, flush reason that it must cause, ...
 
 `guard` is the replay guard (TERRA_TEST_NO_GUARD) without which the result must differ; "" where several guards cover each
-other, so that no single removal shows. `reason` is what the step must cause: a flush reason, or another count. Sizes are factors to the
+other, so that no single removal shows. `reason` is what the step must cause: a flush reason, and with some another count behind it. Sizes are factors to the
 number of elements: at the first, a few thousand, no flush is worth threads; at the second each is. Programs that are about
 memory or threads are large as they are, and have the first alone. `apart` are those after which nothing waits in the process
 any more: a process for each size.
@@ -160,7 +160,7 @@ def printed(hazard):
 
 # ---- writes behind the dispatcher's back ----
 
-@program("foreign", "deferred")
+@program("foreign", "access")
 def from_numpy_written(hazard):
     a = np.arange(rows(4096), dtype=np.float32)
     t = torch.from_numpy(a)
@@ -214,7 +214,7 @@ def flushed():
     return sum(COUNTS.read(name) for name in ("op", "complete", "memory", "access", "syscall"))
 
 
-@program("", "lowered", sizes=(1,))
+@program("", "op lowered", sizes=(1,))
 def touched_before_closing(hazard):
     """What nothing waits in is touched at once, though it is closed, and runs nothing."""
     touches = {"read": lambda x: show("read", x.numpy()),
@@ -274,7 +274,7 @@ def written_when_closed_ahead(hazard):
         show("end", whole)
 
 
-@program("", "lowered", sizes=(1,))
+@program("", "op lowered", sizes=(1,))
 def memory_taken_before_closing(hazard):
     """Others get the memory that a result was expected in, and write it on all threads."""
     x, y = data(LARGE), data(LARGE)
@@ -289,7 +289,7 @@ def memory_taken_before_closing(hazard):
             del z, product
 
 
-@program("", "lowered", sizes=(1,))
+@program("", "op lowered", sizes=(1,))
 def steps_of_two_kinds(hazard):
     """Every third step touches what the others let wait: that is learnt."""
     tensors = [data(LARGE) for _ in range(4)]
@@ -306,7 +306,7 @@ def steps_of_two_kinds(hazard):
         show("end", *tensors)
 
 
-@program("", "ahead", sizes=(1,))
+@program("", "op ahead", sizes=(1,))
 def steps_alike(hazard):
     tensors = [data(LARGE) for _ in range(4)]
     with hazard():
@@ -372,7 +372,7 @@ def shared(hazard):
         show("shared", y)
 
 
-@program("", "deferred")
+@program("", "access")
 def results_dropped(hazard):
     x = data(rows(64), 64)
     with hazard():
@@ -559,7 +559,7 @@ def thread_reads(hazard):
         show("thread", *seen)
 
 
-@program("threads", "deferred", sizes=(1,))
+@program("threads", "thread", sizes=(1,))
 def thread_polls(hazard):
     """A thread that looks while the main thread runs what waits sees the last element as it was issued, never older. Where it
     looks too early it waits, and proves nothing: hence many tries, each a little later."""
@@ -620,7 +620,7 @@ class Samples(torch.utils.data.Dataset):
         return self.x[i] * 1.5 + 0.25
 
 
-@program("", "deferred")
+@program("", "fork")
 def loader_workers(hazard):
     x = data(rows(64), 64)
     net = model()
@@ -691,7 +691,7 @@ def threads_changed(hazard):
     torch.set_num_threads(2)
 
 
-@program("", "deferred")
+@program("", "op")
 def seeds_and_states(hazard):
     net = model()
     x = data(rows(32), 64)
@@ -753,7 +753,7 @@ class Picky(nn.Module):
         return gelu(y)
 
 
-@program("", "deferred")
+@program("", "op")
 def exception_in_forward(hazard):
     net = Picky()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
@@ -791,12 +791,12 @@ def trained(hazard, steps=8, change=None, x=None, first=0, **options):
     return net
 
 
-@program("", "deferred")
+@program("", "op")
 def batch_changes(hazard):
     trained(hazard, 24, lambda step, x, _: x[:rows(20)] if 20 <= step < 22 else x, first=20)
 
 
-@program("", "deferred")
+@program("", "op")
 def learning_rate_changes(hazard):
     net = model()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
@@ -809,19 +809,19 @@ def learning_rate_changes(hazard):
     show("parameters", *net.parameters())
 
 
-@program("", "deferred")
+@program("", "op")
 def losses_kept(hazard):
     trained(hazard, 50)
 
 
-@program("", "deferred")
+@program("", "op")
 def foreach_and_amsgrad(hazard):
     trained(hazard, 6, foreach=True)
     trained(hazard, 6, amsgrad=True)
     trained(hazard, 6, maximize=True)
 
 
-@program("", "deferred", sizes=(1,))
+@program("", "op", sizes=(1,))
 def lists_optimizers(hazard):
     with hazard():
         for which in range(3):
@@ -834,7 +834,7 @@ def lists_optimizers(hazard):
             show("state", *[t for state in optimizer.state.values() for t in state.values()])
 
 
-@program("", "deferred", sizes=(1,))
+@program("", "op", sizes=(1,))
 def lists_other_forms(hazard):
     forms = [{"amsgrad": True}, {"maximize": True}, {"capturable": False, "differentiable": False}]
     with hazard():
@@ -847,7 +847,7 @@ def lists_other_forms(hazard):
         show("parameters", *net.parameters())
 
 
-@program("", "deferred", sizes=(1,))
+@program("", "op", sizes=(1,))
 def lists_clipped(hazard):
     net = model()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, foreach=True)
@@ -936,7 +936,7 @@ def kernel_registered_between(hazard):
         show("registered", y, z, *halves, *kept, *moved)
 
 
-@program("", "deferred", sizes=(1,))
+@program("", "op", sizes=(1,))
 def lists_in_turn(hazard):
     """More tensors than may wait, of few sizes; and a second list that has them in another order."""
     sizes = [64 + 16 * (i % 5) for i in range(1300)]
@@ -1015,7 +1015,7 @@ def lists_read_between(hazard):
         show("between", *kept, *moved, *added)
 
 
-@program("", "deferred", sizes=(1,))
+@program("", "op", sizes=(1,))
 def lists_interrupted(hazard):
     """The second tensor of a list raises, when the first has been dealt with."""
     kept, added, moved = two_of_each()
@@ -1030,7 +1030,7 @@ def lists_interrupted(hazard):
         show("interrupted", *kept, *moved)
 
 
-@program("", "deferred", sizes=(1,))
+@program("", "op", sizes=(1,))
 def lists_and_ops_between(hazard):
     kept, added, moved = two_of_each()
     with hazard():
@@ -1058,7 +1058,7 @@ def lists_results_kept(hazard):
         show("roots", *roots, *parameters)
 
 
-@program("keys", "deferred", sizes=(1,))
+@program("keys", "op", sizes=(1,))
 def calls_above_autograd(hazard):
     """Regions that begin in lists are begun by calls, too; others must stay what autograd sees first."""
     x = data(64, 64).requires_grad_()
@@ -1071,7 +1071,7 @@ def calls_above_autograd(hazard):
     show("gradient", x.grad, *moved)
 
 
-@program("", "deferred", sizes=(1,))
+@program("", "op", sizes=(1,))
 def calls_under_modes(hazard):
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -1094,7 +1094,7 @@ def calls_under_modes(hazard):
     show("modes", *roots, *more, *kept)
 
 
-@program("", "deferred", sizes=(1,))
+@program("", "thread", sizes=(1,))
 def calls_profiled(hazard):
     kept, added, moved = two_of_each()
     with hazard():
@@ -1105,7 +1105,7 @@ def calls_profiled(hazard):
     show("profiled", *roots, *moved)
 
 
-@program("", "deferred")
+@program("", "op")
 def gradients_clipped(hazard):
     net = model()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
@@ -1120,7 +1120,7 @@ def gradients_clipped(hazard):
     show("parameters", *net.parameters())
 
 
-@program("", "deferred")
+@program("", "op")
 def double_backward(hazard):
     x = data(rows(64), 64).requires_grad_()
     with hazard():
@@ -1130,7 +1130,7 @@ def double_backward(hazard):
     show("gradients", g, x.grad)
 
 
-@program("", "deferred")
+@program("", "op")
 def checkpointed(hazard):
     from torch.utils.checkpoint import checkpoint
     net = model()
@@ -1143,7 +1143,7 @@ def checkpointed(hazard):
     show("gradients", x.grad, *[p.grad for p in net.parameters()])
 
 
-@program("", "deferred")
+@program("", "op")
 def attention(hazard):
     q, k, v = (data(rows(2), 4, 64, 32).requires_grad_() for _ in range(3))
     with hazard():
@@ -1152,7 +1152,7 @@ def attention(hazard):
     show("gradients", q.grad, k.grad, v.grad)
 
 
-@program("", "deferred")
+@program("", "op")
 def autocast(hazard):
     net = model()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
@@ -1167,7 +1167,7 @@ def autocast(hazard):
     show("parameters", *net.parameters())
 
 
-@program("", "deferred")
+@program("", "access")
 def lstm_lengths(hazard):
     net = nn.LSTM(64, 64)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
@@ -1180,7 +1180,7 @@ def lstm_lengths(hazard):
     show("parameters", *net.parameters())
 
 
-@program("", "deferred")
+@program("", "op")
 def inference(hazard):
     net = model().eval()
     x = data(rows(64), 64)
@@ -1194,7 +1194,7 @@ def inference(hazard):
     show("inference", a, b, c)
 
 
-@program("", "deferred")
+@program("", "op")
 def custom_function(hazard):
     class Double(torch.autograd.Function):
         @staticmethod
@@ -1213,7 +1213,7 @@ def custom_function(hazard):
     show("gradient", x.grad)
 
 
-@program("", "deferred")
+@program("", "op")
 def functional_transforms(hazard):
     x = data(rows(16), 64)
     with hazard():
@@ -1223,7 +1223,7 @@ def functional_transforms(hazard):
     show("transforms", a, b, held)
 
 
-@program("", "deferred")
+@program("", "op")
 def garbage_collected(hazard):
     net = model()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
