@@ -671,7 +671,7 @@ def signal_handler_reads(hazard):
 
 @program("mxcsr", "op", apart=True)
 def denormals_flushed_after(hazard):
-    x = torch.full((rows(64), 64), 2e-38)
+    x = torch.full((rows(64), rows(64)), 2e-38)  # enough work for each thread to have some of it
     with hazard():
         y = (x * 0.25 + 0.0) * x.sign()
         torch.set_flush_denormal(True)
@@ -888,6 +888,36 @@ def out_of_memory(hazard):
         except RuntimeError as error:
             print("error", "allocate" in str(error))
         show("memory", y, chain(y))
+
+
+@program("", "access")
+def scripted(hazard):
+    """TorchScript's interpreter calls kernels past the entry points."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there will be no TorchScript any more
+        script = torch.jit.CompilationUnit("""
+def both(x, y):
+    return (x - y).mul_(0.5) + x
+""").both
+    x = data(rows(64), 64)
+    with hazard():
+        y = chain(x)
+        z = script(x, y)
+        show("scripted", y, z, chain(z))
+
+
+@program("", "op")
+def operator_of_the_programs_own(hazard):
+    """It reads its argument through numpy."""
+    @torch.library.custom_op("terra_test::half", mutates_args=())
+    def half(x: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(x.numpy() * np.float32(0.5))
+
+    x = data(rows(64), 64)
+    with hazard():
+        y = chain(x)
+        z = half(y)
+        show("custom", y, z, chain(z))
 
 
 @contextmanager
