@@ -15,11 +15,9 @@
 #include <string.h>
 
 #include "replay/call.h"
+#include "replay/registered.h"
 
 #define MAX_WORDS 32 /* of a TensorImpl that are looked at */
-
-/* Keys that the framework passes over unless an op has a kernel for them. */
-static const char *const middle_names[] = {"BackendSelect", "ADInplaceOrView"};
 
 static struct {
 	size_t word;		   /* of a TensorImpl: its keys */
@@ -62,8 +60,8 @@ static uint64_t bit_of(const char *name)
 
 static bool learn_middle(void)
 {
-	for (size_t i = 0; i < sizeof(middle_names) / sizeof(middle_names[0]); i++) {
-		uint64_t bit = bit_of(middle_names[i]);
+	for (int i = 0; i < REGISTERED_BETWEEN; i++) {
+		uint64_t bit = bit_of(registered_between[i]);
 
 		if (bit == 0 || (bit & framework.cpu_keyset) != 0)
 			return false;

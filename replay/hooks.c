@@ -79,7 +79,7 @@ static bool call_goes_to_backend(uint32_t number, const struct hook_regs *regs)
 #ifdef TERRA_NO_GUARD_KEYS
 	return true;
 #endif
-	return dispatch_known() && registered_passes_over(&registered[number], op) && dispatch_to_cpu(op, regs);
+	return dispatch_known() && dispatch_to_cpu(op, regs) && registered_passes_over(&registered[number], op);
 }
 
 /* Above the backend (an in-place op is seen twice) it comes here again. */

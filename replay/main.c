@@ -3,11 +3,11 @@
  * Each level works alone and falls back to the one below: no plan, a plan for something else, or a library that isn't
  * understood leave the allocator; a program without libtorch is left alone.
  */
-#include <dlfcn.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "replay/alloc.h"
@@ -79,21 +79,28 @@ no:
 	return false;
 }
 
-/* Whether a program under this library started this one: then whoever reads its output did not ask for us. */
-static bool started_by_ours(void)
+/* Whether a PyTorch program started this one: then whoever reads its output did not ask for us. */
+static bool started_by_torch(void)
 {
 	char path[32], line[PATH_MAX + 128];
-	bool ours = false;
-	Dl_info self;
+	bool torch = false;
 	FILE *maps;
 
 	snprintf(path, sizeof(path), "/proc/%d/maps", getppid());
-	maps = dladdr(&started_in, &self) != 0 ? fopen(path, "re") : NULL;
-	while (maps != NULL && !ours && fgets(line, sizeof(line), maps) != NULL)
-		ours = strstr(line, basename(self.dli_fname)) != NULL;
+	maps = fopen(path, "re");
+	while (maps != NULL && !torch && fgets(line, sizeof(line), maps) != NULL)
+		torch = strstr(line, "/libtorch_cpu.so") != NULL;
 	if (maps != NULL)
 		fclose(maps);
-	return ours;
+	return torch;
+}
+
+/* A shell, or `timeout`: it was told of the plan for the sake of what it starts. */
+static bool has_started_others(void)
+{
+	struct rusage children;
+
+	return getrusage(RUSAGE_CHILDREN, &children) == 0 && children.ru_maxrss > 0;
 }
 
 /* A plan that somebody asked for, and nothing to use it for. */
@@ -101,7 +108,8 @@ static void tell_of_no_torch(void)
 {
 	const char *reason;
 
-	if (replay_config.mode >= MODE_OBSERVE && replay_config.plan_named && framework_find(&reason) != 0 && !started_by_ours())
+	if (replay_config.mode >= MODE_OBSERVE && replay_config.plan_named && framework_find(&reason) != 0 &&
+	    !started_by_torch() && !has_started_others())
 		replay_say("this program used no PyTorch, and no plan: %s", replay_config.plan_path);
 }
 
@@ -115,7 +123,7 @@ static void on_first_tensor(void)
 	if (bring_up(why, sizeof(why)))
 		return;
 	replay_config.mode = MODE_ALLOC;
-	if (replay_config.plan_named || !started_by_ours())
+	if (replay_config.plan_named || !started_by_torch())
 		replay_say("running without a plan: %s", why);
 }
 

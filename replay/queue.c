@@ -357,8 +357,14 @@ struct job { /* what of an instance runs as one kernel call */
 	struct terra_kernel_args args;
 	int64_t numel;
 	int64_t block; /* elements between two places where it may be divided */
+	int64_t first; /* its first block's number in its wave */
 	uint32_t mxcsr;
 };
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+	return a < b ? a : b;
+}
 
 static int64_t job_blocks(const struct job *job)
 {
@@ -493,30 +499,34 @@ static void job_run(const struct job *job, float *scratch, int64_t begin, int64_
 	_mm_setcsr(mxcsr);
 }
 
+/* The job that the block is of. */
+static const struct job *job_of_block(const struct wave *wave, int64_t block)
+{
+	uint32_t low = 0, high = wave->n; /* it is one of these */
+
+	while (high - low > 1) {
+		uint32_t middle = low + (high - low) / 2;
+
+		if (wave->jobs[middle].first <= block)
+			low = middle;
+		else
+			high = middle;
+	}
+	return &wave->jobs[low];
+}
+
 /* Blocks [begin, end) of the wave, counted through its jobs. */
 static void wave_run(int64_t begin, int64_t end, void *ctx)
 {
 	const struct wave *wave = ctx;
 	float *scratch = queue.scratch + (size_t)framework_thread_number() * SCRATCH_FLOATS;
-	int64_t first = 0;
 
-	for (uint32_t i = 0; i < wave->n && first < end; i++) {
-		const struct job *job = &wave->jobs[i];
-		int64_t blocks = job_blocks(job);
-		int64_t from = begin > first ? begin - first : 0, to = end - first < blocks ? end - first : blocks;
+	for (const struct job *job = job_of_block(wave, begin); begin < end; job++) {
+		int64_t to = smaller(end - job->first, job_blocks(job));
 
-		if (from < to) {
-			int64_t last = to * job->block;
-
-			job_run(job, scratch, from * job->block, last < job->numel ? last : job->numel);
-		}
-		first += blocks;
+		job_run(job, scratch, (begin - job->first) * job->block, smaller(to * job->block, job->numel));
+		begin = job->first + to;
 	}
-}
-
-static int64_t smaller(int64_t a, int64_t b)
-{
-	return a < b ? a : b;
 }
 
 static void wave_execute(struct wave *wave, bool parallel)
@@ -525,6 +535,7 @@ static void wave_execute(struct wave *wave, bool parallel)
 
 	for (uint32_t i = 0; i < wave->n; i++) {
 		elements += wave->jobs[i].numel;
+		wave->jobs[i].first = blocks;
 		blocks += job_blocks(&wave->jobs[i]);
 	}
 	if (parallel && elements >= PARALLEL_MIN) {

@@ -1,8 +1,9 @@
 /* registered.c - asks the dispatcher for the kernel that it would run, and where that kernel's code lies.
  *
- * An entry of the dispatcher computes the kernel for a key from all that was registered, at any time. A kernel is an object
- * with pointers to code: where the first words hold pointers into the framework's library and into no other, it is the
- * framework's own. It is looked into once, and again when it lies elsewhere or its words have changed.
+ * An entry of the dispatcher computes the kernel for a key from all that was registered, at any time. A kernel's first words are
+ * pointers to an object, or none, and to code that takes boxed and unboxed arguments. The framework's own have code in its
+ * library alone, and both kinds of it; an object with one kind is an adapter for a function that somebody handed to the
+ * library. A kernel is looked into once, and again when it lies elsewhere or its words have changed.
  *
  * Nothing is taken from headers: that the dispatcher answers as is read here is tried out with ops that every library has.
  */
@@ -31,7 +32,8 @@ struct found { /* std::optional of c10::OperatorHandle */
 };
 
 enum { BACKEND, SELECT, VERSION, KEYS };
-static const char *const key_names[KEYS] = {"CPU", "BackendSelect", "ADInplaceOrView"};
+_Static_assert(KEYS - SELECT == REGISTERED_BETWEEN, "all but the backend's");
+const char *const registered_between[REGISTERED_BETWEEN] = {"BackendSelect", "ADInplaceOrView"};
 
 static struct {
 	const char *(*key_name)(uint16_t key);
@@ -55,9 +57,10 @@ static bool resolve_all(void)
 static bool find_keys(void)
 {
 	for (int i = 0; i < KEYS; i++) {
+		const char *name = i < SELECT ? "CPU" : registered_between[i - SELECT];
 		uint16_t key = 0;
 
-		while (key < MAX_KEYS && strcmp(ask.key_name(key), key_names[i]) != 0)
+		while (key < MAX_KEYS && strcmp(ask.key_name(key), name) != 0)
 			key++;
 		if (key == MAX_KEYS)
 			return false;
@@ -111,8 +114,8 @@ static int look_in(struct dl_phdr_info *info, size_t size, void *ctx)
 
 static bool is_frameworks(const uint64_t words[WORDS])
 {
+	uint32_t code = 0, objects = 0;
 	struct link_map *map;
-	bool own = false;
 
 	if (dlinfo(framework.cpu, RTLD_DI_LINKMAP, &map) != 0)
 		return false;
@@ -122,38 +125,48 @@ static bool is_frameworks(const uint64_t words[WORDS])
 		dl_iterate_phdr(look_in, &search);
 		if (search.library != NULL && strcmp(search.library, map->l_name) != 0)
 			return false;
-		own |= search.library != NULL;
+		code += search.library != NULL;
+		objects += search.library == NULL && words[i] != 0;
 	}
-	return own;
+	return code >= 2 || (code == 1 && objects == 0);
 }
 
 static bool kernel_is_own(const void *entry, int which, struct registered_kernel *known)
 {
 	const uint64_t *kernel = ask.compute(entry, ask.dispatcher(), ask.key[which]);
 
-	if (kernel == known->at && memcmp(kernel, known->words, sizeof(known->words)) == 0)
-		return true;
-	if (!is_frameworks(kernel))
-		return false;
-	known->at = kernel;
-	memcpy(known->words, kernel, sizeof(known->words));
-	return true;
+	if (kernel != known->at || memcmp(kernel, known->words, sizeof(known->words)) != 0) {
+		known->at = kernel;
+		memcpy(known->words, kernel, sizeof(known->words));
+		known->own = is_frameworks(kernel);
+	}
+	return known->own;
 }
 
 /* ---- */
 
-/* What every library has, and has not: the answers are ones to our questions. */
+/* In-place ops have kernels for counting versions, and for no selection of a backend. */
+static bool answers_for(const char *name, const char *overload)
+{
+	struct registered_kernel backend = {0}, version = {0};
+	const void *entry = find_entry(name, overload);
+
+	return entry != NULL && ask.has_kernel(entry, ask.key[BACKEND]) && ask.has_kernel(entry, ask.key[VERSION]) &&
+	       !ask.has_kernel(entry, ask.key[SELECT]) && kernel_is_own(entry, BACKEND, &backend) &&
+	       kernel_is_own(entry, VERSION, &version) && backend.at != version.at;
+}
+
+/* What every library has, and has not: the answers are ones to our questions. Of some ops, as the program may have changed one. */
 static bool answers_are_right(void)
 {
-	struct registered_kernel add = {0}, add_between = {0}, empty = {0};
-	const void *entry[2] = {find_entry("aten::add_", "Tensor"), find_entry("aten::empty", "memory_format")};
+	static const char *const in_place[] = {"aten::add_", "aten::mul_", "aten::sub_", "aten::div_"};
+	const void *empty = find_entry("aten::empty", "memory_format");
+	uint32_t right = 0;
 
-	return entry[0] != NULL && entry[1] != NULL && entry[0] != entry[1] && find_entry("aten::add_", "no_such") == NULL &&
-	       ask.has_kernel(entry[0], ask.key[BACKEND]) && ask.has_kernel(entry[0], ask.key[VERSION]) &&
-	       !ask.has_kernel(entry[0], ask.key[SELECT]) && ask.has_kernel(entry[1], ask.key[SELECT]) &&
-	       !ask.has_kernel(entry[1], ask.key[VERSION]) && kernel_is_own(entry[0], BACKEND, &add) &&
-	       kernel_is_own(entry[0], VERSION, &add_between) && kernel_is_own(entry[1], BACKEND, &empty) &&
-	       add.at != empty.at && add.at != add_between.at;
+	for (size_t i = 0; i < sizeof(in_place) / sizeof(in_place[0]); i++)
+		right += answers_for(in_place[i], "Tensor");
+	return right >= 2 && find_entry("aten::add_", "no_such") == NULL && empty != NULL &&
+	       ask.has_kernel(empty, ask.key[SELECT]) && !ask.has_kernel(empty, ask.key[VERSION]);
 }
 
 static bool is_known(void)

@@ -9,14 +9,19 @@
 #include "probes/op.h"
 #include "replay/replay.h"
 
+/* The keys between autograd and the backend: passed over unless an op has a kernel for them. */
+#define REGISTERED_BETWEEN 2
+extern const char *const registered_between[REGISTERED_BETWEEN];
+
 /* What is known of an op; zeroed at first. */
 struct registered {
 	enum { REGISTERED_UNKNOWN, REGISTERED_FOUND, REGISTERED_MISSING } state;
 	const void *entry; /* c10::impl::OperatorEntry */
-	struct registered_kernel { /* as it was when last found to be the framework's */
+	struct registered_kernel { /* as it was when last looked into */
 		const void *at;
 		uint64_t words[4];
-	} backend, between[2];
+		bool own;
+	} backend, between[REGISTERED_BETWEEN];
 };
 
 /* Whether a call that reaches the CPU's kernel runs the framework's own. Some 50 ns. */

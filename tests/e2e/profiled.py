@@ -11,8 +11,6 @@ import sys
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-MARKER = "aten::bartlett_window"
-
 
 def main():
     out, path = sys.argv[1:3]

@@ -160,6 +160,7 @@ def both_backends_give_the_same_plan():
         with open(log, encoding="utf-8") as file:
             assert json.load(file)["ops_fused"] > 20 * 60
 
+
 @test
 def comparison_notices():
     """An op dropped, two swapped, one stride, one scalar changed: each is a difference."""

@@ -1,4 +1,4 @@
-"""An installed Terra, from the program to fused execution, with nothing of the build folder in the paths."""
+"""An installed Terra, from the program to fused execution, without the build folder."""
 # timeout: 900
 import json
 import os
@@ -29,13 +29,20 @@ def the_four_commands():
     trace, log = os.path.join(_folder.name, "mlp.terra"), os.path.join(_folder.name, "log.json")
     for backend in ("preload", "auto"):
         run([tool("terra-trace"), "--quiet", "--backend", backend, "-o", trace, "--", PYTHON, script, "12"], timeout=120)
-    assert "aten::addmm" in run([tool("terra-report"), trace]).stdout
+        assert "aten::addmm" in run([tool("terra-report"), trace]).stdout
     run([tool("terra-opt"), "-q", "--no-measure", "--install", trace], env=env, timeout=200)
     plain = run([PYTHON, script, "60"])
     ours = run([PYTHON, script, "60"], env={**env, "TERRA_LOG": "json:" + log}, preload=installed("lib", "libterra_replay.so"))
     assert (ours.stdout, ours.stderr) == (plain.stdout, plain.stderr)
     with open(log, encoding="utf-8") as file:
         assert json.load(file)["ops_fused"] > 20 * 60
+
+
+@test
+def nothing_is_looked_for_in_the_build_folder():
+    for name in ("bin/terra-trace", "bin/terra-opt", "bin/terra-report", "lib/libterra_replay.so", "lib/libterra_record.so"):
+        dynamic = run(["readelf", "-d", installed(name)]).stdout
+        assert "NEEDED" in dynamic and "RPATH" not in dynamic and BUILD not in dynamic, dynamic
 
 
 @test

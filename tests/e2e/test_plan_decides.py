@@ -263,6 +263,7 @@ def without_a_plan_one_line_is_said():
 
 @test(timeout=400)
 def programs_that_a_program_starts_say_nothing():
+    "With a plan, and without: then the line is the outermost PyTorch program's, also when a wrapper starts that."
     code = """
 import subprocess, sys, torch
 torch.ones(1000)
@@ -272,6 +273,12 @@ for code in ("import torch; print(torch.ones(1000).sum().item())", "print(1)"):
 """
     done = run([PYTHON, "-c", code], env={"TERRA_PLAN": third_plan(3)}, preload=REPLAY)
     assert (done.stdout, done.stderr) == ("1000.0\n \n1\n \n", ""), done
+    done = run(["timeout", "100", PYTHON, "-c", code], env={"XDG_CACHE_HOME": path("empty")}, preload=REPLAY)
+    assert done.stdout == "1000.0\n \n1\n \n", done
+    assert len(done.stderr.splitlines()) == 1 and "running without a plan" in done.stderr, done.stderr
+    done = run(["timeout", "100", PYTHON, "-c", "import torch; torch.ones(1000)"], env={"TERRA_PLAN": third_plan(3)},
+               preload=REPLAY)
+    assert done.stderr == "", done.stderr
 
 
 @test(timeout=400)

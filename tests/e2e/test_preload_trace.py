@@ -67,7 +67,7 @@ def every_form_of_argument_is_read():
 
 
 PROFILED = os.path.join(ROOT, "tests", "e2e", "profiled.py")
-MARKER = "aten::bartlett_window"
+MARKER = "aten::bartlett_window"  # of profiled.py
 
 
 def between_markers(names):

@@ -12,7 +12,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from harness import PYTHON, REPLAY, clean_env, main, make_plan, make_trace, program, run, temporary_folder, test, tool
 
 TRACED = {"mlp": 100, "gpt2": 8}
-THIRD_SEEDS = (3, 15, 21)
+THIRD_SEEDS = (3, 15)
 _folder = temporary_folder()
 
 
@@ -78,7 +78,7 @@ def three_steps_of_mlp_end_a_second_after_eagers_at_most():
 
 
 @test(timeout=600)
-def three_steps_of_gpt2_do():
+def three_steps_of_gpt2_end_a_second_after_eagers_at_most():
     third_step_is_in_time("gpt2")
 
 

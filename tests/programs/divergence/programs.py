@@ -943,6 +943,28 @@ def kernel_registered(hazard):
 
 
 @program("registered", "op")
+def kernel_registered_from_c(hazard):
+    """Through the stable C interface, whose adapter is code of libtorch's. The product is its first factor."""
+    libtorch = ctypes.CDLL(os.path.join(os.path.dirname(torch.__file__), "lib", "libtorch_cpu.so"))
+    kind = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_uint64), ctypes.c_uint64, ctypes.c_uint64)
+
+    def first(stack, arguments, results):
+        copy = ctypes.c_void_p()
+        libtorch.aoti_torch_clone(ctypes.c_void_p(stack[0]), ctypes.byref(copy))
+        stack[0] = copy.value
+
+    kernel, library = kind(first), ctypes.c_void_p()
+    x = data(rows(64), 64)
+    with hazard():
+        y = chain(x)
+        assert libtorch.aoti_torch_library_init_impl(b"aten", b"CPU", b"", 0, ctypes.byref(library)) == 0
+        assert libtorch.aoti_torch_library_impl(library, b"mul.Tensor", kernel) == 0
+        z = chain(y)
+        assert libtorch.aoti_torch_delete_library_object(library) == 0
+        show("registered", y, z, chain(z))
+
+
+@program("registered", "op")
 def kernel_registered_in_place(hazard):
     x, y = data(rows(64), 64), data(rows(64), 64)
     with hazard():
