@@ -173,19 +173,53 @@ static void after_fork_child(void)
 	record_drain_unlock();
 }
 
+static bool is_unseen(uint32_t i)
+{
+	return setup.patches[i].replacement && !setup.patches[i].n_slots;
+}
+
+/* By name, in as many notes as it takes. */
+static void note_unseen(void)
+{
+	static const char beginning[] = "not seen, as no library has a call slot for them:";
+	char text[2048];
+	size_t n = 0;
+
+	for (uint32_t i = 0; i < setup.n; i++) {
+		const struct terra_op *op = &record_state.table->ops[i];
+		char name[256];
+		size_t size;
+
+		if (!is_unseen(i))
+			continue;
+		size = (size_t)snprintf(name, sizeof(name), " %s%s%s%s", op->name, op->overload[0] ? "." : "", op->overload,
+					op->level == TERRA_LEVEL_CALL ? "/call" : "/redispatch");
+		if (size >= sizeof(name))
+			continue;
+		if (n + size >= sizeof(text) - sizeof(beginning)) {
+			record_drain_note(text);
+			n = 0;
+		}
+		n += (size_t)snprintf(text + n, sizeof(text) - n, "%s%s", n ? "" : beginning, name);
+	}
+	if (n)
+		record_drain_note(text);
+}
+
 static void note_openings(void)
 {
 	char text[256];
 	uint32_t without_slot = 0, jumps = 0;
 
 	for (uint32_t i = 0; i < setup.n; i++) {
-		without_slot += setup.patches[i].replacement && !setup.patches[i].n_slots;
+		without_slot += is_unseen(i);
 		jumps += record_state.targets[i].jump;
 	}
 	snprintf(text, sizeof(text), "%u of %u entry points have no call slot and are not seen; of %u only the enter is",
 		 without_slot, setup.n, jumps);
 	if (without_slot || jumps)
 		record_drain_note(text);
+	note_unseen();
 }
 
 static int begin(char *err, size_t err_size)

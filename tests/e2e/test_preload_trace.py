@@ -66,6 +66,22 @@ def every_form_of_argument_is_read():
     check_against_mode(ZOO, [], 800)
 
 
+@test
+def what_is_not_seen_is_named():
+    "Entry points that nothing calls through a slot, counted and each by its name; none of them is in the trace."
+    with temporary_folder() as folder:
+        _, path = record_python("import torch\nfor _ in range(3): torch.ones(100).add(1)", folder)
+        trace = trace_oracle.Trace.read(DUMP, path)
+    notes = [event["text"] for event in trace.events if event["event"] == "note"]
+    count = int(next(note for note in notes if "have no call slot" in note).split()[0])
+    names = [name for note in notes if note.startswith("not seen") for name in note.split(": ", 1)[1].split()]
+    assert len(names) == len(set(names)) == count > 0, (count, names)
+    assert all(name.endswith(("/call", "/redispatch")) for name in names), names
+    seen = {f"{enter['op']}{'.' if enter['overload'] else ''}{enter['overload']}/{('call', 'redispatch')[enter['level']]}"
+            for enter in trace.enters}
+    assert "aten::add.Tensor/call" in seen and not seen & set(names), seen & set(names)
+
+
 PROFILED = os.path.join(ROOT, "tests", "e2e", "profiled.py")
 MARKER = "aten::bartlett_window"  # of profiled.py
 
