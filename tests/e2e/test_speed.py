@@ -12,7 +12,6 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from harness import PYTHON, REPLAY, clean_env, main, make_plan, make_trace, program, run, temporary_folder, test, tool
 
 TRACED = {"mlp": 100, "gpt2": 8}
-THIRD_SEEDS = (3, 15)
 _folder = temporary_folder()
 
 
@@ -75,38 +74,6 @@ def third_step_is_in_time(name):
 def three_steps_of_mlp_end_a_second_after_eagers_at_most():
     "From the process's start to the end of step 3."
     third_step_is_in_time("mlp")
-
-
-@test(timeout=600)
-def three_steps_of_gpt2_end_a_second_after_eagers_at_most():
-    third_step_is_in_time("gpt2")
-
-
-def time_of_third(seed, steps, env):
-    """Seconds from the end of step 20 to that of the last."""
-    out = path("run.json")
-    run([PYTHON, program("bench_driver.py"), "--out", out, program("third.py"), str(seed), str(steps)], env=env, preload=REPLAY,
-        timeout=120)
-    with open(out, encoding="utf-8") as file:
-        ends = json.load(file)["iteration_ends"]
-    return ends[-1] - ends[20]
-
-
-@test(timeout=600)
-def third_programs_are_as_fast_as_with_the_allocator_alone():
-    "With the plan that terra-opt makes when it takes times. Of up to six runs each the fastest, as other work only adds."
-    for seed in THIRD_SEEDS:
-        trace, plan = make_trace(path(f"third{seed}"), [program("third.py"), str(seed), "12"]), path(f"third{seed}.timed.plan")
-        run([tool("terra-opt"), "-q", trace, "-o", plan], timeout=200)
-        best = {}
-        for _ in range(6):
-            for mode, env in (("alloc", {"TERRA_MODE": "alloc"}), ("replay", {"TERRA_PLAN": plan})):
-                seconds = time_of_third(seed, 300, env)
-                best[mode] = min(best.get(mode, seconds), seconds)
-            if best["replay"] <= best["alloc"]:
-                break
-        print(f"third.py {seed}: {best['alloc'] / best['replay']:.2f} times as fast as with the allocator alone")
-        assert best["replay"] <= 1.02 * best["alloc"], (seed, best)
 
 
 class Paced:
