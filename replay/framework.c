@@ -96,9 +96,9 @@ bool framework_resolve(void *slot, const char *symbol)
 
 static int32_t constant(const char *name)
 {
-	int32_t (*get)(void) = (int32_t(*)(void))dlsym(framework.cpu, name);
+	int32_t (*get)(void);
 
-	return get ? get() : -1;
+	return framework_resolve(&get, name) ? get() : -1;
 }
 
 size_t framework_keyset_text(uint64_t keyset, char *out, size_t size)
@@ -111,8 +111,8 @@ size_t framework_keyset_text(uint64_t keyset, char *out, size_t size)
 	static void (*print)(void *, uint64_t), (*give_back)(void *);
 
 	if (print == NULL) {
-		print = (void (*)(void *, uint64_t))dlsym(framework.cpu, "_ZN3c108toStringB5cxx11ENS_14DispatchKeySetE");
-		give_back = (void (*)(void *))dlsym(framework.cpu, "_ZdlPv");
+		framework_resolve(&print, "_ZN3c108toStringB5cxx11ENS_14DispatchKeySetE");
+		framework_resolve(&give_back, "_ZdlPv");
 	}
 	out[0] = '\0';
 	if (print == NULL)
@@ -157,11 +157,10 @@ struct scalar {
 /* Tag 0 is a double and tag 1 an integer exactly when negation treats them so. */
 static bool learn_scalars(void)
 {
-	void (*negate)(struct scalar *, const struct scalar *) =
-		(void (*)(struct scalar *, const struct scalar *))dlsym(framework.cpu, "_ZNK3c106ScalarngEv");
+	void (*negate)(struct scalar *, const struct scalar *);
 	struct scalar d = {.tag = 0, .u.d = 2.5}, i = {.tag = 1, .u.i = 5}, out;
 
-	if (negate == NULL)
+	if (!framework_resolve(&negate, "_ZNK3c106ScalarngEv"))
 		return false;
 	negate(&out, &d);
 	if (out.tag != 0 || out.u.d != -2.5)
@@ -172,7 +171,6 @@ static bool learn_scalars(void)
 
 int framework_learn(const char **why)
 {
-	void *h = framework.cpu;
 	struct {
 		void *slot;
 		const char *name;
@@ -196,15 +194,12 @@ int framework_learn(const char **why)
 	};
 
 	for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
-		void *symbol = dlsym(h, wanted[i].name);
-
 		*why = wanted[i].name;
-		if (symbol == NULL)
+		if (!framework_resolve(wanted[i].slot, wanted[i].name))
 			return -ENOSYS;
-		memcpy(wanted[i].slot, &symbol, sizeof(symbol));
 	}
-	torch.new_object = (void *(*)(size_t))dlsym(framework.cpu, "_Znwm");
-	torch.vendor_threads = (int (*)(int))dlsym(h, "MKL_Set_Num_Threads_Local");
+	framework_resolve(&torch.new_object, "_Znwm");
+	framework_resolve(&torch.vendor_threads, "MKL_Set_Num_Threads_Local");
 	framework.float32 = constant("aoti_torch_dtype_float32");
 	framework.float64 = constant("aoti_torch_dtype_float64");
 	framework.int64 = constant("aoti_torch_dtype_int64");

@@ -96,13 +96,13 @@ static bool at_backend(uint32_t number, const struct hook_regs *regs)
 #endif
 }
 
-/* Whether the plan speaks for the call: the kernel is the one that it was checked against. */
-static bool may_answer(uint32_t number)
+/* Whether the plan speaks for the op: its kernel is the one that it was checked against. */
+static bool plan_speaks_for(uint32_t number)
 {
 #ifdef TERRA_NO_GUARD_REGISTERED
-	return may_wait();
+	return true;
 #else
-	return may_wait() && registered_is_own(&registered[number - REPLAY_PLAIN_STUBS], op_of[number]);
+	return registered_is_own(&registered[number - REPLAY_PLAIN_STUBS], op_of[number]);
 #endif
 }
 
@@ -110,16 +110,18 @@ static int region_op(uint32_t number, struct hook_regs *regs)
 {
 	const struct terra_op *op = op_of[number];
 	struct call call;
+	bool ours;
 
 	if (!at_backend(number, regs))
 		return 0;
+	ours = may_wait() && plan_speaks_for(number);
 	call.op = same_op[number - REPLAY_PLAIN_STUBS];
-	if (may_answer(number) && call_read(op, regs, &call) && queue_offer(&call)) {
+	if (ours && call_read(op, regs, &call) && queue_offer(&call)) {
 		regs->ret = (uint64_t)(call.in_place ? call.first : call.result);
 		return 1;
 	}
 	run_what_it_may_touch(op, regs);
-	if (replace_of[number - REPLAY_PLAIN_STUBS] != NULL && may_answer(number) &&
+	if (ours && replace_of[number - REPLAY_PLAIN_STUBS] != NULL && may_wait() &&
 	    replace_run(replace_of[number - REPLAY_PLAIN_STUBS], op, replay_originals[number], regs))
 		return 1;
 	return 0;

@@ -9,7 +9,6 @@
  */
 #include "replay/registered.h"
 
-#include <dlfcn.h>
 #include <link.h>
 #include <string.h>
 
@@ -115,15 +114,12 @@ static int look_in(struct dl_phdr_info *info, size_t size, void *ctx)
 static bool is_frameworks(const uint64_t words[WORDS])
 {
 	uint32_t code = 0, objects = 0;
-	struct link_map *map;
 
-	if (dlinfo(framework.cpu, RTLD_DI_LINKMAP, &map) != 0)
-		return false;
 	for (size_t i = 0; i < WORDS; i++) {
 		struct search search = {words[i], NULL};
 
 		dl_iterate_phdr(look_in, &search);
-		if (search.library != NULL && strcmp(search.library, map->l_name) != 0)
+		if (search.library != NULL && strcmp(search.library, framework.path) != 0)
 			return false;
 		code += search.library != NULL;
 		objects += search.library == NULL && words[i] != 0;

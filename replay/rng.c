@@ -3,9 +3,6 @@
  * The default generator's state is taken out through exported accessors, advanced by the kernel
  * exactly as the framework would, and put back. Nothing is delayed, so nothing else needs to know.
  */
-#include <dlfcn.h>
-#include <string.h>
-
 #include "replay/replace.h"
 
 #define MT_WORDS 624
@@ -36,13 +33,10 @@ void rng_init(void)
 	};
 
 	for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
-		void *symbol = dlsym(framework.cpu, wanted[i].name);
-
-		if (symbol == NULL) {
-			rng.default_generator = NULL;
-			return;
-		}
-		memcpy(wanted[i].slot, &symbol, sizeof(symbol));
+		if (framework_resolve(wanted[i].slot, wanted[i].name))
+			continue;
+		rng.default_generator = NULL;
+		return;
 	}
 }
 

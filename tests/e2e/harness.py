@@ -109,6 +109,11 @@ def python(code, *arguments, **options):
     return run([PYTHON, "-c", code, *arguments], **options)
 
 
+def libtorch():
+    """Path of the libtorch that Python loads."""
+    return python("import os, torch; print(os.path.join(os.path.dirname(torch.__file__), 'lib', 'libtorch_cpu.so'))").stdout.strip()
+
+
 def _made(stem, ending, words, make):
     """The file that make(path) writes: STEM.ENDING, or in the folder TERRA_TEST_PLANS, where each of the suites that need
     the same finds it, as `words` say what it is made of."""

@@ -5,7 +5,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from harness import BUILD, PYTHON, main, program, run, temporary_folder, test
+from harness import BUILD, PYTHON, libtorch, main, program, run, temporary_folder, test
 
 _folder = temporary_folder()
 PREFIX = os.path.join(_folder.name, "prefix")
@@ -48,8 +48,7 @@ def nothing_is_looked_for_in_the_build_folder():
 @test
 def ops_are_listed():
     "As JSON and as text, of the libtorch that Python would load and of one that is named."
-    library = run([PYTHON, "-c", "import os, torch; print(os.path.join(os.path.dirname(torch.__file__), 'lib', 'libtorch_cpu.so'))"]
-                  ).stdout.strip()
+    library = libtorch()
     listed = json.loads(run([tool("terra-trace"), "--list-ops", "--json", "--library", library]).stdout)
     assert len(listed["ops"]) > 3000 and listed["complete"] > 0.9 * len(listed["ops"]), listed["complete"]
     add = next(op for op in listed["ops"] if (op["name"], op["overload"], op["level"]) == ("aten::add", "Tensor", "call"))

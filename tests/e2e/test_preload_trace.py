@@ -9,7 +9,7 @@ import subprocess
 import time
 
 import trace_oracle
-from harness import PYTHON, RECORD, ROOT, clean_env, main, program, python, run, temporary_folder, test, tool
+from harness import PYTHON, RECORD, ROOT, clean_env, libtorch, main, program, run, temporary_folder, test, tool
 
 DUMP = tool("trace_dump")
 WATCHED = os.path.join(ROOT, "tests", "e2e", "watched.py")
@@ -445,13 +445,13 @@ def libraries_loaded_later_are_recorded():
         print(bool(result))
         x.sub(1)
         """
-    library = python("import os, torch; print(os.path.join(os.path.dirname(torch.__file__), 'lib', 'libtorch_cpu.so'))")
+    library = libtorch()
     with temporary_folder() as folder:
         extension = os.path.join(folder, "extension.so")
         with open(os.path.join(folder, "extension.c"), "w") as file:
             file.write(source)
-        run(["cc", "-shared", "-fPIC", "-o", extension, file.name, library.stdout.strip(), "-Wl,--allow-shlib-undefined",
-             "-Wl,-rpath," + os.path.dirname(library.stdout.strip())])
+        run(["cc", "-shared", "-fPIC", "-o", extension, file.name, library, "-Wl,--allow-shlib-undefined",
+             "-Wl,-rpath," + os.path.dirname(library)])
         result, path = record([PYTHON, "-c", code, extension], folder)
         assert result.stdout == "True\n"
         levels = {enter["level"] for enter in trace_oracle.Trace.read(DUMP, path).enters if enter["op"] == "aten::relu"}

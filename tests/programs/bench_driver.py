@@ -130,9 +130,8 @@ def main():
     seconds = [(moment - options.started) / 1e9 for moment in watch.ends]
     with open(options.out, "w", encoding="utf-8") as out:
         json.dump({"iteration_ends": seconds, "page_faults": watch.faults, "end": (end - options.started) / 1e9,
-                   "peak_bytes": peak,
-                   "losses": [bits(loss).hex() for loss in watch.losses], "parameters": digest(watch.parameters()),
-                   "torch": torch.__version__, "threads": torch.get_num_threads()}, out)
+                   "peak_bytes": peak, "losses": [bits(loss).hex() for loss in watch.losses],
+                   "parameters": digest(watch.parameters()), "torch": torch.__version__, "threads": torch.get_num_threads()}, out)
 
 
 if __name__ == "__main__":

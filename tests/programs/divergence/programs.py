@@ -6,8 +6,8 @@ path that was traced. Each must print what eager prints, bit for bit.
     python programs.py --list          a line of JSON each: name, guard that it needs, flush reason that it must cause, ...
 
 `guard` is the replay guard (TERRA_TEST_NO_GUARD) without which the result must differ; "" where several guards cover each
-other, so that no single removal shows. `reason` is what the step must cause: a flush reason, and with some another count behind it. Sizes are factors to the
-number of elements: at the first, a few thousand, no flush is worth threads; at the second each is. Programs that are about
+other, so that no single removal shows. `reason` is what the step must cause: a flush reason, and with some another count
+behind it. Sizes are factors to the number of elements: at the first, a few thousand, no flush is worth threads; at the second each is. Programs that are about
 memory or threads are large as they are, and have the first alone. `apart` are those after which nothing waits in the process
 any more: a process for each size.
 """
@@ -769,101 +769,7 @@ def exception_in_forward(hazard):
     show("parameters", *net.parameters())
 
 
-# ---- training as people write it ----
-
-def trained(hazard, steps=8, change=None, x=None, first=0, **options):
-    """The hazard's steps are those from the first on."""
-    net = model()
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, **options)
-    x = data(rows(32), 64) if x is None else x
-    losses = []
-
-    def train(steps):
-        for step in steps:
-            batch = change(step, x, optimizer) if change else x
-            losses.append(train_step(net, optimizer, batch))
-
-    train(range(first))
-    with hazard():
-        train(range(first, steps))
-    show("losses", torch.stack([loss.detach() for loss in losses]))
-    show("parameters", *net.parameters())
-    return net
-
-
-@program("", "op")
-def batch_changes(hazard):
-    trained(hazard, 24, lambda step, x, _: x[:rows(20)] if 20 <= step < 22 else x, first=20)
-
-
-@program("", "op")
-def learning_rate_changes(hazard):
-    net = model()
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
-    x = data(rows(32), 64)
-    with hazard():
-        for _ in range(10):
-            train_step(net, optimizer, x)
-            scheduler.step()
-    show("parameters", *net.parameters())
-
-
-@program("", "op")
-def losses_kept(hazard):
-    trained(hazard, 50)
-
-
-@program("", "op")
-def foreach_and_amsgrad(hazard):
-    trained(hazard, 6, foreach=True)
-    trained(hazard, 6, amsgrad=True)
-    trained(hazard, 6, maximize=True)
-
-
-@program("", "op", sizes=(1,))
-def lists_optimizers(hazard):
-    with hazard():
-        for which in range(3):
-            net = model()
-            optimizer = list_optimizers(list(net.parameters()))[which]
-            for step in range(6):
-                optimizer.param_groups[0]["lr"] = 1e-2 / (step + 1)
-                train_step(net, optimizer, data(32, 64))
-            show("parameters", *net.parameters())
-            show("state", *[t for state in optimizer.state.values() for t in state.values()])
-
-
-@program("", "op", sizes=(1,))
-def lists_other_forms(hazard):
-    forms = [{"amsgrad": True}, {"maximize": True}, {"capturable": False, "differentiable": False}]
-    with hazard():
-        for options in forms:
-            trained(hazard, 4, foreach=True, **options)
-        net = model()
-        optimizer = torch.optim.SGD(net.parameters(), lr=torch.tensor(1e-2), momentum=0.9, nesterov=True, foreach=True)
-        for _ in range(4):
-            train_step(net, optimizer, data(32, 64))
-        show("parameters", *net.parameters())
-
-
-@program("", "op", sizes=(1,))
-def lists_clipped(hazard):
-    net = model()
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, foreach=True)
-    x = data(32, 64)
-    with hazard():
-        for step in range(6):
-            optimizer.zero_grad(set_to_none=step % 2 == 0)
-            net(x).square().mean().backward()
-            torch.nn.utils.clip_grad_norm_(net.parameters(), 0.1, foreach=True)
-            optimizer.step()
-    show("parameters", *net.parameters())
-
-
-def two_of_each(size=4096):
-    return ([data(size), data(size)] for _ in range(3))
-
+# ---- the program's own settings, kernels and operators ----
 
 @program("", "access")
 def deterministic_algorithms(hazard):
@@ -986,6 +892,102 @@ def kernel_registered_between(hazard):
             halves = torch._foreach_mul(kept, 0.5)
         lists(kept, added, moved)
         show("registered", y, z, *halves, *kept, *moved)
+
+
+# ---- training as people write it ----
+
+def trained(hazard, steps=8, change=None, x=None, first=0, **options):
+    """The hazard's steps are those from the first on."""
+    net = model()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, **options)
+    x = data(rows(32), 64) if x is None else x
+    losses = []
+
+    def train(steps):
+        for step in steps:
+            batch = change(step, x, optimizer) if change else x
+            losses.append(train_step(net, optimizer, batch))
+
+    train(range(first))
+    with hazard():
+        train(range(first, steps))
+    show("losses", torch.stack([loss.detach() for loss in losses]))
+    show("parameters", *net.parameters())
+    return net
+
+
+@program("", "op")
+def batch_changes(hazard):
+    trained(hazard, 24, lambda step, x, _: x[:rows(20)] if 20 <= step < 22 else x, first=20)
+
+
+@program("", "op")
+def learning_rate_changes(hazard):
+    net = model()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
+    x = data(rows(32), 64)
+    with hazard():
+        for _ in range(10):
+            train_step(net, optimizer, x)
+            scheduler.step()
+    show("parameters", *net.parameters())
+
+
+@program("", "op")
+def losses_kept(hazard):
+    trained(hazard, 50)
+
+
+@program("", "op")
+def foreach_and_amsgrad(hazard):
+    trained(hazard, 6, foreach=True)
+    trained(hazard, 6, amsgrad=True)
+    trained(hazard, 6, maximize=True)
+
+
+@program("", "op", sizes=(1,))
+def lists_optimizers(hazard):
+    with hazard():
+        for which in range(3):
+            net = model()
+            optimizer = list_optimizers(list(net.parameters()))[which]
+            for step in range(6):
+                optimizer.param_groups[0]["lr"] = 1e-2 / (step + 1)
+                train_step(net, optimizer, data(32, 64))
+            show("parameters", *net.parameters())
+            show("state", *[t for state in optimizer.state.values() for t in state.values()])
+
+
+@program("", "op", sizes=(1,))
+def lists_other_forms(hazard):
+    forms = [{"amsgrad": True}, {"maximize": True}, {"capturable": False, "differentiable": False}]
+    with hazard():
+        for options in forms:
+            trained(hazard, 4, foreach=True, **options)
+        net = model()
+        optimizer = torch.optim.SGD(net.parameters(), lr=torch.tensor(1e-2), momentum=0.9, nesterov=True, foreach=True)
+        for _ in range(4):
+            train_step(net, optimizer, data(32, 64))
+        show("parameters", *net.parameters())
+
+
+@program("", "op", sizes=(1,))
+def lists_clipped(hazard):
+    net = model()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, foreach=True)
+    x = data(32, 64)
+    with hazard():
+        for step in range(6):
+            optimizer.zero_grad(set_to_none=step % 2 == 0)
+            net(x).square().mean().backward()
+            torch.nn.utils.clip_grad_norm_(net.parameters(), 0.1, foreach=True)
+            optimizer.step()
+    show("parameters", *net.parameters())
+
+
+def two_of_each(size=4096):
+    return ([data(size), data(size)] for _ in range(3))
 
 
 @program("", "op", sizes=(1,))
