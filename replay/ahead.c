@@ -44,9 +44,9 @@ bool ahead_add(struct ahead_set *set, uintptr_t granule, bool none)
 	return true;
 }
 
-uint64_t ahead_key(uint64_t place, const void *p)
+uint64_t ahead_key(uint64_t place, uintptr_t granule)
 {
-	return (place ^ (uintptr_t)p >> 6) * 0x9E3779B97F4A7C15ull;
+	return (place ^ granule) * 0x9E3779B97F4A7C15ull;
 }
 
 static struct entry *slot_of(uint64_t key)

@@ -30,8 +30,8 @@ void ahead_clear(struct ahead_set *set, uint32_t calls);
 /* Adds a granule, in order of their numbers. False: the set is full. */
 bool ahead_add(struct ahead_set *set, uintptr_t granule, bool none);
 
-/* A batch begins at this place with an op that writes at `p`. */
-uint64_t ahead_key(uint64_t place, const void *p);
+/* A batch begins at this place with an op that writes in this granule. */
+uint64_t ahead_key(uint64_t place, uintptr_t granule);
 /* What to close at once; NULL: nothing, it is not known well enough or gains nothing. Valid until ahead_note. */
 const struct ahead_set *ahead_find(uint64_t key);
 /* The batch has ended and needed this. `touched`: the program touched what was closed and not needed. */

@@ -12,7 +12,9 @@
 #include <immintrin.h>
 
 #include "replay/blocks.h"
+#include "replay/clock.h"
 #include "replay/place.h"
+#include "replay/trial.h"
 
 #define LIST_MAX 4096 /* elements of a list that are told apart */
 
@@ -122,6 +124,18 @@ static bool goes_on_with_last(const struct call *call, struct choice *choice)
 	return false;
 }
 
+/* Asked where a batch would begin. */
+static bool slower_than_alone(uint64_t place)
+{
+	bool alone;
+
+	if (waiting.n != 0 || !replay_config.trials)
+		return false;
+	alone = trial_leaves_alone(place, clock_now(), replay_region_ops);
+	replay_attention.timed = trial_wants_ops();
+	return alone;
+}
+
 static bool in_list(const struct call *call)
 {
 	const char *first = call->first;
@@ -144,7 +158,7 @@ void choose(const struct call *call, uint64_t place, struct choice *choice)
 	}
 	choice->inst = NULL;
 	choice->edge = match_edge(NULL, call, &choice->binding);
-	if (choice->edge != NULL && place_is_losing(place)) {
+	if (choice->edge != NULL && (place_is_losing(place) || slower_than_alone(place))) {
 		choice->edge = NULL;
 		replay_counts.left_alone++;
 	}

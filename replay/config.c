@@ -59,6 +59,17 @@ static void read_log(void)
 	}
 }
 
+static void read_trials(void)
+{
+	const char *text = getenv("TERRA_TRIALS");
+
+	replay_config.trials = text == NULL || *text == '\0' || strcmp(text, "on") == 0;
+	if (!replay_config.trials && strcmp(text, "off") != 0) {
+		replay_say("TERRA_TRIALS=%s is not on or off: on", text);
+		replay_config.trials = true;
+	}
+}
+
 static size_t read_size(const char *name, size_t fallback)
 {
 	const char *text = getenv(name);
@@ -79,6 +90,7 @@ void config_read(void)
 	}
 	read_mode();
 	read_log();
+	read_trials();
 	replay_config.plan_path = getenv("TERRA_PLAN");
 	replay_config.plan_named = replay_config.plan_path != NULL;
 	replay_config.held_cap = read_size("TERRA_HELD_CAP_MB", (size_t)64 << 20);

@@ -30,6 +30,7 @@
 
 #include "replay/ahead.h"
 #include "replay/arena.h"
+#include "replay/clock.h"
 #include "replay/kernel.h"
 #include "replay/replay.h"
 
@@ -52,6 +53,7 @@ static struct {
 		uint64_t key;
 		uint32_t calls;        /* that closing takes without what is closed ahead */
 		bool touched;          /* the program touched what was closed more than wanted */
+		uint64_t time;         /* ns for closing and opening */
 		struct ahead_run pinned[AHEAD_RUNS];
 		uint32_t n_pinned;     /* closed ahead */
 	} batch;
@@ -113,6 +115,7 @@ static bool close_granules(uintptr_t g, uintptr_t end, uint8_t state)
 	uintptr_t run = g;
 	bool closed = true;
 	sigset_t signals;
+	uint64_t began = clock_now();
 
 	guard_hold_signals(&signals);
 	for (; g < end; g++) {
@@ -125,6 +128,7 @@ static bool close_granules(uintptr_t g, uintptr_t end, uint8_t state)
 	closed &= close_run(run, end, state);
 	guard.batch.calls++;
 	guard_release_signals(&signals);
+	guard.batch.time += clock_now() - began;
 	return closed;
 }
 
@@ -264,12 +268,21 @@ static void all_open(void)
 
 void guard_open(void)
 {
+	uint64_t began = guard.n > 0 ? clock_now() : 0;
+
 	sort_closed();
 	if (!for_each_run(open_run)) {
 		replay_say("pages can't be opened again (%s): stopping", strerror(errno));
 		abort();
 	}
+	if (guard.n > 0)
+		guard.batch.time += clock_now() - began;
 	all_open();
+}
+
+uint64_t guard_time(void)
+{
+	return guard.batch.time;
 }
 
 /* ---- closing ahead ---- */
@@ -294,14 +307,17 @@ void guard_begin(uint64_t place, const void *p)
 	const struct ahead_set *set;
 	sigset_t signals;
 	bool closed = true;
+	uint64_t began;
 
-	guard.batch.key = ahead_key(place, p);
+	guard.batch.key = ahead_key(place, (uintptr_t)p >> GRANULE_SHIFT);
 	guard.batch.calls = 0;
+	guard.batch.time = 0;
 	guard.batch.touched = false;
 	guard.epoch++;
 	set = ahead_find(guard.batch.key);
 	if (set == NULL)
 		return;
+	began = clock_now();
 	guard_hold_signals(&signals);
 	for (uint32_t i = 0; i < set->n_runs && closed; i++)
 		closed = close_ahead(&set->run[i]);
@@ -309,6 +325,7 @@ void guard_begin(uint64_t place, const void *p)
 	if (!closed)
 		guard_open();
 	guard_release_signals(&signals);
+	guard.batch.time += clock_now() - began;
 }
 
 static bool protect_as_wanted(uintptr_t g)

@@ -19,11 +19,13 @@
 #include "probes/got.h"
 #include "probes/op.h"
 #include "replay/call.h"
+#include "replay/clock.h"
 #include "replay/dispatch.h"
 #include "replay/registered.h"
 #include "replay/replace.h"
 #include "replay/replay.h"
 #include "replay/stubs.h"
+#include "replay/trial.h"
 
 #define DEFAULT_MXCSR 0x1f80 /* all exceptions masked, round to nearest, denormals kept */
 #define STUBS (REPLAY_PLAIN_STUBS + REPLAY_REGION_STUBS)
@@ -33,6 +35,7 @@ _Static_assert(sizeof(struct hook_regs) == REPLAY_REGS_SIZE, "trampoline.S saves
 __attribute__((visibility("hidden"))) void *replay_originals[STUBS];
 __attribute__((visibility("hidden"))) extern char replay_plain_stubs[], replay_region_stubs[];
 volatile uint64_t replay_ops_seen;
+uint64_t replay_region_ops;
 
 static struct terra_op_table *table;
 static const struct terra_op *op_of[STUBS];
@@ -65,7 +68,7 @@ static bool may_wait(void)
 
 static void run_what_it_may_touch(const struct terra_op *op, const struct hook_regs *regs)
 {
-	if (replay_pending == 0 || (!queue_is_due() && call_is_apart(op, regs)))
+	if (replay_attention.pending == 0 || (!queue_is_due() && call_is_apart(op, regs)))
 		return;
 #ifndef TERRA_NO_GUARD_OPS
 	queue_flush(may_wait() ? FLUSH_OP : FLUSH_THREAD);
@@ -139,8 +142,21 @@ static void list_op(const struct terra_op *op, const struct hook_regs *regs)
 		run_what_it_may_touch(op, regs);
 }
 
+/* The op may be the one at which what is timed ends. */
+static void time_op(uint32_t number)
+{
+	if (!threads_alone())
+		trial_spoilt();
+	else if (trial_op(number, number >= REPLAY_PLAIN_STUBS, replay_region_ops))
+		trial_left_alone(clock_now());
+	replay_attention.timed = trial_wants_ops();
+}
+
 int hook_enter(uint32_t number, struct hook_regs *regs)
 {
+	replay_region_ops += number >= REPLAY_PLAIN_STUBS;
+	if (replay_attention.timed)
+		time_op(number);
 	if (number < REPLAY_PLAIN_STUBS) {
 		if (!passive[number])
 			run_what_it_may_touch(op_of[number], regs);

@@ -6,6 +6,7 @@
 
 #include "replay/arena.h"
 #include "replay/replay.h"
+#include "replay/trial.h"
 
 struct replay_counts replay_counts;
 struct region_counts *replay_region_counts;
@@ -82,6 +83,8 @@ static void json_log(const struct terra_plan *plan)
 	fprintf(f, "},\"pages\":{\"closings\":%llu,\"ahead\":%llu,\"lowered\":%llu,\"openings\":%llu",
 		(unsigned long long)replay_counts.closings, (unsigned long long)replay_counts.ahead,
 		(unsigned long long)replay_counts.lowered, (unsigned long long)replay_counts.openings);
+	fprintf(f, "},\"trials\":{\"verdicts\":%llu,\"lost\":%llu", (unsigned long long)trial_counts.trials,
+		(unsigned long long)trial_counts.lost);
 	fprintf(f, "},\"threads\":{\"count\":%d,\"last_made_by\":", replay_program_threads);
 	print_string(f, replay_thread_maker);
 	fprintf(f, "},\"held_peak_bytes\":%llu,\"arena_peak_bytes\":%llu,\"peak_bytes\":%llu}\n",
@@ -113,8 +116,10 @@ static void summary_log(const struct terra_plan *plan)
 		   (unsigned long long)replay_counts.deferred, (unsigned long long)replay_counts.fused,
 		   (unsigned long long)runs, (unsigned long long)replay_counts.finished_singly,
 		   (unsigned long long)replay_counts.replaced);
-	replay_say("regions: %u of the plan's %u ran; %llu times none began where that had cost more than it gained", used, regions,
-		   (unsigned long long)replay_counts.left_alone);
+	replay_say("regions: %u of the plan's %u ran; %llu times none began where that had cost more than it gained, or to compare",
+		   used, regions, (unsigned long long)replay_counts.left_alone);
+	replay_say("trials: %llu, of which waiting lost %llu", (unsigned long long)trial_counts.trials,
+		   (unsigned long long)trial_counts.lost);
 	replay_say("flushes:%s", at ? flushes : " none");
 	replay_say("pages: closed by %llu calls, %llu of them ahead of need, opened by %llu; %llu granules touched ahead of need",
 		   (unsigned long long)replay_counts.closings, (unsigned long long)replay_counts.ahead,
@@ -142,7 +147,7 @@ REPLAY_EXPORT uint64_t terra_replay_count(const char *name)
 		if (strcmp(name, counts[i].name) == 0)
 			return *counts[i].count;
 	if (strcmp(name, "waiting") == 0)
-		return replay_pending;
+		return replay_attention.pending;
 	for (int i = 0; i < FLUSH_REASONS; i++)
 		if (strcmp(name, reason_names[i]) == 0)
 			return replay_counts.flushes[i];

@@ -19,9 +19,11 @@
 
 #include "replay/arena.h"
 #include "replay/blocks.h"
+#include "replay/clock.h"
 #include "replay/guard.h"
 #include "replay/kernel.h"
 #include "replay/place.h"
+#include "replay/trial.h"
 
 #define QUEUE_MAX 1024       /* instances */
 #define QUEUE_MAX_PLAIN 96   /* when none of them began in a list */
@@ -37,7 +39,7 @@
 #define SCRATCH_FLOATS ((TERRA_PLAN_MAX_OPS + TERRA_PLAN_MAX_INPUTS) * TERRA_KERNEL_BLOCK)
 #define SCRATCH_THREADS 64
 
-volatile uint32_t replay_pending;
+volatile struct replay_attention replay_attention;
 struct waiting waiting;
 
 static struct {
@@ -199,6 +201,8 @@ static void instance_grow(struct instance *inst, const struct call *call, const 
 	uint32_t number = (uint32_t)(inst - waiting.instances), k = inst->n_ops;
 	bool ordered = false;
 
+	/* First, as inputs often lie in the same pages and need no call then. */
+	queue.closed &= guard_close(data, op_bytes(call), true);
 	inst->scalar_at[k] = inst->n_scalars;
 	for (uint32_t i = 0; i < call->n_args; i++) {
 		uint8_t type = binding->token[i].type;
@@ -210,7 +214,6 @@ static void instance_grow(struct instance *inst, const struct call *call, const 
 			ordered |= input_add(inst, call, binding, i, number);
 	}
 	ordered |= stays_behind(inst, block_use(block_base(data, op_bytes(call)), number, true));
-	queue.closed &= guard_close(data, op_bytes(call), true);
 	inst->wave_start |= ordered;
 	queue.work_bytes += op_bytes(call);
 	if (!call->in_place)
@@ -341,7 +344,7 @@ again:
 			framework_drop(call->result);
 		goto again;
 	}
-	replay_pending++;
+	replay_attention.pending++;
 	replay_counts.deferred++;
 	if (inst->node->n_edges == 0)
 		instance_close(inst);
@@ -617,13 +620,25 @@ static void queue_reset(void)
 	queue.closed = true;
 	waiting.n = 0;
 	queue.work_bytes = queue.held_bytes = queue.outside_bytes = queue.feeds_used = 0;
-	replay_pending = 0;
+	replay_attention.pending = 0;
 }
 
 /* Whether a flush can be sound at all places where it may be needed. */
 bool queue_usable(void)
 {
 	return guard_can_stage();
+}
+
+/* What ended at an op can be compared with what is left alone until the same op. */
+static void note_time(enum flush_reason reason)
+{
+	if (!replay_config.trials)
+		return;
+	if (reason == FLUSH_OP || reason == FLUSH_COMPLETE)
+		trial_ran(clock_now(), replay_region_ops, guard_time());
+	else
+		trial_spoilt();
+	replay_attention.timed = trial_wants_ops();
 }
 
 /* `alone`: no other thread can be touching what waits: its pages may be open while they are filled. */
@@ -642,13 +657,14 @@ static void flush_locked(enum flush_reason reason, bool alone)
 		guard_publish();
 	queue.epoch++;
 	queue_reset();
+	note_time(reason);
 }
 
 void queue_flush(enum flush_reason reason)
 {
 	bool taken;
 
-	if (replay_pending == 0)
+	if (replay_attention.pending == 0)
 		return;
 	taken = queue_lock();
 	flush_locked(reason, !framework_in_parallel() && replay_program_threads == 1);

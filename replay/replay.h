@@ -45,6 +45,7 @@ struct replay_config {
 	const char *log_json;   /* file name or NULL */
 	size_t held_cap;        /* bytes of waiting results before a flush */
 	size_t work_cap;        /* bytes that waiting work touches before a flush */
+	bool trials;            /* what waits is compared with what is left alone (trial.h) */
 };
 extern struct replay_config replay_config;
 void config_read(void);
@@ -111,8 +112,13 @@ struct hook_regs { /* as trampoline.S saves them */
 	uint64_t ret;    /* rax when the hook answers the call itself */
 	const uint64_t *stack; /* first stack argument */
 };
-extern volatile uint32_t replay_pending; /* ops waiting; read by trampoline.S */
+struct replay_attention { /* while any is not zero, every op comes to hook_enter; read by trampoline.S as one word */
+	_Alignas(8) uint32_t pending; /* ops waiting */
+	uint32_t timed;               /* something is being timed (trial.h) */
+};
+extern volatile struct replay_attention replay_attention;
 extern volatile uint64_t replay_ops_seen;
+extern uint64_t replay_region_ops; /* of those, ops that some region has, are replaced or on lists */
 
 /* ---- an op as the matcher sees it (call.c reads it from registers) ---- */
 enum call_arg_kind { ARG_TENSOR, ARG_COLUMNS, ARG_NUMBER, ARG_CONST, ARG_ABSENT };
@@ -170,6 +176,8 @@ int guard_init(void);
 /* False: the system refused, some of it is still open. */
 bool guard_close(const void *p, size_t n, bool none);
 void guard_open(void);
+/* Nanoseconds that closing and opening took for the last batch. */
+uint64_t guard_time(void);
 /* Whether [p, p + n) may be touched now, because nothing that waits wants it closed. What was closed ahead is then open. */
 bool guard_admits(const void *p, size_t n);
 

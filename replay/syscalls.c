@@ -20,20 +20,20 @@
 static void give(const void *p, size_t n)
 {
 #ifndef TERRA_NO_GUARD_SYSCALLS
-	if (replay_pending != 0 && n > 0 && !guard_admits(p, n))
+	if (replay_attention.pending != 0 && n > 0 && !guard_admits(p, n))
 		queue_flush(FLUSH_SYSCALL);
 #endif
 }
 
 static void give_vector(const struct iovec *iov, size_t n)
 {
-	for (size_t i = 0; replay_pending != 0 && i < n; i++)
+	for (size_t i = 0; replay_attention.pending != 0 && i < n; i++)
 		give(iov[i].iov_base, iov[i].iov_len);
 }
 
 static void give_message(const struct msghdr *msg)
 {
-	if (replay_pending != 0 && msg != NULL)
+	if (replay_attention.pending != 0 && msg != NULL)
 		give_vector(msg->msg_iov, msg->msg_iovlen);
 }
 

@@ -137,7 +137,7 @@ bool threads_alone(void)
 	if (replay_program_threads != 1)
 		return false;
 	/* While something waits no device comes into use: that takes a thread of its own, or a system call, which flush. */
-	if (!driver_waits || replay_pending != 0 || !device_in_use())
+	if (!driver_waits || replay_attention.pending != 0 || !device_in_use())
 		return true;
 	driver_waits = false;
 	count_threads(1);

@@ -35,7 +35,7 @@ replay_region_stubs:
 	.p2align 4
 plain:
 	incq	replay_ops_seen(%rip)
-	cmpl	$0, replay_pending(%rip)
+	cmpq	$0, replay_attention(%rip)
 	jne	full
 	leaq	replay_originals(%rip), %r10
 	jmp	*(%r10,%r11,8)

@@ -73,9 +73,11 @@ def program(name):
 
 
 def clean_env(env=None, preload=None):
-    """The caller's environment without allocator and Terra settings, then `env`, then the preload libraries."""
+    """The caller's environment without allocator and Terra settings, then `env`, then the preload libraries. Trials decide by
+    times: off where a test does not ask for them, so that what is counted is the same each time."""
     result = {key: value for key, value in os.environ.items()
               if key not in _PRIVATE and (key in _KEPT or not key.startswith("TERRA_"))}
+    result["TERRA_TRIALS"] = "off"
     result.update(env or {})
     if preload:
         result["LD_PRELOAD"] = preload if isinstance(preload, str) else ":".join(preload)

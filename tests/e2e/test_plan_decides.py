@@ -402,6 +402,8 @@ def every_level_has_eagers_output():
 
 @test(timeout=400)
 def unknown_level():
+    lines = ends_as_eager(run_with(TERRA_PLAN=third_plan(3), TERRA_TRIALS="perhaps"))
+    assert len(lines) == 1 and "TERRA_TRIALS=perhaps" in lines[0], lines
     lines = ends_as_eager(run_with(TERRA_PLAN=third_plan(3), TERRA_MODE="fastest"))
     assert len(lines) == 1 and lines[0].startswith("terra: ") and "fastest" in lines[0], lines
 

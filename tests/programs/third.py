@@ -24,7 +24,8 @@ def optimizer_for(name, parameters, foreach):
     return {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[name](parameters, lr=1e-3, foreach=foreach)
 
 
-def main(seed, steps=8):
+def make(seed):
+    """What was drawn, in words; the model; a function that trains one step and returns the loss."""
     rng = random.Random(seed)
     torch.manual_seed(seed)
     widths = [rng.randint(24, 300) for _ in range(rng.randint(3, 6))]
@@ -36,14 +37,23 @@ def main(seed, steps=8):
         layers.append(nn.Linear(inputs, outputs))
     model = nn.Sequential(*layers)
     optimizer = optimizer_for(name, model.parameters(), foreach)
-    print(f"{widths} {activation.__name__} {name} {'foreach' if foreach else 'loop'} batch {batch}")
     x, y = torch.randn(batch, widths[0]), torch.randn(batch, widths[-1])
-    for step in range(steps):
+
+    def step():
         optimizer.zero_grad()
         loss = nn.functional.mse_loss(model(x), y)
         loss.backward()
         optimizer.step()
-        print(f"step {step} loss {loss.item().hex()}", flush=True)
+        return loss
+
+    return f"{widths} {activation.__name__} {name} {'foreach' if foreach else 'loop'} batch {batch}", model, step
+
+
+def main(seed, steps=8):
+    drawn, model, step = make(seed)
+    print(drawn)
+    for i in range(steps):
+        print(f"step {i} loss {step().item().hex()}", flush=True)
     digest = hashlib.sha256()
     for parameter in model.parameters():
         digest.update(parameter.detach().numpy())

@@ -3,10 +3,11 @@ path that was traced. Each must print what eager prints, bit for bit.
 
     python programs.py NAME SIZE...    prints the results of one program, once for each size, one after the other
     python programs.py --all           those of every program at each of its sizes
+    python programs.py --together      those of every program that leaves the process as it was
     python programs.py --list          a line of JSON each: name, guard that it needs, flush reason that it must cause, ...
 
-`guard` is the replay guard (TERRA_TEST_NO_GUARD) without which the result must differ; "" where several guards cover each
-other, so that no single removal shows. `reason` is what the step must cause: a flush reason, and with some another count
+`guard` is the replay guard (TERRA_TEST_NO_GUARD) without which the result must differ, or those that cover each other, so that it
+takes the removal of all to show. `reason` is what the step must cause: a flush reason, and with some another count
 behind it. Sizes are factors to the number of elements: at the first, a few thousand, no flush is worth threads; at the second each is. Programs that are about
 memory or threads are large as they are, and have the first alone. `apart` are those after which nothing waits in the process
 any more: a process for each size.
@@ -38,7 +39,7 @@ PROGRAMS = {}
 size = 1  # of the program that runs
 
 
-def program(guard="", reason="op", sizes=SIZES, apart=False):
+def program(guard, reason="op", sizes=SIZES, apart=False):
     def register(function):
         PROGRAMS[function.__name__] = (function, guard, reason, sizes, apart)
         return function
@@ -143,7 +144,7 @@ def tolist_read(hazard):
         show("tolist", np.asarray(y.tolist(), dtype=np.float32))
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def item_read(hazard):
     x = data(rows(64), 64)
     with hazard():
@@ -151,7 +152,7 @@ def item_read(hazard):
         show("item", np.float32([y[3, 5].item(), float(y.sum())]))
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def printed(hazard):
     x = data(rows(64), 64)
     with hazard():
@@ -214,7 +215,7 @@ def flushed():
     return sum(COUNTS.read(name) for name in ("op", "complete", "memory", "access", "syscall"))
 
 
-@program("", "op lowered", sizes=(1,))
+@program("ops+pages", "op lowered", sizes=(1,))
 def touched_before_closing(hazard):
     """What nothing waits in is touched at once, though it is closed, and runs nothing."""
     touches = {"read": lambda x: show("read", x.numpy()),
@@ -274,7 +275,7 @@ def written_when_closed_ahead(hazard):
         show("end", whole)
 
 
-@program("", "op lowered", sizes=(1,))
+@program("ops+pages", "op lowered", sizes=(1,))
 def memory_taken_before_closing(hazard):
     """Others get the memory that a result was expected in, and write it on all threads."""
     x, y = data(LARGE), data(LARGE)
@@ -289,7 +290,7 @@ def memory_taken_before_closing(hazard):
             del z, product
 
 
-@program("", "op lowered", sizes=(1,))
+@program("ops+pages", "op lowered", sizes=(1,))
 def steps_of_two_kinds(hazard):
     """Every third step touches what the others let wait: that is learnt."""
     tensors = [data(LARGE) for _ in range(4)]
@@ -306,7 +307,7 @@ def steps_of_two_kinds(hazard):
         show("end", *tensors)
 
 
-@program("", "op ahead", sizes=(1,))
+@program("ops+pages", "op ahead", sizes=(1,))
 def steps_alike(hazard):
     tensors = [data(LARGE) for _ in range(4)]
     with hazard():
@@ -321,7 +322,7 @@ def steps_alike(hazard):
 
 # ---- memory that is freed, replaced, resized ----
 
-@program("", "access", sizes=(1,))
+@program("ops+pages", "access", sizes=(1,))
 def input_freed(hazard):
     x = data(512, 512)
     with hazard():
@@ -343,7 +344,7 @@ def row_freed(hazard):
         show("freed", y.numpy())
 
 
-@program("", "access")
+@program("ops+pages", "access")
 def data_replaced(hazard):
     x = data(rows(64), 64)
     with hazard():
@@ -354,7 +355,7 @@ def data_replaced(hazard):
         show("replaced", x, old)
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def resized(hazard):
     x = data(rows(64), 64)
     with hazard():
@@ -363,7 +364,7 @@ def resized(hazard):
         show("resized", y[:rows(64)])
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def shared(hazard):
     x = data(rows(64), 64)
     with hazard():
@@ -372,7 +373,7 @@ def shared(hazard):
         show("shared", y)
 
 
-@program("", "access")
+@program("ops+pages", "access")
 def results_dropped(hazard):
     x = data(rows(64), 64)
     with hazard():
@@ -413,7 +414,7 @@ def row_of_result_read(hazard):
         show("row", z, y)
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def transposed_read(hazard):
     x = data(side(64), side(64))
     with hazard():
@@ -422,7 +423,7 @@ def transposed_read(hazard):
         show("transposed", z, y)
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def expanded(hazard):
     x = data(rows(64), 1)
     bias = data(64)
@@ -432,7 +433,7 @@ def expanded(hazard):
         show("expanded", y, z)
 
 
-@program("", "access", sizes=(1,))
+@program("ops+pages", "access", sizes=(1,))
 def written_after_read_by_others(hazard):
     """Large enough for several threads: the in-place op must not overtake the chain that reads the same tensor."""
     bad = 0
@@ -446,7 +447,7 @@ def written_after_read_by_others(hazard):
         print("bad", bad)
 
 
-@program("", "access")
+@program("ops+pages", "access")
 def strides_of_results(hazard):
     with hazard():
         held = chain(data(rows(64), 64))
@@ -456,7 +457,7 @@ def strides_of_results(hazard):
         show("held", held)
 
 
-@program("", "access")
+@program("ops+pages", "access")
 def named_dims(hazard):
     import warnings
     warnings.simplefilter("ignore")
@@ -528,7 +529,7 @@ def array_tofile(hazard):
         show("tofile", open(f.name, "rb").read())
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def saved(hazard):
     net = model()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
@@ -547,7 +548,7 @@ def saved(hazard):
 
 # ---- other threads, processes, signals ----
 
-@program("", "thread")
+@program("threads+ops+pages", "thread")
 def thread_reads(hazard):
     x = data(rows(64), 64)
     seen = []
@@ -593,7 +594,7 @@ def thread_polls(hazard):
         print("bad", state["bad"] > 0)
 
 
-@program("", "fork")
+@program("fork+pages", "fork")
 def forked_child(hazard):
     x = data(rows(64), 64)
     with hazard():
@@ -620,7 +621,7 @@ class Samples(torch.utils.data.Dataset):
         return self.x[i] * 1.5 + 0.25
 
 
-@program("", "fork")
+@program("threads+pages", "fork")
 def loader_workers(hazard):
     x = data(rows(64), 64)
     net = model()
@@ -644,6 +645,17 @@ def segv_blocked(hazard):
 
 
 @program("signals", "access")
+def all_signals_blocked(hazard):
+    x = data(rows(64), 64)
+    view = x.numpy()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    with hazard():
+        in_place(x)
+        show("blocked", view)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@program("signals", "access")
 def fault_handler_enabled(hazard):
     """Enabled when replay's own handler has long been there: it must not take its place."""
     import faulthandler
@@ -655,7 +667,7 @@ def fault_handler_enabled(hazard):
         show("faulthandler", view)
 
 
-@program("", "access")
+@program("ops+pages", "access")
 def signal_handler_reads(hazard):
     x = data(rows(64), 64)
     view = x.numpy()
@@ -665,6 +677,55 @@ def signal_handler_reads(hazard):
         in_place(x)
         os.kill(os.getpid(), signal.SIGUSR1)
         show("signal", *seen)
+
+
+class StackOfSignals(ctypes.Structure):
+    _fields_ = [("begin", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+
+class SignalAction(ctypes.Structure):
+    _fields_ = [("handler", ctypes.c_void_p), ("mask", ctypes.c_uint64 * 16), ("flags", ctypes.c_int),
+                ("restorer", ctypes.c_void_p)]
+
+
+@program("results", "access")
+def handler_on_its_own_stack(hazard):
+    """What it reads waits: the fault comes on that stack."""
+    on_stack = 0x08000000
+    libc, x = ctypes.CDLL(None), data(rows(64), 64)
+    seen, view = bytearray(4 * x.numel()), x.numpy()
+    copy = (ctypes.c_char * len(seen)).from_buffer(seen)
+    libc.memcpy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: libc.memcpy(copy, view.ctypes.data, len(seen)))
+    stack = ctypes.create_string_buffer(1 << 18)
+    action = SignalAction(handler=ctypes.cast(handler, ctypes.c_void_p), flags=on_stack)
+    libc.sigaltstack(ctypes.byref(StackOfSignals(begin=ctypes.addressof(stack), size=len(stack))), None)
+    libc.sigaction(signal.SIGUSR2, ctypes.byref(action), None)
+    with hazard():
+        in_place(x)
+        libc["raise"](signal.SIGUSR2)
+        show("on its own stack", bytes(seen))
+
+
+@program("results", "access")
+def read_in_a_parallel_region(hazard):
+    """By all threads of the pool at once."""
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        gomp = ctypes.CDLL(next(line.split()[-1] for line in maps if "/libgomp" in line))
+    libc, x, n = ctypes.CDLL(None), data(rows(64), 64), torch.get_num_threads()
+    seen, view = bytearray(4 * x.numel()), x.numpy()
+    to, part = ctypes.addressof(ctypes.c_char.from_buffer(seen)), len(seen) // n
+    libc.memcpy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+
+    def copy_part(_):
+        at = gomp.omp_get_thread_num() * part
+        libc.memcpy(to + at, view.ctypes.data + at, part)
+
+    in_region = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(copy_part)
+    with hazard():
+        in_place(x)
+        gomp.GOMP_parallel(in_region, None, n, 0)
+        show("in parallel", bytes(seen[:n * part]))
 
 
 # ---- hidden inputs ----
@@ -680,7 +741,7 @@ def denormals_flushed_after(hazard):
         show("denormal", y)
 
 
-@program("", "access", sizes=(1,))
+@program("ops+pages", "access", sizes=(1,))
 def threads_changed(hazard):
     x = data(300, 300)
     with hazard():
@@ -691,7 +752,7 @@ def threads_changed(hazard):
     torch.set_num_threads(2)
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def seeds_and_states(hazard):
     net = model()
     x = data(rows(32), 64)
@@ -725,7 +786,7 @@ def version_error(hazard):
         show("y", y)
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def shape_error(hazard):
     x = data(rows(64), 64)
     with hazard():
@@ -753,7 +814,7 @@ class Picky(nn.Module):
         return gelu(y)
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def exception_in_forward(hazard):
     net = Picky()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
@@ -771,7 +832,7 @@ def exception_in_forward(hazard):
 
 # ---- the program's own settings, kernels and operators ----
 
-@program("", "access")
+@program("ops+pages", "access")
 def deterministic_algorithms(hazard):
     """Memory that is not set is filled with NaN from then on."""
     x = data(rows(64), 64)
@@ -783,7 +844,7 @@ def deterministic_algorithms(hazard):
         torch.use_deterministic_algorithms(False)
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def out_of_memory(hazard):
     """The error is raised where the memory is asked for, and what waited then is right."""
     x = data(rows(64), 64)
@@ -796,7 +857,7 @@ def out_of_memory(hazard):
         show("memory", y, chain(y))
 
 
-@program("", "access")
+@program("ops+pages", "access")
 def scripted(hazard):
     """TorchScript's interpreter calls kernels past the entry points."""
     with warnings.catch_warnings():
@@ -812,7 +873,7 @@ def both(x, y):
         show("scripted", y, z, chain(z))
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def operator_of_the_programs_own(hazard):
     """It reads its argument through numpy."""
     @torch.library.custom_op("terra_test::half", mutates_args=())
@@ -881,7 +942,7 @@ def kernel_registered_in_place(hazard):
         show("registered", x, y)
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def kernel_registered_between(hazard):
     """Below autograd, but above the backend; for lists' parts, too."""
     kept, added, moved = ([data(rows(64), 64) for _ in range(3)] for _ in range(3))
@@ -916,12 +977,12 @@ def trained(hazard, steps=8, change=None, x=None, first=0, **options):
     return net
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def batch_changes(hazard):
     trained(hazard, 24, lambda step, x, _: x[:rows(20)] if 20 <= step < 22 else x, first=20)
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def learning_rate_changes(hazard):
     net = model()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
@@ -934,19 +995,19 @@ def learning_rate_changes(hazard):
     show("parameters", *net.parameters())
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def losses_kept(hazard):
     trained(hazard, 50)
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def foreach_and_amsgrad(hazard):
     trained(hazard, 6, foreach=True)
     trained(hazard, 6, amsgrad=True)
     trained(hazard, 6, maximize=True)
 
 
-@program("", "op", sizes=(1,))
+@program("ops+pages", "op", sizes=(1,))
 def lists_optimizers(hazard):
     with hazard():
         for which in range(3):
@@ -959,7 +1020,7 @@ def lists_optimizers(hazard):
             show("state", *[t for state in optimizer.state.values() for t in state.values()])
 
 
-@program("", "op", sizes=(1,))
+@program("ops+pages", "op", sizes=(1,))
 def lists_other_forms(hazard):
     forms = [{"amsgrad": True}, {"maximize": True}, {"capturable": False, "differentiable": False}]
     with hazard():
@@ -972,7 +1033,7 @@ def lists_other_forms(hazard):
         show("parameters", *net.parameters())
 
 
-@program("", "op", sizes=(1,))
+@program("ops+pages", "op", sizes=(1,))
 def lists_clipped(hazard):
     net = model()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, foreach=True)
@@ -990,7 +1051,7 @@ def two_of_each(size=4096):
     return ([data(size), data(size)] for _ in range(3))
 
 
-@program("", "op", sizes=(1,))
+@program("ops+pages", "op", sizes=(1,))
 def lists_in_turn(hazard):
     """More tensors than may wait, of few sizes; and a second list that has them in another order."""
     sizes = [64 + 16 * (i % 5) for i in range(1300)]
@@ -1023,7 +1084,7 @@ def lists_read_behind(hazard):
         show("read", u, v, p, q)
 
 
-@program("", "op", sizes=(1,))
+@program("ops+pages", "op", sizes=(1,))
 def lists_of_one_storage(hazard):
     whole = data(2 * 4096)
     gradients = data(2 * 4096)
@@ -1037,7 +1098,7 @@ def lists_of_one_storage(hazard):
         show("views", whole)
 
 
-@program("", "access", sizes=(1,))
+@program("ops+pages", "access", sizes=(1,))
 def lists_of_overlapping_views(hazard):
     whole = data(4096 + 64)
     (u, v), (g, h), _ = two_of_each()
@@ -1047,7 +1108,7 @@ def lists_of_overlapping_views(hazard):
         show("overlap", whole, u, v)
 
 
-@program("", "access", sizes=(1,))
+@program("ops+pages", "access", sizes=(1,))
 def lists_with_one_twice(hazard):
     (u, _), (g, h), (p, q) = two_of_each()
     with hazard():
@@ -1056,7 +1117,7 @@ def lists_with_one_twice(hazard):
         show("twice", u, p, q)
 
 
-@program("", "access", sizes=(1,))
+@program("ops+pages", "access", sizes=(1,))
 def lists_read_between(hazard):
     kept, added, moved = two_of_each()
     view = added[0].numpy()
@@ -1069,7 +1130,7 @@ def lists_read_between(hazard):
         show("between", *kept, *moved, *added)
 
 
-@program("", "op", sizes=(1,))
+@program("ops+pages", "op", sizes=(1,))
 def lists_interrupted(hazard):
     """The second tensor of a list raises, when the first has been dealt with."""
     kept, added, moved = two_of_each()
@@ -1084,7 +1145,7 @@ def lists_interrupted(hazard):
         show("interrupted", *kept, *moved)
 
 
-@program("", "op", sizes=(1,))
+@program("ops+pages", "op", sizes=(1,))
 def lists_and_ops_between(hazard):
     kept, added, moved = two_of_each()
     with hazard():
@@ -1097,7 +1158,7 @@ def lists_and_ops_between(hazard):
         show("between", y, *kept, *moved, *added)
 
 
-@program("", "op", sizes=(1,))
+@program("ops+pages", "op", sizes=(1,))
 def lists_results_kept(hazard):
     kept, added, moved = two_of_each()
     parameters = [nn.Parameter(t) for t in moved]
@@ -1125,7 +1186,7 @@ def calls_above_autograd(hazard):
     show("gradient", x.grad, *moved)
 
 
-@program("", "op", sizes=(1,))
+@program("ops+pages", "op", sizes=(1,))
 def calls_under_modes(hazard):
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -1148,7 +1209,7 @@ def calls_under_modes(hazard):
     show("modes", *roots, *more, *kept)
 
 
-@program("", "thread", sizes=(1,))
+@program("threads+ops+pages", "thread", sizes=(1,))
 def calls_profiled(hazard):
     kept, added, moved = two_of_each()
     with hazard():
@@ -1159,7 +1220,7 @@ def calls_profiled(hazard):
     show("profiled", *roots, *moved)
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def gradients_clipped(hazard):
     net = model()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
@@ -1174,7 +1235,7 @@ def gradients_clipped(hazard):
     show("parameters", *net.parameters())
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def double_backward(hazard):
     x = data(rows(64), 64).requires_grad_()
     with hazard():
@@ -1184,7 +1245,7 @@ def double_backward(hazard):
     show("gradients", g, x.grad)
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def checkpointed(hazard):
     from torch.utils.checkpoint import checkpoint
     net = model()
@@ -1197,7 +1258,7 @@ def checkpointed(hazard):
     show("gradients", x.grad, *[p.grad for p in net.parameters()])
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def attention(hazard):
     q, k, v = (data(rows(2), 4, 64, 32).requires_grad_() for _ in range(3))
     with hazard():
@@ -1206,7 +1267,7 @@ def attention(hazard):
     show("gradients", q.grad, k.grad, v.grad)
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def autocast(hazard):
     net = model()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
@@ -1221,7 +1282,7 @@ def autocast(hazard):
     show("parameters", *net.parameters())
 
 
-@program("", "access")
+@program("ops+pages", "access")
 def lstm_lengths(hazard):
     net = nn.LSTM(64, 64)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
@@ -1234,7 +1295,7 @@ def lstm_lengths(hazard):
     show("parameters", *net.parameters())
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def inference(hazard):
     net = model().eval()
     x = data(rows(64), 64)
@@ -1248,7 +1309,7 @@ def inference(hazard):
     show("inference", a, b, c)
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def custom_function(hazard):
     class Double(torch.autograd.Function):
         @staticmethod
@@ -1267,7 +1328,7 @@ def custom_function(hazard):
     show("gradient", x.grad)
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def functional_transforms(hazard):
     x = data(rows(16), 64)
     with hazard():
@@ -1277,7 +1338,7 @@ def functional_transforms(hazard):
     show("transforms", a, b, held)
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def garbage_collected(hazard):
     net = model()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
@@ -1303,7 +1364,7 @@ def loss_parts(n=96):
     return torch.tensor(0.5), scores.detach().log_softmax(1), target, torch.tensor(82.0)
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def loss_in_all_forms(hazard):
     scores, target = classes(rows(96))
     weight = torch.rand(101)
@@ -1350,7 +1411,7 @@ def label_changed_behind(hazard):
         show("gradient", second)
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def label_changed(hazard):
     parts = loss_parts()
     with hazard():
@@ -1359,7 +1420,7 @@ def label_changed(hazard):
         show("gradient", second)
 
 
-@program("", "access", sizes=(1,))  # what others own may wait only when it is small
+@program("ops+pages", "access", sizes=(1,))  # what others own may wait only when it is small
 def labels_from_numpy(hazard):
     grad, scores, target, total = loss_parts()
     labels = target.numpy().copy()
@@ -1380,7 +1441,7 @@ def rows_of_another_length(hazard):
         show("gradients", first, second, third)
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def type_error_in_loss(hazard):
     grad, scores, target, total = loss_parts()
     with hazard():
@@ -1395,7 +1456,7 @@ def type_error_in_loss(hazard):
     show("held", held)
 
 
-@program("", "op")
+@program("ops+pages", "op")
 def loss_gradient_of_gradient(hazard):
     scores, target = classes(rows(96))
     with hazard():
@@ -1405,27 +1466,28 @@ def loss_gradient_of_gradient(hazard):
         show("gradients", first, second)
 
 
-def main(name, sizes):
-    """The program once for each size; what replay counted in each hazard's step goes to a file."""
+def run_one(name, sizes):
+    """The program once for each size; what replay counted in each hazard's step goes to a file, a line for each program."""
     global size
     counts = []
+    print("==", name, flush=True)
     for size in sizes:
         print("-- size", size, flush=True)
         torch.manual_seed(0)
         PROGRAMS[name][0](COUNTS.hazard)
         counts.append(dict(COUNTS.seen))
     if "TERRA_TEST_COUNTS" in os.environ:
-        with open(os.environ["TERRA_TEST_COUNTS"], "w") as f:
-            json.dump(counts, f)
+        with open(os.environ["TERRA_TEST_COUNTS"], "a") as f:
+            f.write(json.dumps([name, counts]) + "\n")
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--all":
+    if sys.argv[1] in ("--all", "--together"):
         for key, entry in PROGRAMS.items():
-            print("==", key, flush=True)
-            main(key, entry[3])
+            if sys.argv[1] == "--all" or not entry[4]:
+                run_one(key, entry[3])
     elif sys.argv[1] == "--list":
         for key, (_, guard, reason, sizes, apart) in PROGRAMS.items():
             print(json.dumps({"name": key, "guard": guard, "reason": reason, "sizes": sizes, "apart": apart}))
     else:
-        main(sys.argv[1], [int(word) for word in sys.argv[2:]])
+        run_one(sys.argv[1], [int(word) for word in sys.argv[2:]])
