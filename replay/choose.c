@@ -164,6 +164,14 @@ void choose(const struct call *call, uint64_t place, struct choice *choice)
 	}
 }
 
+void choose_refused(void)
+{
+	if (waiting.n != 0)
+		return;
+	trial_spoilt();
+	replay_attention.timed = trial_wants_ops();
+}
+
 void choose_closes_others(bool listed)
 {
 	if (listed) {

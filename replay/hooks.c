@@ -31,6 +31,7 @@
 #define STUBS (REPLAY_PLAIN_STUBS + REPLAY_REGION_STUBS)
 
 _Static_assert(sizeof(struct hook_regs) == REPLAY_REGS_SIZE, "trampoline.S saves this struct");
+_Static_assert(sizeof(struct replay_attention) == 8, "trampoline.S tests it as one word");
 
 __attribute__((visibility("hidden"))) void *replay_originals[STUBS];
 __attribute__((visibility("hidden"))) extern char replay_plain_stubs[], replay_region_stubs[];
@@ -142,19 +143,25 @@ static void list_op(const struct terra_op *op, const struct hook_regs *regs)
 		run_what_it_may_touch(op, regs);
 }
 
+/* Kernels of others issue calls of them, too, but no redispatch. */
+static bool counts_as_region_op(uint32_t number)
+{
+	return number >= REPLAY_PLAIN_STUBS && op_of[number]->level == TERRA_LEVEL_REDISPATCH;
+}
+
 /* The op may be the one at which what is timed ends. */
 static void time_op(uint32_t number)
 {
-	if (!threads_alone())
+	if (replay_disabled || replay_program_threads != 1 || framework_in_parallel())
 		trial_spoilt();
-	else if (trial_op(number, number >= REPLAY_PLAIN_STUBS, replay_region_ops))
+	else if (trial_op(number, counts_as_region_op(number), replay_region_ops))
 		trial_left_alone(clock_now());
 	replay_attention.timed = trial_wants_ops();
 }
 
 int hook_enter(uint32_t number, struct hook_regs *regs)
 {
-	replay_region_ops += number >= REPLAY_PLAIN_STUBS;
+	replay_region_ops += counts_as_region_op(number);
 	if (replay_attention.timed)
 		time_op(number);
 	if (number < REPLAY_PLAIN_STUBS) {

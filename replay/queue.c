@@ -325,10 +325,15 @@ bool queue_offer(struct call *call)
 again:
 	epoch = queue.epoch;
 	choose(call, place, &choice);
-	if (choice.edge == NULL || !inputs_are_ours(call, &choice.binding))
+	if (choice.edge == NULL)
 		return false;
+	if (!inputs_are_ours(call, &choice.binding)) {
+		choose_refused();
+		return false;
+	}
 	data = result_make(call); /* may throw: nothing of ours has changed yet */
 	if (data == NULL) {
+		choose_refused();
 		framework_drop(call->result);
 		return false;
 	}

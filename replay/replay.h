@@ -118,7 +118,7 @@ struct replay_attention { /* while any is not zero, every op comes to hook_enter
 };
 extern volatile struct replay_attention replay_attention;
 extern volatile uint64_t replay_ops_seen;
-extern uint64_t replay_region_ops; /* of those, ops that some region has, are replaced or on lists */
+extern uint64_t replay_region_ops; /* of those, redispatches that some region has, are replaced or on lists */
 
 /* ---- an op as the matcher sees it (call.c reads it from registers) ---- */
 enum call_arg_kind { ARG_TENSOR, ARG_COLUMNS, ARG_NUMBER, ARG_CONST, ARG_ABSENT };
@@ -195,7 +195,7 @@ struct region_counts {
 };
 struct replay_counts {
 	uint64_t deferred, fused, finished_singly, replaced;
-	uint64_t left_alone; /* times that no region began where that had cost more than it gained (place.h) */
+	uint64_t left_alone; /* times that no region began where that had cost more than it gained (place.h, trial.h), or to compare */
 	uint64_t parallel; /* waves that were run on all threads */
 	uint64_t flushes[FLUSH_REASONS];
 	uint64_t held_peak;

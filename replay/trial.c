@@ -9,12 +9,14 @@
 
 #define ENTRIES_LOG2 8
 #define ENTRIES (1 << ENTRIES_LOG2)
-#define STRENGTH_MAX 64   /* times that others must come before a place loses its entry */
+#define STRENGTH_NEW 2	  /* of two places with one entry that take turns, one keeps it, and the other goes untried */
+#define STRENGTH_MAX 64	  /* times that others must come before a place loses its entry */
 #define LOOK 8		  /* batches that are looked at before it is asked whether a trial is due */
 #define SUSPECT 16	  /* it is when guarding took more than this part of the time of most */
 #define SAMPLES 24	  /* of each way */
 #define SAMPLES_MIN 8	  /* enough where one way takes a quarter more time than the other */
 #define FAILURES_MAX 64	  /* windows that could not be compared before a trial is given up */
+#define MARGIN 16	  /* waiting must gain this part: what is left alone is still looked up */
 #define REST_MIN 1024	  /* batches from a verdict to the next trial; doubled when that has the same verdict */
 #define REST_MAX (1 << 20)
 
@@ -61,9 +63,9 @@ static struct entry *entry_of(uint64_t key)
 		entry->strength += entry->strength < STRENGTH_MAX;
 		return entry;
 	}
-	if (entry->strength != 0 && (entry == window.entry || --entry->strength != 0))
+	if (entry->strength != 0 && --entry->strength != 0)
 		return NULL;
-	*entry = (struct entry){.key = key, .strength = 1};
+	*entry = (struct entry){.key = key, .strength = STRENGTH_NEW};
 	return entry;
 }
 
@@ -104,7 +106,7 @@ static void judge_if_clear(struct entry *entry)
 	uint64_t wait = median(entry->sample[WAIT], entry->n[WAIT]), alone = median(entry->sample[ALONE], entry->n[ALONE]);
 
 	if (entry->n[WAIT] == SAMPLES || 4 * wait > 5 * alone || 4 * alone > 5 * wait)
-		judge(entry, alone <= wait);
+		judge(entry, MARGIN * wait >= (MARGIN - 1) * alone);
 }
 
 static void look(struct entry *entry, uint64_t time, uint64_t guarding)
@@ -130,8 +132,10 @@ static void take_sample(struct entry *entry, enum way way, uint64_t time)
 
 static void fail(struct entry *entry)
 {
-	if (entry->trying && ++entry->failures == FAILURES_MAX)
-		rest(entry, REST_MIN);
+	if (!entry->trying || ++entry->failures < FAILURES_MAX)
+		return;
+	entry->lost = false; /* if it was: not any more that we know */
+	rest(entry, REST_MIN);
 }
 
 /* ---- windows ---- */
@@ -188,7 +192,7 @@ bool trial_leaves_alone(uint64_t place, uint64_t now, uint64_t region_ops)
 
 	if (region_ops < alone_until)
 		return true;
-	window.entry = NULL;
+	trial_spoilt(); /* what is being timed took another path, or did not begin */
 	entry = entry_of(place);
 	if (entry == NULL)
 		return false;
@@ -233,7 +237,10 @@ bool trial_op(uint32_t op, bool of_region, uint64_t region_ops)
 
 void trial_left_alone(uint64_t now)
 {
-	take_sample(window_close(), ALONE, now - window.begin);
+	struct entry *entry = window_close();
+
+	if (entry != NULL) /* another thread may have spoilt it just now */
+		take_sample(entry, ALONE, now - window.begin);
 }
 
 void trial_ran(uint64_t now, uint64_t region_ops, uint64_t guarding)

@@ -9,7 +9,8 @@
  * waiting. Times are nanoseconds.
  *
  * Ops that a kernel issues while it runs are not issued when it waits. So a batch's end is told by the ops that regions have,
- * of which kernels issue none, and by which op it was: `region_ops` is how many of those have been issued so far.
+ * by redispatch, of which kernels issue none, and by which op it was: `region_ops` is how many of those have been issued so far,
+ * with those that are replaced or on lists.
  */
 #ifndef TERRA_REPLAY_TRIAL_H
 #define TERRA_REPLAY_TRIAL_H

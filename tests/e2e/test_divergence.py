@@ -2,8 +2,8 @@
 
 For each program of tests/programs/divergence/programs.py, at each of its sizes: the same output as eager under the plan made
 from chains.py, ops deferred in the hazard's step, and the flush reason that the program names. All that leave the process as it
-was run in one process first, which is quicker; what is not right there runs again alone, and counts so. Each runs once more on a
-library without the guard that it names, where the output must differ or the process must fail: the test would notice its absence.
+was run in one process first, which is quicker; what was not deferred there, or flushed for another reason, runs again alone. Each
+runs once more on a library without the guard that it names, where the output must differ or the process must fail: the test would notice its absence.
 """
 # timeout: 900
 import json
@@ -57,10 +57,10 @@ def eager(name):
     return _state["eager"][name]
 
 
-def replayed(library, *arguments, timeout=120):
+def replayed(library, *arguments, timeout=120, **more):
     """How it ended; by program, what was printed at each size, and what was counted in each hazard's step."""
     counts = os.path.join(folder(), "counts.json")
-    env = clean_env({"TERRA_PLAN": plan(), "TERRA_TEST_COUNTS": counts}, preload=library)
+    env = clean_env({"TERRA_PLAN": plan(), "TERRA_TEST_COUNTS": counts, **more}, preload=library)
     done = subprocess.run([PYTHON, SCRIPT, *arguments], env=env, capture_output=True, text=True, timeout=timeout)
     seen = dict(map(json.loads, open(counts))) if os.path.exists(counts) else {}
     return done, by_name(done.stdout), seen
@@ -71,12 +71,13 @@ def replay(name, library, sizes):
     return done, have.get(name, {}), seen.get(name, [])
 
 
-def together(name):
-    """What the program did in one process with the others."""
-    if "together" not in _state:
-        _state["together"] = replayed(REPLAY, "--together", timeout=300)
-    _, have, seen = _state["together"]
-    return have.get(name, {}), seen.get(name, [])
+def together(**env):
+    """What the programs did in one process: how it ended, and by program what was printed and counted."""
+    key = str(env)
+    if key not in _state:
+        _state[key] = (None, {}, {})
+        _state[key] = replayed(REPLAY, "--together", timeout=200, **env)
+    return _state[key]
 
 
 def without(guard):
@@ -95,10 +96,13 @@ def same_without(name, guard, sizes, want):
     return same, seen
 
 
-def wrong(have, want, seen, reason, sizes):
-    """What is not as it must be, "" if nothing."""
-    if have != want:
-        return f"replay printed\n{have}\neager\n{want}"
+def same_as_eager(have, name):
+    want = eager(name)
+    assert all(have[size] == want[size] for size in have), f"{name}: replay printed\n{have}\neager\n{want}"
+
+
+def wrong(seen, reason, sizes):
+    """What was not counted as it must be, "" if nothing."""
     if len(seen) != len(sizes):
         return f"counts of {len(seen)} runs"
     for size, counts in zip(sizes, seen):
@@ -114,12 +118,15 @@ def wrong(have, want, seen, reason, sizes):
 
 def check(name, guard, reason, sizes, apart):
     want = {size: eager(name)[size] for size in sizes}
-    why = "it leaves the process changed" if apart else wrong(together(name)[0], want, together(name)[1], reason, sizes)
+    _, have, seen = together()
+    same_as_eager(have.get(name, {}), name)
+    why = "nothing of it is left to others" if apart else wrong(seen.get(name, []), reason, sizes)
     if why:
         print(f"{name} runs alone: {why}")
         done, have, seen = replay(name, REPLAY, sizes)
         assert done.returncode == 0, f"exit {done.returncode}: {done.stderr[-800:]}"
-        why = wrong(have, want, seen, reason, sizes)
+        assert have == want, f"replay printed\n{have}\neager\n{want}"
+        why = wrong(seen, reason, sizes)
         assert not why, why
     # What several guards cover is the same at each size.
     same, seen = same_without(name, guard, sizes[:1] if "+" in guard else sizes, want)
@@ -134,6 +141,17 @@ def libraries_without_one_guard_each():
     refused = run(["cmake", "-S", source, "-B", folder(), "-DCMAKE_BUILD_TYPE=Release", "-DTERRA_TEST_NO_GUARD=pages"],
                   check=False)
     assert refused.returncode != 0 and "release build" in refused.stderr
+
+
+@test(timeout=300)
+def all_together():
+    "With and without trials, which leave alone now this, now that."
+    for env in {}, {"TERRA_TRIALS": "on"}:
+        done, have, _ = together(**env)
+        assert done is not None and done.returncode == 0, done and f"exit {done.returncode}: {done.stderr[-800:]}"
+        assert len(have) > 80
+        for name in have:
+            same_as_eager(have[name], name)
 
 
 def register(name, guard, reason, sizes, apart):

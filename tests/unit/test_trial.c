@@ -101,7 +101,7 @@ static void test_what_gains_waits(void **state)
 
 static void test_without_a_gain_nothing_waits(void **state)
 {
-	struct program program = {a_place(), 100, 100, 50, false, 3};
+	struct program program = {a_place(), 97, 100, 50, false, 3};
 
 	run(&program, 100);
 	assert_int_equal(run(&program, 500).waited, 0);
@@ -191,6 +191,71 @@ static void test_what_ends_elsewhere_is_no_sample(void **state)
 	assert_int_equal(trial_counts.trials, before.trials);
 }
 
+/* The batch ends at an op of a region. Left alone, another comes at that place, and could begin the next batch. */
+static void test_another_op_at_the_end_is_no_sample(void **state)
+{
+	struct program program = {a_place(), 300, 100, 100, true, 3};
+	struct trial_counts before = trial_counts;
+	uint32_t waited = 0;
+
+	run(&program, 12);
+	for (int i = 0; i < 1000; i++) {
+		op(FIRST, true);
+		if (!trial_leaves_alone(program.place, now, region_ops)) {
+			waited++;
+			now += program.wait;
+			op(LAST, true);
+			trial_ran(now, region_ops, program.guarding);
+			continue;
+		}
+		op(MIDDLE, true);
+		trial_leaves_alone(a_place(), now, region_ops);
+	}
+	assert_in_range(waited, 900, 1000);
+	assert_int_equal(trial_counts.trials, before.trials);
+}
+
+/* What lost once and can't be compared any more waits again. */
+static void test_a_verdict_that_cannot_be_renewed_is_given_up(void **state)
+{
+	struct program program = {a_place(), 300, 100, 100, false, 3};
+
+	run(&program, 40);
+	assert_int_equal(run(&program, 500).waited, 0);
+	for (int i = 0; i < 1000; i++) {
+		bool alone;
+
+		op(FIRST, true);
+		alone = trial_leaves_alone(program.place, now, region_ops);
+		if (!alone)
+			trial_spoilt();
+		for (uint32_t k = 0; k < program.middle; k++)
+			op(MIDDLE, true);
+		op(LAST, false);
+		assert_true(i < 700 || !alone);
+	}
+}
+
+static void test_of_two_places_with_one_entry_one_is_tried(void **state)
+{
+	struct program one = {a_place(), 300, 100, 100, false, 3}, other = one;
+	uint32_t alone = 0;
+
+	other.place ^= 12345; /* the upper bits tell the entry */
+	for (int i = 0; i < 200; i++) {
+		alone += !batch(&one);
+		assert_true(batch(&other));
+	}
+	assert_in_range(alone, 150, 190);
+}
+
+static void test_what_another_thread_spoilt_is_no_sample(void **state)
+{
+	trial_spoilt();
+	trial_left_alone(now);
+	assert_false(trial_wants_ops());
+}
+
 static void test_what_was_run_by_no_op_is_no_sample(void **state)
 {
 	struct program program = {a_place(), 300, 100, 100, false, 3};
@@ -232,6 +297,10 @@ int main(void)
 		cmocka_unit_test(test_outliers),
 		cmocka_unit_test(test_what_keeps_to_no_pattern_waits),
 		cmocka_unit_test(test_what_ends_elsewhere_is_no_sample),
+		cmocka_unit_test(test_another_op_at_the_end_is_no_sample),
+		cmocka_unit_test(test_a_verdict_that_cannot_be_renewed_is_given_up),
+		cmocka_unit_test(test_of_two_places_with_one_entry_one_is_tried),
+		cmocka_unit_test(test_what_another_thread_spoilt_is_no_sample),
 		cmocka_unit_test(test_what_was_run_by_no_op_is_no_sample),
 		cmocka_unit_test(test_many_places),
 	};

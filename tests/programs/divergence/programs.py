@@ -10,7 +10,7 @@ path that was traced. Each must print what eager prints, bit for bit.
 takes the removal of all to show. `reason` is what the step must cause: a flush reason, and with some another count
 behind it. Sizes are factors to the number of elements: at the first, a few thousand, no flush is worth threads; at the second each is. Programs that are about
 memory or threads are large as they are, and have the first alone. `apart` are those after which nothing waits in the process
-any more: a process for each size.
+any more, and those that tell how much waited: a process for each size.
 """
 import ctypes
 import gc
@@ -307,7 +307,7 @@ def steps_of_two_kinds(hazard):
         show("end", *tensors)
 
 
-@program("ops+pages", "op ahead", sizes=(1,))
+@program("ops+pages", "op ahead", sizes=(1,), apart=True)
 def steps_alike(hazard):
     tensors = [data(LARGE) for _ in range(4)]
     with hazard():
@@ -691,7 +691,7 @@ class SignalAction(ctypes.Structure):
 @program("results", "access")
 def handler_on_its_own_stack(hazard):
     """What it reads waits: the fault comes on that stack."""
-    on_stack = 0x08000000
+    on_stack, disabled = 0x08000000, 2
     libc, x = ctypes.CDLL(None), data(rows(64), 64)
     seen, view = bytearray(4 * x.numel()), x.numpy()
     copy = (ctypes.c_char * len(seen)).from_buffer(seen)
@@ -705,6 +705,8 @@ def handler_on_its_own_stack(hazard):
         in_place(x)
         libc["raise"](signal.SIGUSR2)
         show("on its own stack", bytes(seen))
+    libc.sigaltstack(ctypes.byref(StackOfSignals(flags=disabled)), None)
+    signal.signal(signal.SIGUSR2, signal.SIG_DFL)
 
 
 @program("results", "access")
