@@ -118,7 +118,7 @@ def speed_by_the_allocator_alone(seed, plan, log):
     alone = Paced({"TERRA_MODE": "alloc"}, REPLAY, [seed])
     ours = Paced({"TERRA_PLAN": plan, "TERRA_TRIALS": "on", "TERRA_LOG": "json:" + log}, REPLAY, [seed])
     alone.steps(200), ours.steps(200)
-    return in_turns(alone, ours, 120, turn_on_all_threads)
+    return in_turns(alone, ours, 80, turn_on_all_threads)
 
 
 @test(timeout=900)

@@ -215,7 +215,7 @@ def flushed():
     return sum(COUNTS.read(name) for name in ("op", "complete", "memory", "access", "syscall"))
 
 
-@program("ops+pages", "op lowered", sizes=(1,))
+@program("ops+pages", "op lowered", sizes=(1,), apart=True)
 def touched_before_closing(hazard):
     """What nothing waits in is touched at once, though it is closed, and runs nothing."""
     touches = {"read": lambda x: show("read", x.numpy()),
@@ -257,7 +257,7 @@ def touched_when_closed_ahead(hazard):
         show("end", *views)
 
 
-@program("inputs", "access", sizes=(1,))
+@program("inputs", "access", sizes=(1,), apart=True)
 def written_when_closed_ahead(hazard):
     """Inputs lie among results and are closed as these, until they are read: then to writes."""
     whole = data(4 * LARGE)  # in order, whatever was there before
@@ -290,7 +290,7 @@ def memory_taken_before_closing(hazard):
             del z, product
 
 
-@program("ops+pages", "op lowered", sizes=(1,))
+@program("ops+pages", "op lowered", sizes=(1,), apart=True)
 def steps_of_two_kinds(hazard):
     """Every third step touches what the others let wait: that is learnt."""
     tensors = [data(LARGE) for _ in range(4)]
