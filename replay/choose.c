@@ -127,13 +127,7 @@ static bool goes_on_with_last(const struct call *call, struct choice *choice)
 /* Asked where a batch would begin. */
 static bool slower_than_alone(uint64_t place)
 {
-	bool alone;
-
-	if (waiting.n != 0 || !replay_config.trials)
-		return false;
-	alone = trial_leaves_alone(place, clock_now(), replay_region_ops);
-	replay_attention.timed = trial_wants_ops();
-	return alone;
+	return waiting.n == 0 && replay_config.trials && trial_leaves_alone(place, clock_now(), replay_region_ops);
 }
 
 static bool in_list(const struct call *call)
@@ -162,14 +156,6 @@ void choose(const struct call *call, uint64_t place, struct choice *choice)
 		choice->edge = NULL;
 		replay_counts.left_alone++;
 	}
-}
-
-void choose_refused(void)
-{
-	if (waiting.n != 0)
-		return;
-	trial_spoilt();
-	replay_attention.timed = trial_wants_ops();
 }
 
 void choose_closes_others(bool listed)

@@ -66,6 +66,15 @@ static struct {
 
 /* ---- closing and opening ---- */
 
+static bool protect(void *p, size_t n, int prot)
+{
+	uint64_t began = clock_now();
+	int err = arena_protect(p, n, prot);
+
+	guard.batch.time += clock_now() - began;
+	return err == 0;
+}
+
 static bool close_run(uintptr_t first, uintptr_t end, uint8_t state)
 {
 #ifdef TERRA_NO_GUARD_PAGES
@@ -74,8 +83,7 @@ static bool close_run(uintptr_t first, uintptr_t end, uint8_t state)
 	if (first == end)
 		return true;
 	replay_counts.closings++;
-	return arena_protect((void *)(first << GRANULE_SHIFT), (end - first) << GRANULE_SHIFT,
-			     state == NONE ? PROT_NONE : PROT_READ) == 0;
+	return protect((void *)(first << GRANULE_SHIFT), (end - first) << GRANULE_SHIFT, state == NONE ? PROT_NONE : PROT_READ);
 }
 
 static bool note_closed(uintptr_t g, uint8_t state)
@@ -115,7 +123,6 @@ static bool close_granules(uintptr_t g, uintptr_t end, uint8_t state)
 	uintptr_t run = g;
 	bool closed = true;
 	sigset_t signals;
-	uint64_t began = clock_now();
 
 	guard_hold_signals(&signals);
 	for (; g < end; g++) {
@@ -128,7 +135,6 @@ static bool close_granules(uintptr_t g, uintptr_t end, uint8_t state)
 	closed &= close_run(run, end, state);
 	guard.batch.calls++;
 	guard_release_signals(&signals);
-	guard.batch.time += clock_now() - began;
 	return closed;
 }
 
@@ -194,12 +200,12 @@ static bool for_each_run(bool (*fn)(char *p, size_t n))
 static bool open_run(char *p, size_t n)
 {
 	replay_counts.openings++;
-	return arena_protect(p, n, PROT_READ | PROT_WRITE) == 0;
+	return protect(p, n, PROT_READ | PROT_WRITE);
 }
 
 static bool shut_run(char *p, size_t n)
 {
-	return arena_protect(p, n, PROT_NONE) == 0;
+	return protect(p, n, PROT_NONE);
 }
 
 static void *in_second(const void *p)
@@ -268,15 +274,11 @@ static void all_open(void)
 
 void guard_open(void)
 {
-	uint64_t began = guard.n > 0 ? clock_now() : 0;
-
 	sort_closed();
 	if (!for_each_run(open_run)) {
 		replay_say("pages can't be opened again (%s): stopping", strerror(errno));
 		abort();
 	}
-	if (guard.n > 0)
-		guard.batch.time += clock_now() - began;
 	all_open();
 }
 
@@ -307,7 +309,6 @@ void guard_begin(uint64_t place, const void *p)
 	const struct ahead_set *set;
 	sigset_t signals;
 	bool closed = true;
-	uint64_t began;
 
 	guard.batch.key = ahead_key(place, (uintptr_t)p >> GRANULE_SHIFT);
 	guard.batch.calls = 0;
@@ -317,7 +318,6 @@ void guard_begin(uint64_t place, const void *p)
 	set = ahead_find(guard.batch.key);
 	if (set == NULL)
 		return;
-	began = clock_now();
 	guard_hold_signals(&signals);
 	for (uint32_t i = 0; i < set->n_runs && closed; i++)
 		closed = close_ahead(&set->run[i]);
@@ -325,7 +325,6 @@ void guard_begin(uint64_t place, const void *p)
 	if (!closed)
 		guard_open();
 	guard_release_signals(&signals);
-	guard.batch.time += clock_now() - began;
 }
 
 static bool protect_as_wanted(uintptr_t g)
@@ -333,8 +332,8 @@ static bool protect_as_wanted(uintptr_t g)
 #ifdef TERRA_NO_GUARD_PAGES
 	return true;
 #endif
-	return arena_protect((void *)(g << GRANULE_SHIFT), GRANULE,
-			     guard.state[g - guard.base].wanted == OPEN ? PROT_READ | PROT_WRITE : PROT_READ) == 0;
+	return protect((void *)(g << GRANULE_SHIFT), GRANULE,
+		       guard.state[g - guard.base].wanted == OPEN ? PROT_READ | PROT_WRITE : PROT_READ);
 }
 
 /* Opens a granule as far as nothing that waits wants it closed. */

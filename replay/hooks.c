@@ -156,7 +156,6 @@ static void time_op(uint32_t number)
 		trial_spoilt();
 	else if (trial_op(number, counts_as_region_op(number), replay_region_ops))
 		trial_left_alone(clock_now());
-	replay_attention.timed = trial_wants_ops();
 }
 
 int hook_enter(uint32_t number, struct hook_regs *regs)

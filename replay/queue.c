@@ -39,7 +39,6 @@
 #define SCRATCH_FLOATS ((TERRA_PLAN_MAX_OPS + TERRA_PLAN_MAX_INPUTS) * TERRA_KERNEL_BLOCK)
 #define SCRATCH_THREADS 64
 
-volatile struct replay_attention replay_attention;
 struct waiting waiting;
 
 static struct {
@@ -325,15 +324,10 @@ bool queue_offer(struct call *call)
 again:
 	epoch = queue.epoch;
 	choose(call, place, &choice);
-	if (choice.edge == NULL)
+	if (choice.edge == NULL || !inputs_are_ours(call, &choice.binding))
 		return false;
-	if (!inputs_are_ours(call, &choice.binding)) {
-		choose_refused();
-		return false;
-	}
 	data = result_make(call); /* may throw: nothing of ours has changed yet */
 	if (data == NULL) {
-		choose_refused();
 		framework_drop(call->result);
 		return false;
 	}
@@ -637,13 +631,12 @@ bool queue_usable(void)
 /* What ended at an op can be compared with what is left alone until the same op. */
 static void note_time(enum flush_reason reason)
 {
-	if (!replay_config.trials)
+	if (!replay_attention.timed)
 		return;
 	if (reason == FLUSH_OP || reason == FLUSH_COMPLETE)
 		trial_ran(clock_now(), replay_region_ops, guard_time());
 	else
 		trial_spoilt();
-	replay_attention.timed = trial_wants_ops();
 }
 
 /* `alone`: no other thread can be touching what waits: its pages may be open while they are filled. */

@@ -81,8 +81,6 @@ struct choice {
 
 /* choose.c */
 void choose(const struct call *call, uint64_t place, struct choice *choice);
-/* What was chosen does not begin or go on. */
-void choose_refused(void);
 /* An op was taken: instances that it, being in a list or not, shows to be at their end. */
 void choose_closes_others(bool listed);
 /* It began with a part of an op on a list. */

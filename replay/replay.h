@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "graphopt/plan.h"
+#include "replay/attention.h"
 
 #define REPLAY_EXPORT __attribute__((visibility("default")))
 
@@ -112,11 +113,6 @@ struct hook_regs { /* as trampoline.S saves them */
 	uint64_t ret;    /* rax when the hook answers the call itself */
 	const uint64_t *stack; /* first stack argument */
 };
-struct replay_attention { /* while any is not zero, every op comes to hook_enter; read by trampoline.S as one word */
-	_Alignas(8) uint32_t pending; /* ops waiting */
-	uint32_t timed;               /* something is being timed (trial.h) */
-};
-extern volatile struct replay_attention replay_attention;
 extern volatile uint64_t replay_ops_seen;
 extern uint64_t replay_region_ops; /* of those, redispatches that some region has, are replaced or on lists */
 

@@ -7,6 +7,8 @@
 
 #include <stddef.h>
 
+#include "replay/attention.h"
+
 #define ENTRIES_LOG2 8
 #define ENTRIES (1 << ENTRIES_LOG2)
 #define STRENGTH_NEW 2	  /* of two places with one entry that take turns, one keeps it, and the other goes untried */
@@ -54,6 +56,7 @@ static struct {
 static uint64_t alone_until;
 
 struct trial_counts trial_counts;
+volatile struct replay_attention replay_attention;
 
 static struct entry *entry_of(uint64_t key)
 {
@@ -145,6 +148,7 @@ static struct entry *window_close(void)
 	struct entry *entry = window.entry;
 
 	window.entry = NULL;
+	replay_attention.timed = 0;
 	return entry;
 }
 
@@ -171,11 +175,6 @@ static bool rests(struct entry *entry)
 	return true;
 }
 
-bool trial_wants_ops(void)
-{
-	return window.entry != NULL;
-}
-
 static void window_open(struct entry *entry, uint64_t now, uint64_t region_ops)
 {
 	window.entry = entry;
@@ -183,6 +182,7 @@ static void window_open(struct entry *entry, uint64_t now, uint64_t region_ops)
 	window.begin = now;
 	window.first = region_ops;
 	window.same = 0;
+	replay_attention.timed = 1;
 }
 
 bool trial_leaves_alone(uint64_t place, uint64_t now, uint64_t region_ops)
@@ -192,7 +192,7 @@ bool trial_leaves_alone(uint64_t place, uint64_t now, uint64_t region_ops)
 
 	if (region_ops < alone_until)
 		return true;
-	trial_spoilt(); /* what is being timed took another path, or did not begin */
+	trial_spoilt(); /* what is being timed took another path */
 	entry = entry_of(place);
 	if (entry == NULL)
 		return false;
@@ -226,8 +226,11 @@ bool trial_op(uint32_t op, bool of_region, uint64_t region_ops)
 	window.op = op;
 	window.of_region = of_region;
 	window.same += op == entry->end.op;
-	if (window.way == WAIT)
+	if (window.way == WAIT) {
+		if (replay_attention.pending == 0)
+			trial_spoilt(); /* its first op did not wait, for another reason than ours */
 		return false;
+	}
 	if (same_end(end_here(region_ops), entry->end))
 		return true;
 	if (region_ops - window.first > entry->end.region_ops)

@@ -26,10 +26,9 @@ extern struct trial_counts trial_counts;
 
 /* A batch could begin with the op that is being issued. Whether it shall not. */
 bool trial_leaves_alone(uint64_t place, uint64_t now, uint64_t region_ops);
-/* Whether something is being timed: trial_op wants to know of each op, before anything is done for it. It says whether what was
- * left alone ends there: trial_left_alone must be called next. */
-bool trial_wants_ops(void);
-/* `op` is a number for each op, `of_region` whether some region has it. */
+/* An op is issued, and nothing was done for it yet: called for each while something is timed (attention.h). `op` is a number
+ * for each op, `of_region` whether it is among those that region_ops counts. Whether what was left alone ends here:
+ * trial_left_alone must be called next. */
 bool trial_op(uint32_t op, bool of_region, uint64_t region_ops);
 void trial_left_alone(uint64_t now);
 /* A batch has run, at the op that was issued last; guarding it took `guarding`. */

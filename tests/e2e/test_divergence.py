@@ -3,7 +3,8 @@
 For each program of tests/programs/divergence/programs.py, at each of its sizes: the same output as eager under the plan made
 from chains.py, ops deferred in the hazard's step, and the flush reason that the program names. All that leave the process as it
 was run in one process first, which is quicker; what was not deferred there, or flushed for another reason, runs again alone. Each
-runs once more on a library without the guard that it names, where the output must differ or the process must fail: the test would notice its absence.
+runs once more on a library without the guard that it names, where the output must differ or the process must fail: the test would
+notice its absence.
 """
 # timeout: 900
 import json

@@ -49,17 +49,24 @@ def eager(name):
     return _eager[name]
 
 
+def replayed(name, steps, trials):
+    """What drive() says, and the counts."""
+    log = path("counts.json")
+    env = {"TERRA_PLAN": plan(name), "TERRA_TRIALS": trials, "TERRA_LOG": "json:" + log}
+    have, printed = drive(name, steps, env, REPLAY)
+    with open(log, encoding="utf-8") as file:
+        return have, printed, json.load(file)
+
+
 def same_bits(name):
-    steps, log = STEPS[name], path(name + ".json")
+    steps = STEPS[name]
     want, want_printed = eager(name)
-    have, have_printed = drive(name, steps, {"TERRA_PLAN": plan(name), "TERRA_LOG": "json:" + log}, REPLAY)
+    have, have_printed, counts = replayed(name, steps, "off")
     assert len(want["losses"]) == steps, f"{len(want['losses'])} losses"
     different = [i for i, (a, b) in enumerate(zip(want["losses"], have["losses"])) if a != b]
     assert not different, f"losses differ from step {different[0]} on"
     assert want["parameters"] == have["parameters"], "final parameters differ"
     assert want_printed == have_printed
-    with open(log, encoding="utf-8") as file:
-        counts = json.load(file)
     reported = ops_in_regions(name)
     print(f"{name}: {counts['ops_fused'] / steps:.1f} ops fused in a step, {reported} in the report's regions")
     assert reported > 20 and counts["ops_fused"] >= 0.95 * reported * steps, f"{counts['ops_fused']} ops fused in {steps} steps"
@@ -78,11 +85,8 @@ def gpt2_has_eagers_bits_over_30_steps():
 
 def same_bits_on_trial(name, steps):
     """Which places are left alone, and when, differs from run to run."""
-    log = path("trials.json")
     want, _ = eager(name)
-    have, _ = drive(name, steps, {"TERRA_PLAN": plan(name), "TERRA_TRIALS": "on", "TERRA_LOG": "json:" + log}, REPLAY)
-    with open(log, encoding="utf-8") as file:
-        counts = json.load(file)
+    have, _, counts = replayed(name, steps, "on")
     print(f"{name}: {counts['trials']}, {counts['left_alone']} times left alone, {counts['ops_fused']} ops fused")
     assert len(have["losses"]) == steps and have["losses"] == want["losses"][:steps]
     assert steps < STEPS[name] or have["parameters"] == want["parameters"]

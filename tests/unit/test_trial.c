@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "replay/attention.h"
 #include "replay/trial.h"
 
 enum { FIRST = 300, MIDDLE, LAST, INNER }; /* numbers of ops; INNER is issued by kernels */
@@ -18,7 +19,6 @@ struct program { /* of batches of three region ops that are run at a LAST */
 
 struct outcome {
 	uint32_t waited, alone; /* batches */
-	uint64_t time;
 };
 
 static uint64_t now, region_ops;
@@ -27,8 +27,31 @@ static uint64_t now, region_ops;
 static void op(uint32_t number, bool of_region)
 {
 	region_ops += of_region;
-	if (trial_wants_ops() && trial_op(number, of_region, region_ops))
+	if (replay_attention.timed && trial_op(number, of_region, region_ops))
 		trial_left_alone(now);
+}
+
+/* A batch could begin. Whether it is left alone; else something waits from now on. */
+static bool left_alone(uint64_t place)
+{
+	bool alone = trial_leaves_alone(place, now, region_ops);
+
+	replay_attention.pending = !alone;
+	return alone;
+}
+
+/* What waits is run by the last op. */
+static void ran(uint64_t guarding)
+{
+	replay_attention.pending = 0;
+	trial_ran(now, region_ops, guarding);
+}
+
+/* By something else. */
+static void spoilt(void)
+{
+	replay_attention.pending = 0;
+	trial_spoilt();
 }
 
 /* One batch as the program issues it. Whether it waited. */
@@ -37,7 +60,7 @@ static bool batch(const struct program *program)
 	bool alone;
 
 	op(FIRST, true);
-	alone = trial_leaves_alone(program->place, now, region_ops);
+	alone = left_alone(program->place);
 	for (uint32_t i = 0; i < program->middle; i++) {
 		if (alone)
 			op(INNER, false);
@@ -48,20 +71,19 @@ static bool batch(const struct program *program)
 	now += alone ? program->alone : program->wait;
 	op(LAST, program->last_of_region);
 	if (!alone)
-		trial_ran(now, region_ops, program->guarding);
+		ran(program->guarding);
 	return !alone;
 }
 
 static struct outcome run(const struct program *program, uint32_t n)
 {
-	struct outcome outcome = {.time = now};
+	struct outcome outcome = {0};
 
 	for (uint32_t i = 0; i < n; i++)
 		if (batch(program))
 			outcome.waited++;
 		else
 			outcome.alone++;
-	outcome.time = now - outcome.time;
 	return outcome;
 }
 
@@ -175,7 +197,7 @@ static void test_what_ends_elsewhere_is_no_sample(void **state)
 
 	for (int i = 0; i < 1000; i++) {
 		op(FIRST, true);
-		if (trial_leaves_alone(program.place, now, region_ops)) {
+		if (left_alone(program.place)) {
 			alone++;
 			for (int k = 0; k < 10; k++)
 				op(MIDDLE, true);
@@ -185,7 +207,7 @@ static void test_what_ends_elsewhere_is_no_sample(void **state)
 			op(MIDDLE, true);
 		now += program.wait;
 		op(LAST, false);
-		trial_ran(now, region_ops, program.guarding);
+		ran(program.guarding);
 	}
 	assert_in_range(alone, 1, 64);
 	assert_int_equal(trial_counts.trials, before.trials);
@@ -201,15 +223,15 @@ static void test_another_op_at_the_end_is_no_sample(void **state)
 	run(&program, 12);
 	for (int i = 0; i < 1000; i++) {
 		op(FIRST, true);
-		if (!trial_leaves_alone(program.place, now, region_ops)) {
+		if (!left_alone(program.place)) {
 			waited++;
 			now += program.wait;
 			op(LAST, true);
-			trial_ran(now, region_ops, program.guarding);
+			ran(program.guarding);
 			continue;
 		}
 		op(MIDDLE, true);
-		trial_leaves_alone(a_place(), now, region_ops);
+		left_alone(a_place());
 	}
 	assert_in_range(waited, 900, 1000);
 	assert_int_equal(trial_counts.trials, before.trials);
@@ -226,9 +248,9 @@ static void test_a_verdict_that_cannot_be_renewed_is_given_up(void **state)
 		bool alone;
 
 		op(FIRST, true);
-		alone = trial_leaves_alone(program.place, now, region_ops);
+		alone = left_alone(program.place);
 		if (!alone)
-			trial_spoilt();
+			spoilt();
 		for (uint32_t k = 0; k < program.middle; k++)
 			op(MIDDLE, true);
 		op(LAST, false);
@@ -253,7 +275,7 @@ static void test_what_another_thread_spoilt_is_no_sample(void **state)
 {
 	trial_spoilt();
 	trial_left_alone(now);
-	assert_false(trial_wants_ops());
+	assert_false(replay_attention.timed);
 }
 
 static void test_what_was_run_by_no_op_is_no_sample(void **state)
@@ -262,12 +284,23 @@ static void test_what_was_run_by_no_op_is_no_sample(void **state)
 
 	for (int i = 0; i < 1000; i++) {
 		op(FIRST, true);
-		assert_false(trial_leaves_alone(program.place, now, region_ops));
+		assert_false(left_alone(program.place));
 		op(MIDDLE, true);
 		now += 300;
-		trial_spoilt();
-		assert_false(trial_wants_ops());
+		spoilt();
+		assert_false(replay_attention.timed);
 	}
+}
+
+/* Its first op was refused for another reason, and runs at once. */
+static void test_what_does_not_begin_is_not_timed(void **state)
+{
+	op(FIRST, true);
+	assert_false(left_alone(a_place()));
+	assert_true(replay_attention.timed);
+	replay_attention.pending = 0;
+	op(MIDDLE, true);
+	assert_false(replay_attention.timed);
 }
 
 /* Many more places than the table has room for. */
@@ -302,6 +335,7 @@ int main(void)
 		cmocka_unit_test(test_of_two_places_with_one_entry_one_is_tried),
 		cmocka_unit_test(test_what_another_thread_spoilt_is_no_sample),
 		cmocka_unit_test(test_what_was_run_by_no_op_is_no_sample),
+		cmocka_unit_test(test_what_does_not_begin_is_not_timed),
 		cmocka_unit_test(test_many_places),
 	};
 
