@@ -162,7 +162,7 @@ bool graph_tensor_is_full(const struct graph_tensor *tensor, uint8_t ndim, const
 struct graph_pass {
 	const char *name;
 	const char *what; /* one line for --passes */
-	bool optional;	  /* may be switched off; the result is right without it, only slower */
+	bool carries;	  /* those behind it work on what it finds: left out, so are they, and no region is there */
 	int (*run)(struct graph *graph, char *err, size_t err_size);
 };
 
@@ -179,8 +179,8 @@ int pass_cost(struct graph *graph, char *err, size_t err_size);	   /* pass_cost.
 extern const struct graph_pass graph_passes[];
 const struct graph_pass *graph_pass_find(const char *name);
 /* Runs the passes that come behind graph->after, up to `last` (NULL: all), leaving out those named in `disabled` (NULL,
- * or NULL-terminated). Returns 0, -EINVAL for an unknown name or one that can't be left out, or what a pass returned.
- */
+ * or NULL-terminated), and all behind one of these that carries them. Each can be left out: the result is right without it, only
+ * slower. Returns 0, -EINVAL for an unknown name, or what a pass returned. */
 int graph_run_passes(struct graph *graph, const char *last, const char *const *disabled, char *err, size_t err_size);
 
 /* passive.c: whether the op (with its overload) neither reads nor writes tensor data. The list, for plans. */

@@ -6,14 +6,14 @@
 #include "graphopt/graph.h"
 
 const struct graph_pass graph_passes[] = {
-    {"values", "names memory by storage and version", false, pass_values},
-    {"liveness", "finds where values are made, read last and read by the host", true, pass_liveness},
-    {"kinds", "finds the ops that have a rule, and why others have none", false, pass_kinds},
-    {"inplace", "lets in-place ops be part of regions", true, pass_inplace},
-    {"passive", "lets views, metadata and allocation pass inside regions", true, pass_passive},
-    {"small", "lets ops on tensors under 256 bytes pass inside regions", true, pass_small},
-    {"regions", "cuts runs of fusible ops into regions and merges equal ones", false, pass_regions},
-    {"cost", "drops regions that save less memory traffic than guarding them costs", true, pass_cost},
+    {"values", "names memory by storage and version", true, pass_values},
+    {"liveness", "finds where values are made, read last and read by the host", false, pass_liveness},
+    {"kinds", "finds the ops that have a rule, and why others have none", true, pass_kinds},
+    {"inplace", "lets in-place ops be part of regions", false, pass_inplace},
+    {"passive", "lets views, metadata and allocation pass inside regions", false, pass_passive},
+    {"small", "lets ops on tensors under 256 bytes pass inside regions", false, pass_small},
+    {"regions", "cuts runs of fusible ops into regions and merges equal ones", true, pass_regions},
+    {"cost", "drops regions that save less memory traffic than guarding them costs", false, pass_cost},
     {NULL, NULL, false, NULL},
 };
 
@@ -37,14 +37,10 @@ static bool is_listed(const char *name, const char *const *names)
 
 static int check_disabled(const char *const *disabled, char *err, size_t err_size)
 {
-	const struct graph_pass *pass;
-
 	for (; disabled && *disabled; disabled++) {
-		pass = graph_pass_find(*disabled);
-		if (pass && pass->optional)
+		if (graph_pass_find(*disabled))
 			continue;
-		snprintf(err, err_size, pass ? "the pass \"%s\" can't be left out" : "there is no pass \"%s\"",
-			 *disabled);
+		snprintf(err, err_size, "there is no pass \"%s\"", *disabled);
 		return -EINVAL;
 	}
 	return 0;
@@ -72,6 +68,8 @@ int graph_run_passes(struct graph *graph, const char *last, const char *const *d
 	for (; pass->name && (!end || pass <= end); pass++) {
 		if (!is_listed(pass->name, disabled))
 			ret = pass->run(graph, err, err_size);
+		else if (pass->carries)
+			return 0;
 		if (ret) {
 			if (ret == -ENOMEM)
 				snprintf(err, err_size, "out of memory");

@@ -49,7 +49,7 @@ static const char usage[] =
     "        --list              print the plan's regions; alone with a plan, write nothing\n"
     "        --json              print the plan as JSON instead\n"
     "        --no-measure        compare bits but take no times: nothing is left out for gaining too little\n"
-    "        --disable-pass PASS leave a pass out; may be given again\n"
+    "        --disable-pass PASS leave a pass out, and with a base (--passes) what follows; may be given again\n"
     "        --dump-after PASS   print the graph as it is after a pass, and stop\n"
     "        --passes            print the passes\n"
     "    -q, --quiet             no progress and no summary\n"
@@ -154,7 +154,7 @@ static _Noreturn void list_passes(void)
 	const struct graph_pass *pass;
 
 	for (pass = graph_passes; pass->name; pass++)
-		printf("%-10s %-9s %s\n", pass->name, pass->optional ? "optional" : "needed", pass->what);
+		printf("%-10s %-9s %s\n", pass->name, pass->carries ? "base" : "optional", pass->what);
 	exit(fflush(stdout) ? 1 : 0);
 }
 
@@ -221,17 +221,13 @@ static void take_option(int c)
 
 static void check_pass_names(void)
 {
-	const struct graph_pass *pass;
 	size_t i;
 
 	if (options.dump_after && strcmp(options.dump_after, "build") && !graph_pass_find(options.dump_after))
 		wrong_usage("there is no such pass, --passes lists them", options.dump_after);
-	for (i = 0; i < options.disabled.n; i++) {
-		pass = graph_pass_find(options.disabled.items[i]);
-		if (!pass || !pass->optional)
-			wrong_usage(pass ? "this pass can't be left out" : "there is no such pass, --passes lists them",
-				    options.disabled.items[i]);
-	}
+	for (i = 0; i < options.disabled.n; i++)
+		if (!graph_pass_find(options.disabled.items[i]))
+			wrong_usage("there is no such pass, --passes lists them", options.disabled.items[i]);
 }
 
 static void read_options(int argc, char **argv)
