@@ -42,6 +42,14 @@ static void count_threads(int more)
 #endif
 }
 
+/* Another thread may look from now on. */
+static void not_alone(void)
+{
+#ifndef TERRA_NO_GUARD_THREADS
+	queue_flush(FLUSH_THREAD);
+#endif
+}
+
 static void thread_gone(void *unused)
 {
 	count_threads(-1);
@@ -157,7 +165,7 @@ REPLAY_EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr, 
 		return real(thread, attr, routine, arg);
 	if (is_drivers_first(caller)) {
 		driver_waits = true;
-		queue_flush(FLUSH_THREAD);
+		not_alone();
 		return real(thread, attr, routine, arg);
 	}
 	start = malloc(sizeof(*start));
@@ -168,9 +176,7 @@ REPLAY_EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr, 
 	if (!start->sleeps)
 		snprintf(replay_thread_maker, sizeof(replay_thread_maker), "%s", maker); /* the library may be gone later */
 	count_threads(1);
-#ifndef TERRA_NO_GUARD_THREADS
-	queue_flush(FLUSH_THREAD);
-#endif
+	not_alone();
 	err = real(thread, attr, thread_main, start);
 	if (err != 0) {
 		free(start);
@@ -189,14 +195,14 @@ REPLAY_EXPORT int thrd_create(thrd_t *thread, thrd_start_t routine, void *arg)
 		real = (thrd_create_fn)dlsym(RTLD_NEXT, "thrd_create");
 	/* Its end is not watched: with such a thread nothing waits any more. */
 	count_threads(1);
-	queue_flush(FLUSH_THREAD);
+	not_alone();
 	return real(thread, routine, arg);
 }
 
 static void thread_wakes(void *unused)
 {
 	count_threads(1);
-	queue_flush(FLUSH_THREAD);
+	not_alone();
 }
 
 /* Without a version it could be the one that was replaced when conditions got another layout. */

@@ -152,6 +152,18 @@ def make_plan(stem, command, *options, env=None):
     return _made(stem, "plan", [command, options, env], make)
 
 
+def make_without_guards():
+    """All test builds of the library that leave guards out. One suite at a time, as all others that need them wait."""
+    with open(os.path.join(BUILD, "guards.lock"), "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run(["cmake", "--build", BUILD, "--target", "replay_without_guards"], timeout=580)
+
+
+def without_guard(guard):
+    """The library without that guard, or without several, joined by "+"."""
+    return os.path.join(BUILD, "lib", "without", guard, "libterra_replay.so")
+
+
 def temporary_folder():
     return tempfile.TemporaryDirectory(prefix="terra-test-")
 

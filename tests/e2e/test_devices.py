@@ -1,10 +1,12 @@
 """Machines with a GPU, as far as they can be had without one: threads that exist there and look at nothing keep no work from
 waiting, and as soon as a device is in use nothing waits. On a machine with a GPU tests/gpu/run asks more.
 """
+# timeout: 600
 import json
 import os
 
-from harness import PYTHON, REPLAY, ROOT, main, make_plan, program, python, run, skip, temporary_folder, test
+from harness import (PYTHON, REPLAY, ROOT, main, make_plan, make_without_guards, program, python, run, skip, temporary_folder,
+                     test, without_guard)
 
 MIXED = os.path.join(ROOT, "tests", "gpu", "mixed.py")
 _folder = temporary_folder()
@@ -44,6 +46,63 @@ print(waiting[0], waiting[1], step(), step())
 """
 
 
+# A library whose name says that its thread sleeps until there is work for it: to read a number.
+READER = """
+#include <pthread.h>
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t work = PTHREAD_COND_INITIALIZER;
+static const volatile float *wanted;
+static volatile float seen;
+static volatile int sleeping, done;
+static void *serve(void *unused)
+{
+    pthread_mutex_lock(&lock);
+    for (sleeping = 1;; done = 1) {
+        while (!wanted)
+            pthread_cond_wait(&work, &lock);
+        seen = *wanted;
+        wanted = 0;
+    }
+    return unused;
+}
+int start(void)
+{
+    pthread_t thread;
+    int err = pthread_create(&thread, 0, serve, 0);
+    while (!err && !sleeping)
+        ;
+    return err;
+}
+float ask(const float *p)
+{
+    pthread_mutex_lock(&lock);
+    done = 0;
+    wanted = p;
+    pthread_cond_signal(&work);
+    pthread_mutex_unlock(&lock);
+    while (!done)
+        ;
+    return seen;
+}
+"""
+
+WOKEN = """
+import ctypes, os, sys
+sys.path.insert(0, os.path.dirname(sys.argv[1]))
+import torch
+import mixed
+
+reader = ctypes.CDLL(sys.argv[2])
+reader.ask.restype = ctypes.c_float
+assert reader.start() == 0
+for i in range(2):
+    y = mixed.chain(torch.full((1 << 16,), 2.0 + i))
+    waiting, threads = mixed.count("waiting"), mixed.count("thread")
+    print(reader.ask(ctypes.c_void_p(y.data_ptr())))
+    print(waiting, mixed.count("waiting"), mixed.count("thread") - threads, file=sys.stderr)
+"""
+
+
 def path(name):
     return os.path.join(_folder.name, name)
 
@@ -52,12 +111,17 @@ def plan():
     return make_plan(path("mixed"), [MIXED, "trace"], "--disable-pass", "cost")
 
 
+def library(name, source):
+    """The path of a library, compiled once."""
+    if not os.path.exists(path(name)):
+        run([os.environ.get("CC", "cc"), "-shared", "-fPIC", "-pthread", "-Wl,-soname," + name, "-x", "c", "-", "-o", path(name)],
+            input=source)
+    return path(name)
+
+
 def driver():
-    """The path of a library that stands for CUDA's driver."""
-    if not os.path.exists(path("libcuda.so.1")):
-        run([os.environ.get("CC", "cc"), "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-x", "c", "-", "-o",
-             path("libcuda.so.1")], input=DRIVER)
-    return path("libcuda.so.1")
+    """Stands for CUDA's driver."""
+    return library("libcuda.so.1", DRIVER)
 
 
 def probe(code):
@@ -93,6 +157,23 @@ def thread_of_an_allocator_is_asleep():
     except AssertionError:
         skip("no pyarrow")
     assert probe("import pyarrow")[2:] == [3, 3]
+
+
+def woken(preload):
+    """What a thread of a library read when it woke; and how many ops waited before and after, and how many flushes a thread caused."""
+    done = python(WOKEN, MIXED, library("libarrow_like.so", READER), env={"TERRA_PLAN": plan()}, preload=preload)
+    return done.stdout, [[int(word) for word in line.split()] for line in done.stderr.splitlines()]
+
+
+@test(timeout=600)
+def a_librarys_thread_wakes_to_results():
+    "Work waits beside a library's sleeping thread, and is done before that goes on; without counting, or closed pages, it reads what was there."
+    want = woken(None)[0]
+    assert woken(REPLAY) == (want, [[3, 0, 1], [3, 0, 1]])
+    make_without_guards()
+    have, seen = woken(without_guard("threads"))
+    assert have == want and [line[2] for line in seen] == [0, 0], seen  # the pages' work
+    assert woken(without_guard("threads+pages"))[0] != want
 
 
 @test

@@ -12,7 +12,8 @@ import os
 import subprocess
 import sys
 
-from harness import BUILD, PYTHON, REPLAY, clean_env, main, make_plan, program, run, temporary_folder, test
+from harness import (PYTHON, REPLAY, clean_env, main, make_plan, make_without_guards, program, run, temporary_folder,
+                     test, without_guard)
 
 sys.path.insert(0, os.path.dirname(program("divergence/programs.py")))
 SCRIPT = program("divergence/programs.py")
@@ -81,15 +82,11 @@ def together(**env):
     return _state[key]
 
 
-def without(guard):
-    return os.path.join(BUILD, "lib", "without", guard, "libterra_replay.so")
-
-
 def same_without(name, guard, sizes, want):
     """The sizes at which a library without the guard prints the same, and what it said. Tried up to five times: a guard may be
     one against a race, which is not always lost, and a run in which nothing was deferred (seen once) says nothing of it."""
     for _ in range(5):
-        done, have, seen = replay(name, without(guard), sizes)
+        done, have, seen = replay(name, without_guard(guard), sizes)
         same = [size for size in sizes if done.returncode == 0 and have.get(size) == want[size]]
         if not same:
             break
@@ -137,7 +134,7 @@ def check(name, guard, reason, sizes, apart):
 @test(timeout=600)
 def libraries_without_one_guard_each():
     "The test builds that leave out a guard can be made, and release builds refuse to."
-    run(["cmake", "--build", BUILD, "--target", "replay_without_guards"], timeout=580)
+    make_without_guards()
     source = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     refused = run(["cmake", "-S", source, "-B", folder(), "-DCMAKE_BUILD_TYPE=Release", "-DTERRA_TEST_NO_GUARD=pages"],
                   check=False)
