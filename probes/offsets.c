@@ -260,3 +260,30 @@ int terra_offsets_load(const char *libtorch_path, bool use_cache, struct terra_o
 		(void)terra_cache_write("offsets", &key, out, sizeof(*out));
 	return code;
 }
+
+size_t terra_offsets_missing(const struct terra_offsets *offsets, char *out, size_t size)
+{
+#define FIELD(field) {#field, offsets->field.known}
+	const struct {
+		const char *name;
+		bool known;
+	} fields[] = {
+	    FIELD(storage), FIELD(autograd_meta), FIELD(ndim), FIELD(sizes), FIELD(strides), FIELD(storage_offset), FIELD(numel),
+	    FIELD(data_type), FIELD(device_type), FIELD(device_index), FIELD(key_set), FIELD(data_ptr), FIELD(nbytes),
+	    FIELD(requires_grad), FIELD(grad_fn), {"scalars", offsets->scalar.size != 0},
+	    {"undefined tensors", offsets->undefined_type != UINT16_MAX}, {"sizes of several dimensions", offsets->inline_dims != 0},
+	};
+#undef FIELD
+	size_t n = 0, at = 0;
+
+	if (size)
+		out[0] = '\0';
+	for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
+		if (fields[i].known)
+			continue;
+		if (at < size)
+			at += (size_t)snprintf(out + at, size - at, "%s%s", n ? ", " : "", fields[i].name);
+		n++;
+	}
+	return n;
+}

@@ -82,4 +82,8 @@ int terra_offsets_load(const char *libtorch_path, bool use_cache, struct terra_o
  * tensors. Returns 0 or -errno with a message. For processes that have the library anyway. */
 int terra_offsets_calibrate(void *handle, struct terra_offsets *out, char *err, size_t err_size);
 
+/* The names of the fields that are not known, as "strides, grad_fn" ("" when all are), cut off where they do not fit.
+ * Returns how many there are. */
+size_t terra_offsets_missing(const struct terra_offsets *offsets, char *out, size_t size);
+
 #endif

@@ -30,7 +30,7 @@ enum flush_reason {
 	FLUSH_SYSCALL,   /* a system call was about to be given memory that waits */
 	FLUSH_FORK,
 	FLUSH_THREAD,    /* a second program thread starts or issues an op */
-	FLUSH_SETTING,   /* thread count or floating-point mode changed */
+	FLUSH_SETTING,   /* floating-point mode changed */
 	FLUSH_EXIT,
 	FLUSH_REASONS
 };
@@ -183,6 +183,8 @@ extern volatile int replay_program_threads;
 bool threads_alone(void);
 extern volatile int replay_disabled; /* for good: forked child, shutdown */
 extern char replay_thread_maker[64]; /* library of the last one that counts in its sleep, too; "": none so far */
+/* Threads may be there from now on that are not counted: nothing waits any more. */
+void threads_hidden(void);
 void threads_init(void);
 
 /* ---- log.c ---- */

@@ -3,6 +3,7 @@
  * Each wrapper looks at the memory that the call is given and flushes when any of it is closed. What reaches the kernel
  * without passing here (inline system calls, io_uring submissions) is named in docs/TRANSPARENCY.md.
  */
+#include <aio.h>
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -109,6 +110,33 @@ WRAP(size_t, fwrite_unlocked, (const void *restrict p, size_t size, size_t n, FI
 WRAP(size_t, fread, (void *restrict p, size_t size, size_t n, FILE *restrict f), (p, size, n, f), give(p, size * n))
 WRAP(size_t, fread_unlocked, (void *restrict p, size_t size, size_t n, FILE *restrict f), (p, size, n, f),
      give(p, size * n))
+
+/* What the calls above become where the compiler knows the memory's size (_FORTIFY_SOURCE). No header declares them without that. */
+#define WRAP_CHECKED(ret, name, params, args, prepare)                                                                 \
+	REPLAY_EXPORT ret name params;                                                                                 \
+	WRAP(ret, name, params, args, prepare)
+
+WRAP_CHECKED(ssize_t, __read_chk, (int fd, void *p, size_t n, size_t size), (fd, p, n, size), give(p, n))
+WRAP_CHECKED(ssize_t, __pread_chk, (int fd, void *p, size_t n, off_t at, size_t size), (fd, p, n, at, size), give(p, n))
+WRAP_CHECKED(ssize_t, __pread64_chk, (int fd, void *p, size_t n, off64_t at, size_t size), (fd, p, n, at, size), give(p, n))
+WRAP_CHECKED(ssize_t, __recv_chk, (int fd, void *p, size_t n, size_t size, int flags), (fd, p, n, size, flags), give(p, n))
+WRAP_CHECKED(ssize_t, __recvfrom_chk,
+	     (int fd, void *p, size_t n, size_t size, int flags, struct sockaddr *from, socklen_t *length),
+	     (fd, p, n, size, flags, from, length), give(p, n))
+WRAP_CHECKED(size_t, __fread_chk, (void *restrict p, size_t room, size_t size, size_t n, FILE *restrict f), (p, room, size, n, f),
+	     give(p, size * n))
+WRAP_CHECKED(size_t, __fread_unlocked_chk, (void *restrict p, size_t room, size_t size, size_t n, FILE *restrict f),
+	     (p, room, size, n, f), give(p, size * n))
+
+/* libc makes its own calls for these, at some later time, on threads that it makes out of our sight. */
+WRAP(int, aio_read, (struct aiocb *cb), (cb), threads_hidden())
+WRAP(int, aio_read64, (struct aiocb64 *cb), (cb), threads_hidden())
+WRAP(int, aio_write, (struct aiocb *cb), (cb), threads_hidden())
+WRAP(int, aio_write64, (struct aiocb64 *cb), (cb), threads_hidden())
+WRAP(int, lio_listio, (int mode, struct aiocb *const list[restrict], int n, struct sigevent *restrict event),
+     (mode, list, n, event), threads_hidden())
+WRAP(int, lio_listio64, (int mode, struct aiocb64 *const list[restrict], int n, struct sigevent *restrict event),
+     (mode, list, n, event), threads_hidden())
 
 REPLAY_EXPORT int ioctl(int fd, unsigned long request, ...)
 {

@@ -185,6 +185,16 @@ REPLAY_EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr, 
 	return err;
 }
 
+/* Its end is not watched: with such a thread nothing waits any more. */
+void threads_hidden(void)
+{
+	static atomic_bool any;
+
+	if (!atomic_exchange(&any, true))
+		count_threads(1);
+	not_alone();
+}
+
 /* C11 threads: libc makes them without passing through the symbol above. */
 REPLAY_EXPORT int thrd_create(thrd_t *thread, thrd_start_t routine, void *arg)
 {
@@ -193,9 +203,7 @@ REPLAY_EXPORT int thrd_create(thrd_t *thread, thrd_start_t routine, void *arg)
 
 	if (real == NULL)
 		real = (thrd_create_fn)dlsym(RTLD_NEXT, "thrd_create");
-	/* Its end is not watched: with such a thread nothing waits any more. */
-	count_threads(1);
-	not_alone();
+	threads_hidden();
 	return real(thread, routine, arg);
 }
 

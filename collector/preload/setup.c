@@ -206,6 +206,15 @@ static void note_unseen(void)
 		record_drain_note(text);
 }
 
+static void note_missing_fields(void)
+{
+	char text[512] = "not found in this libtorch, so that what needs it is marked unreadable: ";
+	size_t begin = strlen(text);
+
+	if (terra_offsets_missing(&record_state.offsets, text + begin, sizeof(text) - begin))
+		record_drain_note(text);
+}
+
 static void note_openings(void)
 {
 	char text[256];
@@ -259,6 +268,7 @@ void record_libtorch_seen(void)
 		return;
 	if (begin(err, sizeof(err)) == 0) {
 		note_openings();
+		note_missing_fields();
 		__atomic_store_n(&record_state.active, true, __ATOMIC_RELEASE);
 	} else {
 		fprintf(stderr, "terra: not recording: %s\n", err);

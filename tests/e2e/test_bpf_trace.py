@@ -2,6 +2,7 @@
 """terra-trace as a user meets it: what it records, through both backends, and what it leaves alone."""
 # timeout: 900
 # alone: probes are the system's, and a tracer that gets no time loses events
+import glob
 import json
 import os
 import re
@@ -210,6 +211,44 @@ def raising_program_preload():
     need_torch()
     with temporary_folder() as folder:
         check_raises("preload", folder)
+
+
+def forget_field(library_cache, at):
+    """Makes a cached description of libtorch's structures say that the field at this place was not found."""
+    data = bytearray(open(library_cache, "rb").read())
+    begin = next(i for i in range(16, 512, 4) if int.from_bytes(data[i - 16:i - 8], "little") == len(data) - i)
+    data[begin + 4 * at + 3] = 0
+    mask, value = (1 << 64) - 1, 0x9e3779b97f4a7c15 ^ (len(data) - begin)
+    for i in range(begin, len(data), 8):  # as probes/cache.c has it
+        value = (value ^ int.from_bytes(data[i:i + 8], "little")) * 0xff51afd7ed558ccd & mask
+        value ^= value >> 29
+    data[begin - 8:begin] = value.to_bytes(8, "little")
+    with open(library_cache, "wb") as file:
+        file.write(data)
+
+
+@test(timeout=240)
+def fields_that_were_not_found_are_named():
+    "Without the place of strides all that does not need it is recorded, and the trace says what is missing."
+    with temporary_folder() as folder:
+        env = {"XDG_CACHE_HOME": folder}
+        for backend in ("preload", "bpf") if can_load_bpf() else ("preload",):
+            for forget in (False, True):
+                if forget:
+                    cached, = glob.glob(os.path.join(folder, "terra", "offsets-*"))
+                    forget_field(cached, 4)
+                outcome, path = trace(PYTHON, "-c", "import torch; (torch.ones(6, 7).t() * 3).relu()", folder=folder, env=env,
+                                      options=["--backend", backend], timeout=120)
+                assert outcome.returncode == 0, outcome.stderr
+                events, _, _ = load(path)
+                notes = [event["text"] for event in events if event["event"] == "note" and "not found" in event["text"]]
+                told = ["not found in this libtorch, so that what needs it is marked unreadable: strides"]
+                assert notes == (told if forget else []), (backend, notes)
+                relu = next(event for event in events if event["event"] == "enter" and event["op"] == "aten::relu")
+                tensor = relu["values"][0]["value"]
+                assert tensor["ndim"] == 2 and tensor["dtype"] == 6 and tensor["storage"], tensor
+                assert (tensor["sizes"], tensor["strides"]) == (([-1, -1], [-1, -1]) if forget else ([7, 6], [1, 7])), tensor
+            os.unlink(cached)
 
 
 @test

@@ -136,9 +136,14 @@ def libraries_without_one_guard_each():
     "The test builds that leave out a guard can be made, and release builds refuse to."
     make_without_guards()
     source = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    refused = run(["cmake", "-S", source, "-B", folder(), "-DCMAKE_BUILD_TYPE=Release", "-DTERRA_TEST_NO_GUARD=pages"],
-                  check=False)
-    assert refused.returncode != 0 and "release build" in refused.stderr
+    configure = ["cmake", "-S", source, "-DTERRA_TEST_NO_GUARD=pages"]
+    for kind in ["-DCMAKE_BUILD_TYPE=Release"], ["-DCMAKE_BUILD_TYPE=release"], ["-DCMAKE_BUILD_TYPE=MinSizeRel"], ["-DTERRA_TESTS=OFF"]:
+        refused = run([*configure, "-B", os.path.join(folder(), kind[0]), *kind], check=False)
+        assert refused.returncode != 0 and "release build" in refused.stderr, kind
+    unsafe = os.path.join(folder(), "unsafe")
+    run([*configure, "-B", unsafe, "-DCMAKE_BUILD_TYPE=Debug"], timeout=200)
+    refused = run(["cmake", "-P", os.path.join(unsafe, "replay", "cmake_install.cmake")], check=False)
+    assert refused.returncode != 0 and "not installed" in refused.stderr, refused
 
 
 @test(timeout=300)

@@ -3,6 +3,7 @@
 # timeout: 120
 # alone: its tests wait for a time
 import os
+import re
 import subprocess
 import sys
 import time
@@ -76,6 +77,22 @@ def a_stopped_bench_reports_its_complete_rounds():
         assert "8 iterations" in printed and "1 rounds" in printed and "stopped in round 2 of 3" in printed, printed
         with open(out, encoding="utf-8") as file:
             assert len(bench.json.load(file)["programs"]["steps"]["rounds"]) == 1
+
+
+@test(timeout=100)
+def a_bench_with_other_bits_fails():
+    "A program that computes something else each time."
+    with temporary_folder() as folder:
+        script = os.path.join(folder, "other.py")
+        with open(script, "w", encoding="utf-8") as file:
+            file.write("import sys, time, torch\n"
+                       "parameter = torch.nn.Parameter(torch.full((4,), time.time_ns() % 1e6))\n"
+                       "optimizer = torch.optim.SGD([parameter], 0.1)\n"
+                       "for step in range(int(sys.argv[1])):\n"
+                       "    parameter.sum().backward(); optimizer.step()\n")
+        done = run([PYTHON, os.path.join(ROOT, "tests", "bench.py"), "--programs", script, "--modes", "eager,malloc", "--rounds", "1",
+                    "--iterations", "8"], check=False)
+        assert done.returncode == 1 and re.search(r"^malloc .* NO$", done.stdout, re.MULTILINE), done
 
 
 @test

@@ -3,6 +3,7 @@
 # timeout: 1500
 import json
 import os
+import re
 import shutil
 import struct
 import sys
@@ -303,6 +304,26 @@ def without_torch():
     for env in ({"XDG_CACHE_HOME": path("empty")}, {"TERRA_MODE": "replay", "XDG_CACHE_HOME": path("empty")}):
         done = run([PYTHON, "-c", "print('no libtorch'); raise SystemExit(3)"], env=env, preload=REPLAY, check=False)
         assert (done.stdout, done.stderr, done.returncode) == ("no libtorch\n", "", 3), done
+
+
+@test(timeout=400)
+def the_log_tells_what_was_done():
+    "The same numbers for people and for scripts."
+    done, log = replay([THIRD, "3"], third_plan(3))
+    lines = run([PYTHON, THIRD, "3"], env={"TERRA_PLAN": third_plan(3), "TERRA_LOG": "summary"}, preload=REPLAY).stderr.splitlines()
+    assert all(line.startswith("terra: ") for line in lines), lines
+    text = "\n".join(lines)
+    ops = re.search(r"mode replay: (\d+) ops seen, (\d+) deferred, (\d+) fused in (\d+) runs, (\d+) singly, (\d+) replaced", text)
+    runs = sum(region["runs"] for region in log["regions"])
+    assert [int(number) for number in ops.groups()] == [log["ops_seen"], log["ops_deferred"], log["ops_fused"], runs, log["ops_singly"],
+                                                        log["ops_replaced"]], (text, log)
+    regions = re.search(r"regions: (\d+) of the plan's (\d+) ran; (\d+) times none began", text)
+    used = sum(region["runs"] > 0 for region in log["regions"])
+    assert [int(number) for number in regions.groups()] == [used, len(log["regions"]), log["left_alone"]], (text, log)
+    flushes = {reason: int(n) for reason, n in re.findall(r" (\w+) (\d+)", re.search(r"flushes:(.*)", text)[1])}
+    assert flushes == {reason: n for reason, n in log["flushes"].items() if n}, (text, log)
+    peak = float(re.search(r"memory: peak (\d+) MB", text)[1]) * 1e6
+    assert used > 0 and sum(flushes.values()) > 0 and 0.9 * peak < log["peak_bytes"] < 1.1 * peak, (text, log)
 
 
 @test(timeout=400)

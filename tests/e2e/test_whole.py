@@ -9,6 +9,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from harness import (PYTHON, REPLAY, ROOT, clean_env, main, make_plan, make_trace, program, run, temporary_folder, test,
                      tool)
+from shares import share_that_ran
 
 DRIVER = os.path.join(ROOT, "tests", "programs", "bench_driver.py")
 STEPS = {"mlp": 400, "gpt2": 30}
@@ -27,10 +28,13 @@ def plan(name):
     return _made[name]
 
 
+def trace(name):
+    return make_trace(path(name), [program(name + ".py"), str(TRACED[name])])
+
+
 def ops_in_regions(name):
     """How many ops of an iteration lie in regions that terra-report expects to gain."""
-    trace = make_trace(path(name), [program(name + ".py"), str(TRACED[name])])
-    regions = json.loads(run([tool("terra-report"), "--json", trace]).stdout)["convertible"]["regions"]
+    regions = json.loads(run([tool("terra-report"), "--json", trace(name)]).stdout)["convertible"]["regions"]
     return sum(region["count"] * len(region["ops"]) for region in regions if region["dropped"] is None)
 
 
@@ -83,24 +87,26 @@ def gpt2_has_eagers_bits_over_30_steps():
     same_bits("gpt2")
 
 
-def same_bits_on_trial(name, steps):
-    """Which places are left alone, and when, differs from run to run."""
+def same_bits_on_trial(name, steps, wanted):
+    """Which places are left alone, and when, differs from run to run. What is fused nonetheless holds most of the time."""
     want, _ = eager(name)
     have, _, counts = replayed(name, steps, "on")
-    print(f"{name}: {counts['trials']}, {counts['left_alone']} times left alone, {counts['ops_fused']} ops fused")
+    share = share_that_ran(trace(name), counts, steps)
+    print(f"{name}: {counts['trials']}, {counts['left_alone']} times left alone, {counts['ops_fused']} ops fused, {share:.0%} of the time")
     assert len(have["losses"]) == steps and have["losses"] == want["losses"][:steps]
     assert steps < STEPS[name] or have["parameters"] == want["parameters"]
+    assert share >= wanted, share
     return counts
 
 
 @test(timeout=300)
 def mlp_has_eagers_bits_on_trial():
-    same_bits_on_trial("mlp", STEPS["mlp"])
+    same_bits_on_trial("mlp", STEPS["mlp"], 0.6)
 
 
 @test(timeout=300)
 def gpt2_has_eagers_bits_on_trial():
-    counts = same_bits_on_trial("gpt2", 10)
+    counts = same_bits_on_trial("gpt2", 10, 0.5)  # in ten steps some places are still timed both ways
     assert counts["trials"]["verdicts"] > 0 and counts["left_alone"] > 0 and counts["ops_fused"] > 0, counts
 
 

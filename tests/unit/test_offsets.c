@@ -39,6 +39,25 @@ static void test_all_known(void **state)
 	assert_in_range(offsets.inline_dims, 1, 8);
 	assert_int_not_equal(offsets.undefined_type, UINT16_MAX);
 	assert_in_range(offsets.scalar.size, 16, 64);
+	assert_int_equal(terra_offsets_missing(&offsets, NULL, 0), 0);
+}
+
+static void test_missing_fields_are_named(void **state)
+{
+	struct terra_offsets offsets;
+	char text[256], *cut = text + sizeof(text) - 10;
+
+	(void)state;
+	memset(&offsets, 0xff, sizeof(offsets));
+	offsets.undefined_type = 7;
+	assert_int_equal(terra_offsets_missing(&offsets, text, sizeof(text)), 0);
+	assert_string_equal(text, "");
+	offsets.strides.known = offsets.grad_fn.known = 0;
+	offsets.scalar.size = 0;
+	assert_int_equal(terra_offsets_missing(&offsets, text, sizeof(text)), 3);
+	assert_string_equal(text, "strides, grad_fn, scalars");
+	assert_int_equal(terra_offsets_missing(&offsets, cut, 10), 3);
+	assert_string_equal(cut, "strides, ");
 }
 
 /* ---- in a child with the library ---- */
@@ -497,6 +516,7 @@ int main(void)
 		cmocka_unit_test(test_ambiguous_field),
 		cmocka_unit_test(test_op_that_aborts),
 		cmocka_unit_test(test_all_known),
+		cmocka_unit_test(test_missing_fields_are_named),
 		cmocka_unit_test(test_geometry),
 		cmocka_unit_test(test_types),
 		cmocka_unit_test(test_autograd),

@@ -529,6 +529,44 @@ def array_tofile(hazard):
         show("tofile", open(f.name, "rb").read())
 
 
+@program("syscalls", "syscall")
+def read_by_checked_call(hazard):
+    """As code calls it that was compiled with _FORTIFY_SOURCE."""
+    x = data(rows(64), 64)
+    with tempfile.TemporaryFile() as f:
+        f.write(bytes(x.nbytes))
+        f.flush()
+        f.seek(0)
+        with hazard():
+            y = chain(x)
+            address, n = ctypes.c_void_p(x.data_ptr()), ctypes.c_size_t(x.nbytes)
+            print("read", ctypes.CDLL(None)["__read_chk"](f.fileno(), address, n, n))
+            show("read", x, y)
+
+
+class AsynchronousIo(ctypes.Structure):
+    _fields_ = [("file", ctypes.c_int), ("opcode", ctypes.c_int), ("priority", ctypes.c_int), ("buffer", ctypes.c_void_p),
+                ("size", ctypes.c_size_t), ("value", ctypes.c_uint64), ("signal", ctypes.c_int), ("notify", ctypes.c_int),
+                ("rest", ctypes.c_uint64 * 16)]
+
+
+@program("threads", "thread", apart=True)
+def written_asynchronously(hazard):
+    """By a thread that libc makes by itself, and that is there later, too."""
+    libc, none = ctypes.CDLL(None), 1
+    x, z = data(rows(64), 64), data(rows(64), 64, 1)
+    with tempfile.TemporaryFile() as f:
+        with hazard():
+            y = chain(x)
+            request = AsynchronousIo(file=f.fileno(), buffer=y.data_ptr(), size=y.nbytes, notify=none)
+            libc.aio_write(ctypes.byref(request))
+            libc.aio_suspend(ctypes.byref(ctypes.pointer(request)), 1, None)
+            print("wrote", libc.aio_return(ctypes.byref(request)))
+        show("after", chain(z))
+        f.seek(0)
+        show("file", f.read())
+
+
 @program("ops+pages", "op")
 def saved(hazard):
     net = model()
