@@ -4,12 +4,13 @@
 # alone: its tests wait for a time
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from harness import PYTHON, ROOT, main, python, run, temporary_folder, test
+from harness import PYTHON, ROOT, main, python, run, skip, temporary_folder, test
 
 sys.path.insert(0, os.path.join(ROOT, "tests"))
 import bench
@@ -136,6 +137,19 @@ print(len(made), len(set(paths)), all(map(os.path.exists, paths)))
     with temporary_folder() as folder:
         assert python(code, env={"TERRA_TEST_PLANS": folder}, cwd=folder).stdout == "3 2 True\n"
         assert python(code, cwd=folder).stdout == "4 3 True\n"
+
+
+@test
+def without_the_right_to_load_bpf_a_test_says_so():
+    "It is skipped by name, and fails where that right is required."
+    if not shutil.which("capsh") or os.geteuid():
+        skip("needs root and capsh")
+    code = HARNESS + "@test\ndef probes(): need_bpf()\nmain()"
+    command = ["capsh", "--drop=cap_bpf,cap_perfmon,cap_sys_admin", "--", "-c", 'exec "$0" -c "$1"', PYTHON, code]
+    done = run(command, check=False)
+    assert done.returncode == 0 and "skipped - probes (needs CAP_BPF and CAP_PERFMON)" in done.stdout, done
+    done = run(command, env={"TERRA_REQUIRE_BPF": "1"}, check=False)
+    assert done.returncode == 1 and "FAIL - probes" in done.stdout, done
 
 
 @test

@@ -9,7 +9,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from harness import (PYTHON, REPLAY, ROOT, clean_env, main, make_plan, make_trace, program, run, temporary_folder, test,
                      tool)
-from shares import share_that_ran
+from shares import share_in_regions, share_that_ran
 
 DRIVER = os.path.join(ROOT, "tests", "programs", "bench_driver.py")
 STEPS = {"mlp": 400, "gpt2": 30}
@@ -28,8 +28,8 @@ def plan(name):
     return _made[name]
 
 
-def trace(name):
-    return make_trace(path(name), [program(name + ".py"), str(TRACED[name])])
+def trace(name, again=False):
+    return make_trace(path(name), [program(name + ".py"), str(TRACED[name])], again=again)
 
 
 def ops_in_regions(name):
@@ -108,6 +108,25 @@ def mlp_has_eagers_bits_on_trial():
 def gpt2_has_eagers_bits_on_trial():
     counts = same_bits_on_trial("gpt2", 10, 0.5)  # in ten steps some places are still timed both ways
     assert counts["trials"]["verdicts"] > 0 and counts["left_alone"] > 0 and counts["ops_fused"] > 0, counts
+
+
+def best_share(name, wanted):
+    """Of up to three traces: what else the machine does lengthens some ops and not others."""
+    best = share_in_regions(name, trace(name))
+    for _ in range(2):
+        if best < wanted:
+            best = max(best, share_in_regions(name, trace(name, again=True)))
+    return best
+
+
+@test(timeout=400)
+def most_of_mlps_other_time_is_in_regions():
+    assert best_share("mlp", 0.6) >= 0.6
+
+
+@test(timeout=400)
+def most_of_gpt2s_other_time_is_in_regions():
+    assert best_share("gpt2", 0.6) >= 0.6
 
 
 if __name__ == "__main__":
