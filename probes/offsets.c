@@ -287,3 +287,13 @@ size_t terra_offsets_missing(const struct terra_offsets *offsets, char *out, siz
 	}
 	return n;
 }
+
+bool terra_offsets_remark(const struct terra_offsets *offsets, char *out, size_t size)
+{
+	char missing[256];
+
+	if (terra_offsets_missing(offsets, missing, sizeof(missing)) == 0)
+		return false;
+	snprintf(out, size, "not found in this libtorch, so that what needs it is marked unreadable: %s", missing);
+	return true;
+}

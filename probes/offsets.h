@@ -86,4 +86,7 @@ int terra_offsets_calibrate(void *handle, struct terra_offsets *out, char *err, 
  * Returns how many there are. */
 size_t terra_offsets_missing(const struct terra_offsets *offsets, char *out, size_t size);
 
+/* What a trace says of them. False when all are known, and there is nothing to say. */
+bool terra_offsets_remark(const struct terra_offsets *offsets, char *out, size_t size);
+
 #endif

@@ -232,11 +232,10 @@ static int note(struct terra_session *session, const char *text)
 /* What the reader of the trace has to know of this backend. */
 static int write_notes(struct terra_session *session)
 {
-	char text[512] = "not found in this libtorch, so that what needs it is marked unreadable: ";
-	size_t begin = strlen(text);
+	char text[512];
 	int error = note(session, "child processes of the program are not recorded");
 
-	if (!error && terra_offsets_missing(&session->offsets, text + begin, sizeof(text) - begin))
+	if (!error && terra_offsets_remark(&session->offsets, text, sizeof(text)))
 		error = note(session, text);
 	if (!error)
 		error = note(session, "floating-point arguments passed in registers are not readable by this backend");

@@ -208,10 +208,9 @@ static void note_unseen(void)
 
 static void note_missing_fields(void)
 {
-	char text[512] = "not found in this libtorch, so that what needs it is marked unreadable: ";
-	size_t begin = strlen(text);
+	char text[512];
 
-	if (terra_offsets_missing(&record_state.offsets, text + begin, sizeof(text) - begin))
+	if (terra_offsets_remark(&record_state.offsets, text, sizeof(text)))
 		record_drain_note(text);
 }
 

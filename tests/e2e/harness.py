@@ -21,6 +21,7 @@ import ctypes
 import fcntl
 import fnmatch
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -150,6 +151,15 @@ def make_plan(stem, command, *options, env=None):
         run([tool("terra-opt"), "--quiet", "--no-measure", *options, "-o", path, make_trace(stem, command, env=env)],
             env={"GOMP_SPINCOUNT": "0", **(env or {})}, timeout=600)
     return _made(stem, "plan", [command, options, env], make)
+
+
+def drive(out, name, steps, *, env=None, preload=None, timeout=600):
+    """Runs one of tests/programs under the benchmark's driver, which writes to the file `out`: what it computed and when, and how
+    it ended."""
+    done = run([PYTHON, program("bench_driver.py"), "--started", time.monotonic_ns(), "--out", out, program(name + ".py"), steps],
+               env=env, preload=preload, timeout=timeout)
+    with open(out, encoding="utf-8") as file:
+        return json.load(file), done
 
 
 def make_without_guards():

@@ -54,22 +54,32 @@ def a_suite_that_hangs_has_failed():
     assert outcome(cmocka(OK) + "sleep 30", seconds=1) == (1, 1, 0)
 
 
+def training_script(folder, start, step="", end=""):
+    """A small training; `step` is done in each step and `end` behind the last."""
+    path = os.path.join(folder, "steps.py")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("import sys, time, torch\n"
+                   f"parameter = torch.nn.Parameter({start})\n"
+                   "optimizer = torch.optim.SGD([parameter], 0.1)\n"
+                   "for step in range(int(sys.argv[1])):\n"
+                   f"    parameter.sum().backward(); optimizer.step(); {step}\n"
+                   f"{end}")
+    return path
+
+
+def bench_command(script, modes, *options):
+    return [PYTHON, os.path.join(ROOT, "tests", "bench.py"), "--programs", script, "--modes", modes, "--iterations", "8", *options]
+
+
 @test(timeout=100)
 def a_stopped_bench_reports_its_complete_rounds():
     "SIGTERM in the second round: the first is printed and written, the exit code tells, no process is left."
     with temporary_folder() as folder:
         out = os.path.join(folder, "bench.json")
-        script = os.path.join(folder, "steps.py")
-        with open(script, "w", encoding="utf-8") as file:
-            file.write("import sys, time, torch\n"
-                       "parameter = torch.nn.Parameter(torch.ones(4))\n"
-                       "optimizer = torch.optim.SGD([parameter], 0.1)\n"
-                       "for step in range(int(sys.argv[1])):\n"
-                       "    parameter.sum().backward(); optimizer.step(); time.sleep(0.02)\n"
-                       f"open({folder!r} + '/done', 'a').write('x')\n"
-                       f"if len(open({folder!r} + '/done').read()) == 2: time.sleep(60)\n")
-        child = subprocess.Popen([PYTHON, os.path.join(ROOT, "tests", "bench.py"), "--programs", script, "--modes", "eager",
-                                  "--rounds", "3", "--iterations", "8", "--json", out], stdout=subprocess.PIPE, text=True)
+        script = training_script(folder, "torch.ones(4)", "time.sleep(0.02)",
+                                 f"open({folder!r} + '/done', 'a').write('x')\n"
+                                 f"if len(open({folder!r} + '/done').read()) == 2: time.sleep(60)\n")
+        child = subprocess.Popen(bench_command(script, "eager", "--rounds", "3", "--json", out), stdout=subprocess.PIPE, text=True)
         while not os.path.exists(os.path.join(folder, "done")) or len(open(os.path.join(folder, "done")).read()) < 2:
             time.sleep(0.1)
         child.terminate()
@@ -84,15 +94,8 @@ def a_stopped_bench_reports_its_complete_rounds():
 def a_bench_with_other_bits_fails():
     "A program that computes something else each time."
     with temporary_folder() as folder:
-        script = os.path.join(folder, "other.py")
-        with open(script, "w", encoding="utf-8") as file:
-            file.write("import sys, time, torch\n"
-                       "parameter = torch.nn.Parameter(torch.full((4,), time.time_ns() % 1e6))\n"
-                       "optimizer = torch.optim.SGD([parameter], 0.1)\n"
-                       "for step in range(int(sys.argv[1])):\n"
-                       "    parameter.sum().backward(); optimizer.step()\n")
-        done = run([PYTHON, os.path.join(ROOT, "tests", "bench.py"), "--programs", script, "--modes", "eager,malloc", "--rounds", "1",
-                    "--iterations", "8"], check=False)
+        script = training_script(folder, "torch.full((4,), time.time_ns() % 1e6)")
+        done = run(bench_command(script, "eager,malloc", "--rounds", "1"), check=False)
         assert done.returncode == 1 and re.search(r"^malloc .* NO$", done.stdout, re.MULTILINE), done
 
 

@@ -9,7 +9,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from harness import PYTHON, REPLAY, clean_env, main, make_plan, make_trace, program, run, temporary_folder, test, tool
+from harness import PYTHON, REPLAY, clean_env, drive, main, make_plan, make_trace, program, run, temporary_folder, test, tool
 from shares import share_that_ran
 
 STEPS, TRACED = 400, 100
@@ -23,11 +23,7 @@ def path(name):
 
 def driven(env=None, preload=None):
     """mlp as the benchmark's driver sees it."""
-    out = path("run.json")
-    run([PYTHON, program("bench_driver.py"), "--started", str(time.monotonic_ns()), "--out", out, program("mlp.py"),
-         str(STEPS)], env=env, preload=preload, timeout=60)
-    with open(out, encoding="utf-8") as file:
-        result = json.load(file)
+    result, _ = drive(path("run.json"), "mlp", STEPS, env=env, preload=preload, timeout=60)
     result["third"], result["rest"] = result["iteration_ends"][2], result["end"] - result["iteration_ends"][2]
     return result
 

@@ -7,11 +7,9 @@ import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from harness import (PYTHON, REPLAY, ROOT, clean_env, main, make_plan, make_trace, program, run, temporary_folder, test,
-                     tool)
-from shares import share_in_regions, share_that_ran
+from harness import REPLAY, drive, main, make_plan, make_trace, program, temporary_folder, test
+from shares import convertible, share_in_regions, share_that_ran
 
-DRIVER = os.path.join(ROOT, "tests", "programs", "bench_driver.py")
 STEPS = {"mlp": 400, "gpt2": 30}
 TRACED = {"mlp": 100, "gpt2": 8}
 _folder = temporary_folder()
@@ -34,30 +32,27 @@ def trace(name, again=False):
 
 def ops_in_regions(name):
     """How many ops of an iteration lie in regions that terra-report expects to gain."""
-    regions = json.loads(run([tool("terra-report"), "--json", trace(name)]).stdout)["convertible"]["regions"]
+    regions = convertible(trace(name))["regions"]
     return sum(region["count"] * len(region["ops"]) for region in regions if region["dropped"] is None)
 
 
-def drive(name, steps, env=None, preload=None):
+def driven(name, steps, env=None, preload=None):
     """A run of the program: what it computed, and what it printed."""
-    out = path("run.json")
-    done = run([PYTHON, DRIVER, "--out", out, program(name + ".py"), str(steps)], env=clean_env(env, preload=preload), timeout=600)
-    with open(out, encoding="utf-8") as file:
-        result = json.load(file)
+    result, done = drive(path("run.json"), name, steps, env=env, preload=preload)
     return result, done.stdout
 
 
 def eager(name):
     if name not in _eager:
-        _eager[name] = drive(name, STEPS[name])
+        _eager[name] = driven(name, STEPS[name])
     return _eager[name]
 
 
 def replayed(name, steps, trials):
-    """What drive() says, and the counts."""
+    """What driven() says, and the counts."""
     log = path("counts.json")
     env = {"TERRA_PLAN": plan(name), "TERRA_TRIALS": trials, "TERRA_LOG": "json:" + log}
-    have, printed = drive(name, steps, env, REPLAY)
+    have, printed = driven(name, steps, env, REPLAY)
     with open(log, encoding="utf-8") as file:
         return have, printed, json.load(file)
 

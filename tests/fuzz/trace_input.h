@@ -179,6 +179,23 @@ static inline void input_repair(uint8_t *data, size_t size)
 	}
 }
 
+/* The records of a whole file's first block, as they were before compression, in memory of exactly that size, so that a read
+ * behind their end is seen. Freed by the caller. */
+static inline uint8_t *input_records(const uint8_t *file, size_t *size, uint32_t *n_events)
+{
+	const uint8_t *h = file + trace_get32(file + TRACE_HEADER_SIZE);
+	uint8_t *records;
+
+	*size = trace_get32(h + TRACE_BLOCK_RAW);
+	*n_events = trace_get32(h + TRACE_BLOCK_N_EVENTS);
+	records = malloc(*size);
+	input_check(records, "memory");
+	input_check(trace_get32(h + TRACE_BLOCK_TYPE) == TRACE_BLOCK_EVENTS &&
+			ZSTD_decompress(records, *size, h + TRACE_BLOCK_HEADER_SIZE, trace_get32(h + TRACE_BLOCK_STORED)) == *size,
+		    "a block of events");
+	return records;
+}
+
 /* A file of one block that holds `records`, all checksums right. Freed by the caller. */
 static inline uint8_t *input_build(const uint8_t *records, size_t n_records, uint32_t n_events, size_t *size)
 {

@@ -12,11 +12,10 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
-from harness import (BUILD, PYTHON, REPLAY, main, make_plan, make_trace, program, python, run, skip,  # noqa: E402
-                     temporary_folder, test, tool)
+from harness import (BUILD, PYTHON, REPLAY, drive, main, make_plan, make_trace, program, python, run, skip,  # noqa: E402
+                     temporary_folder, test, tool, without_guard)
 
 GPU = os.path.join(ROOT, "tests", "gpu")
-DRIVER = program("bench_driver.py")
 STEPS, TRACED = {"mlp": 60, "gpt2": 6}, {"mlp": 12, "gpt2": 4}
 CUDA_STEPS, CUDA_TRACED = 30, 12
 folder = temporary_folder()
@@ -113,18 +112,13 @@ def plan(name, n):
     return file
 
 
-def drive(name, n, env=None, preload=None):
-    out = path("run.json")
-    done = run([PYTHON, DRIVER, "--out", out, program(name + ".py"), STEPS[name]], env={**threads(n), **(env or {})},
-               preload=preload, timeout=200)
-    with open(out, encoding="utf-8") as file:
-        result = json.load(file)
-    return result, done
+def driven(name, n, env=None, preload=None):
+    return drive(path("run.json"), name, STEPS[name], env={**threads(n), **(env or {})}, preload=preload, timeout=200)
 
 
 @once
 def eager(name, n):
-    return drive(name, n)[0]
+    return driven(name, n)[0]
 
 
 def speed(result):
@@ -145,7 +139,7 @@ def counts_of(log):
 
 def cpu_program(name, n):
     want, log = eager(name, n), path("counts.json")
-    have, done = drive(name, n, {"TERRA_PLAN": plan(name, n), "TERRA_LOG": "json:" + log}, REPLAY)
+    have, done = driven(name, n, {"TERRA_PLAN": plan(name, n), "TERRA_LOG": "json:" + log}, REPLAY)
     counts = counts_of(log)
     say(f"{want['threads']} threads: eager {speed(want)}, replay {speed(have)}; " + json.dumps(
         {key: counts[key] for key in ("ops_seen", "ops_deferred", "ops_fused", "ops_singly", "ops_replaced")}))
@@ -191,7 +185,7 @@ def plan_of_another_machine():
         skip("no foreign.plan in the build folder")
     say("\n".join(run([tool("terra-opt"), "--list", file]).stdout.splitlines()[1:4]))
     log = path("foreign.json")
-    have, done = drive("mlp", 0, {"TERRA_PLAN": file, "TERRA_LOG": "json:" + log}, REPLAY)
+    have, done = driven("mlp", 0, {"TERRA_PLAN": file, "TERRA_LOG": "json:" + log}, REPLAY)
     lines = [line for line in done.stderr.splitlines() if line.startswith("terra:")]
     say("\n".join(lines))
     same_bits(have, eager("mlp", 0))
@@ -357,7 +351,7 @@ def mixed_memory():
 def mixed_memory_without_counting_threads():
     "The same where work waits though the driver's threads run: page protection and hooks alone keep the bits."
     need_gpu()
-    library = os.path.join(BUILD, "lib", "without", "threads", "libterra_replay.so")
+    library = without_guard("threads")
     if not os.path.exists(library):
         skip("no library without that guard")
     seen, different = mixed_like_eager("cuda", library)
@@ -379,7 +373,7 @@ def mlp_two_threads():
 @test
 def plan_for_other_threads():
     "A plan made with two threads, used with all: eager's bits."
-    have, done = drive("mlp", 0, {"TERRA_PLAN": plan("mlp", 2)}, REPLAY)
+    have, done = driven("mlp", 0, {"TERRA_PLAN": plan("mlp", 2)}, REPLAY)
     say(done.stderr or "silent")
     same_bits(have, eager("mlp", 0))
 

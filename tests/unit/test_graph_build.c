@@ -14,6 +14,7 @@
 #include "graphopt/graph.h"
 #include "graphopt/graph_report.h"
 #include "tests/fuzz/trace_input.h"
+#include "trace_sample.h"
 
 #define BACKEND_KEYS 0x10001u
 #define VERSION_COUNTER_KEYS 0x800010001u
@@ -439,37 +440,12 @@ static void test_cut_traces(void **state)
 	}
 }
 
-/* The records of the trace's only block of events, as they were before compression. Freed by the caller. */
-static uint8_t *read_records(size_t *size, uint32_t *n_events)
-{
-	static uint8_t file[1 << 20];
-	FILE *in = fopen(path, "r");
-	size_t n = in ? fread(file, 1, sizeof(file), in) : 0, at = trace_get32(file + TRACE_HEADER_SIZE);
-	uint8_t *records;
-
-	assert_non_null(in);
-	fclose(in);
-	while (at + TRACE_BLOCK_HEADER_SIZE < n && trace_get32(file + at + TRACE_BLOCK_TYPE) != TRACE_BLOCK_EVENTS)
-		at += TRACE_BLOCK_HEADER_SIZE + trace_get32(file + at + TRACE_BLOCK_STORED);
-	assert_true(at + TRACE_BLOCK_HEADER_SIZE < n);
-	*size = trace_get32(file + at + TRACE_BLOCK_RAW);
-	*n_events = trace_get32(file + at + TRACE_BLOCK_N_EVENTS);
-	records = malloc(*size);
-	assert_non_null(records);
-	assert_int_equal(ZSTD_decompress(records, *size, file + at + TRACE_BLOCK_HEADER_SIZE, trace_get32(file + at + TRACE_BLOCK_STORED)),
-			 *size);
-	return records;
-}
-
 static void write_records(const uint8_t *records, size_t size, uint32_t n_events)
 {
 	size_t file_size;
 	uint8_t *file = input_build(records, size, n_events, &file_size);
-	FILE *out = fopen(path, "w");
 
-	assert_non_null(out);
-	assert_int_equal(fwrite(file, 1, file_size, out), file_size);
-	assert_int_equal(fclose(out), 0);
+	sample_write_file(path, file, file_size);
 	free(file);
 }
 
@@ -484,6 +460,7 @@ static void change(uint8_t *records, size_t size, uint32_t *random)
 static void test_changed_traces(void **state)
 {
 	uint32_t n_events, random = 1, graphs = 0;
+	struct sample_bytes file;
 	uint8_t *records, *changed;
 	struct graph *graph;
 	char err[256];
@@ -492,7 +469,9 @@ static void test_changed_traces(void **state)
 	with_lists = true;
 	write_trace(ITERATIONS, false);
 	with_lists = false;
-	records = read_records(&size, &n_events);
+	file = sample_read_file(path);
+	records = input_records(file.data, &size, &n_events);
+	free(file.data);
 	changed = malloc(size);
 	assert_non_null(changed);
 	for (int round = 0; round < 2000; round++) {

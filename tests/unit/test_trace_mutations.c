@@ -199,15 +199,9 @@ static void test_payload_with_right_checksums(void **state)
 /* The records of the first block of a source. */
 static struct sample_bytes records_of(struct sample_bytes source, uint32_t *n_events)
 {
-	const uint8_t *h = source.data + trace_get32(source.data + TRACE_HEADER_SIZE);
-	struct sample_bytes records = {.size = trace_get32(h + TRACE_BLOCK_RAW)};
+	struct sample_bytes records;
 
-	records.data = malloc(records.size);
-	assert_non_null(records.data);
-	assert_int_equal(ZSTD_decompress(records.data, records.size, h + TRACE_BLOCK_HEADER_SIZE,
-					 trace_get32(h + TRACE_BLOCK_STORED)),
-			 records.size);
-	*n_events = trace_get32(h + TRACE_BLOCK_N_EVENTS);
+	records.data = input_records(source.data, &records.size, n_events);
 	return records;
 }
 

@@ -498,8 +498,7 @@ def written_at_place(hazard):
     written_by(hazard, lambda file, view: os.pwritev(file, [view], 16))
 
 
-@program("syscalls", "syscall")
-def read_from_file(hazard):
+def read_by(hazard, read):
     x = data(rows(64), 64)
     view = memoryview(x.numpy()).cast("B")
     with tempfile.TemporaryFile() as f:
@@ -509,11 +508,25 @@ def read_from_file(hazard):
         with hazard():
             y = chain(x)
             try:
-                n = os.readv(f.fileno(), [view])
+                n = read(f.fileno(), view)
             except OSError as error:
                 n = str(error)
             print("read", n)
             show("read", x, y)
+
+
+@program("syscalls", "syscall")
+def read_from_file(hazard):
+    read_by(hazard, lambda file, view: os.readv(file, [view]))
+
+
+@program("syscalls", "syscall")
+def read_by_checked_call(hazard):
+    """As code calls it that was compiled with _FORTIFY_SOURCE."""
+    def read(file, view):
+        n = ctypes.c_size_t(len(view))
+        return ctypes.CDLL(None)["__read_chk"](file, ctypes.byref(ctypes.c_char.from_buffer(view)), n, n)
+    read_by(hazard, read)
 
 
 @program("syscalls", "syscall")
@@ -527,21 +540,6 @@ def array_tofile(hazard):
         except OSError:
             print("failed")
         show("tofile", open(f.name, "rb").read())
-
-
-@program("syscalls", "syscall")
-def read_by_checked_call(hazard):
-    """As code calls it that was compiled with _FORTIFY_SOURCE."""
-    x = data(rows(64), 64)
-    with tempfile.TemporaryFile() as f:
-        f.write(bytes(x.nbytes))
-        f.flush()
-        f.seek(0)
-        with hazard():
-            y = chain(x)
-            address, n = ctypes.c_void_p(x.data_ptr()), ctypes.c_size_t(x.nbytes)
-            print("read", ctypes.CDLL(None)["__read_chk"](f.fileno(), address, n, n))
-            show("read", x, y)
 
 
 class AsynchronousIo(ctypes.Structure):
