@@ -19,7 +19,7 @@
 struct terra_bpf_options {
 	size_t size;	       /* sizeof(struct terra_bpf_options), so that it can grow */
 	pid_t pid;	       /* the process; all its threads are traced, its children are not */
-	uint32_t levels;       /* bit per enum terra_level */
+	uint32_t levels;       /* which entry points, as terra_op_chosen has it */
 	uint32_t stack_levels; /* at which entries to record Python stacks, once terra_bpf_set_python was called */
 	size_t ring_bytes;     /* a power of two of at least a page; 0: a default */
 	bool use_cache;

@@ -73,7 +73,7 @@ static uint32_t stack_levels(const struct terra_session_options *options)
 {
 	if (!options->stacks)
 		return 0;
-	return options->levels & 1u << TERRA_LEVEL_CALL ? 1u << TERRA_LEVEL_CALL : 1u << TERRA_LEVEL_REDISPATCH;
+	return options->levels & (1u << TERRA_LEVEL_CALL | TERRA_LEVELS_OPS) ? 1u << TERRA_LEVEL_CALL : 1u << TERRA_LEVEL_REDISPATCH;
 }
 
 static int attach(struct terra_session *session, char *err, size_t err_size)
