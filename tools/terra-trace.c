@@ -238,7 +238,7 @@ static char *absolute(const char *path)
 }
 
 struct summary {
-	uint64_t events, lost, iterations;
+	uint64_t events, lost, iterations, traps;
 	bool recorded, stopped, failed;
 };
 
@@ -259,7 +259,7 @@ static const char *grouped(uint64_t n, char out[32])
 
 static void print_summary(const struct options *options, const struct summary *summary)
 {
-	char events[32], lost[32], iterations[64] = "";
+	char events[32], lost[32], number[32], iterations[64] = "", traps[64] = "";
 	struct stat file;
 
 	if (!summary->recorded && summary->failed)
@@ -272,7 +272,9 @@ static void print_summary(const struct options *options, const struct summary *s
 		file.st_size = 0;
 	if (summary->stopped)
 		snprintf(iterations, sizeof(iterations), ", %llu iterations", (unsigned long long)summary->iterations);
-	say("%s: %s events%s, %s lost, %.1f MB", options->output, grouped(summary->events, events), iterations,
+	if (summary->traps)
+		snprintf(traps, sizeof(traps), ", %s traps", grouped(summary->traps, number));
+	say("%s: %s events%s%s, %s lost, %.1f MB", options->output, grouped(summary->events, events), iterations, traps,
 	    grouped(summary->lost, lost), (double)file.st_size / 1e6);
 }
 
@@ -351,6 +353,7 @@ static void run_bpf(const struct options *options, struct terra_launch *launch, 
 	*summary = (struct summary){ .events = result->events,
 				     .lost = result->lost,
 				     .iterations = result->iterations,
+				     .traps = result->traps,
 				     .recorded = result->recorded,
 				     .stopped = result->stopped,
 				     .failed = !ok };

@@ -55,7 +55,9 @@ int terra_bpf_consume(struct terra_bpf *bpf, terra_bpf_take take, void *context)
 struct terra_bpf_counts {
 	uint64_t lost_chunks;	 /* had no room in the ring; also visible as gaps in `seq` */
 	uint64_t lost_events;	 /* found no buffer, and left no gap */
+	uint64_t traps;		 /* probes that fired in the process and left something */
 	uint32_t entries, exits; /* probes attached */
+	uint32_t unread_arguments, unread_results; /* ops of which floating-point arguments, or such a result, can't be read */
 };
 void terra_bpf_counts(const struct terra_bpf *bpf, struct terra_bpf_counts *out);
 

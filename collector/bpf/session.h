@@ -22,6 +22,7 @@ struct terra_session_options {
 struct terra_session_result {
 	bool recorded; /* there is a trace file */
 	uint64_t events, lost, iterations;
+	uint64_t traps; /* probes that fired */
 	bool stopped; /* after `iterations`, the program still running */
 };
 
