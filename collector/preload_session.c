@@ -50,6 +50,8 @@ __attribute__((format(printf, 2, 3))) static bool put(char ***at, const char *fo
 
 static const char *levels_text(uint32_t levels)
 {
+	if (levels == TERRA_LEVELS_OPS)
+		return "ops";
 	if (levels == 1u << TERRA_LEVEL_CALL)
 		return "call";
 	return levels == 1u << TERRA_LEVEL_REDISPATCH ? "redispatch" : "call,redispatch";

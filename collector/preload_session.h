@@ -9,7 +9,7 @@
 struct terra_preload_options {
 	const char *recorder; /* libterra_record.so */
 	const char *output;   /* absolute path of the trace file */
-	uint32_t levels;      /* bit per enum terra_level */
+	uint32_t levels;      /* which entry points, as terra_op_chosen has it */
 	bool stacks;
 	uint64_t iterations; /* 0: to the end */
 };

@@ -7,7 +7,9 @@
  * and calls, with a struct terra_decoder it has filled as the struct says,
  *   terra_decode_enter(d)   one ENTER record with all arguments
  *   terra_decode_exit(d)    one EXIT record with the results
- * each of which emits one or more chunks. Before the last chunk of an ENTER the caller's TERRA_STACK(d) runs, when
+ * whose registers are those of the op's first instruction and of its `ret`; terra_entry_regs() and terra_exit_regs() make
+ * them of the registers at other instructions. Either function
+ * emits one or more chunks. Before the last chunk of an ENTER the caller's TERRA_STACK(d) runs, when
  * defined: it may add a call stack with terra_put_frames.
  *
  * For the verifier: loops are bpf_loop callbacks; every write into the chunk is at a masked position, with room for
@@ -17,6 +19,7 @@
 #define TERRA_PROBES_DECODE_H
 
 #include "probes/decode_chunk.h"
+#include "probes/decode_site.h"
 #include "probes/decode_tensor.h"
 
 static long terra_put_block(uint64_t index, void *ctx)
@@ -213,6 +216,11 @@ TERRA_INLINE uint32_t terra_object_size(const struct terra_arg *arg)
 	}
 }
 
+TERRA_INLINE int terra_has_xmm(const struct terra_regs *regs, uint8_t index)
+{
+	return regs->has_xmm >> (index & 7) & 1;
+}
+
 /* The argument's own words, before anything is dereferenced. o->address is set for arguments on the stack. */
 TERRA_INLINE int terra_fetch_words(const struct terra_regs *regs, const struct terra_arg *arg, struct terra_object *o)
 {
@@ -224,12 +232,12 @@ TERRA_INLINE int terra_fetch_words(const struct terra_regs *regs, const struct t
 		return 0;
 	case TERRA_PLACE_SSE:
 		o->w[0] = regs->xmm[arg->index & 7];
-		return regs->has_xmm ? 0 : -1;
+		return terra_has_xmm(regs, arg->index) ? 0 : -1;
 	case TERRA_PLACE_GPR_SSE:
 		o->w[0] = regs->xmm[arg->index & 7];
 		o->w[1] = regs->gpr[arg->index2 & 7];
 		/* an absent optional<double> can be told without its payload */
-		return regs->has_xmm || !(o->w[1] & 0xff) ? 0 : -1;
+		return terra_has_xmm(regs, arg->index) || !(o->w[1] & 0xff) ? 0 : -1;
 	case TERRA_PLACE_STACK:
 		o->address = regs->sp + 8 + arg->offset;
 		return 0;
@@ -477,7 +485,7 @@ TERRA_INLINE void terra_put_value(struct terra_decoder *d)
 		terra_put_scalar(d, d->regs->rax);
 	else if (kind == TERRA_KIND_SYMINT && TERRA_READ(object.w, 8, d->regs->rax))
 		terra_unreadable(d);
-	else if (kind == TERRA_KIND_DOUBLE && !d->regs->has_xmm)
+	else if (kind == TERRA_KIND_DOUBLE && !terra_has_xmm(d->regs, 0))
 		terra_unreadable(d);
 	else if (kind == TERRA_KIND_DOUBLE)
 		terra_put_word(d, d->regs->xmm[0]);

@@ -48,9 +48,11 @@ static const char usage[] =
 	"                        CAP_PERFMON, and Linux 6.6)\n"
 	"                        preload: from inside, by a library in LD_PRELOAD\n"
 	"                        auto: bpf where it may be used, else preload (default)\n"
-	"        --levels NAME   call: operators as they are called\n"
+	"        --levels NAME   ops: the calls of all operators but those that only call\n"
+	"                        others, which are recorded anyway (default)\n"
+	"                        call: the calls of all operators\n"
 	"                        redispatch: as autograd and others pass them on\n"
-	"                        all: both (default)\n"
+	"                        all: both\n"
 	"        --iterations N  record at least N iterations of the program's main loop,\n"
 	"                        found by its repetition, then detach; the program goes on\n"
 	"        --no-stacks     do not record Python call stacks\n"
@@ -114,6 +116,8 @@ static enum backend parse_backend(const char *name)
 
 static uint32_t parse_levels(const char *name)
 {
+	if (!strcmp(name, "ops"))
+		return TERRA_LEVELS_OPS;
 	if (!strcmp(name, "all"))
 		return ALL_LEVELS;
 	if (!strcmp(name, "call"))
@@ -196,7 +200,7 @@ static void parse_options(int argc, char **argv, struct options *out)
 	};
 	int option;
 
-	*out = (struct options){ .levels = ALL_LEVELS, .stacks = true };
+	*out = (struct options){ .levels = TERRA_LEVELS_OPS, .stacks = true };
 	/* '+': the command's own options are not ours. */
 	while ((option = getopt_long(argc, argv, "+o:qh", names, NULL)) != -1)
 		parse_option(option, out);
@@ -234,7 +238,7 @@ static char *absolute(const char *path)
 }
 
 struct summary {
-	uint64_t events, lost, iterations;
+	uint64_t events, lost, iterations, traps;
 	bool recorded, stopped, failed;
 };
 
@@ -255,7 +259,7 @@ static const char *grouped(uint64_t n, char out[32])
 
 static void print_summary(const struct options *options, const struct summary *summary)
 {
-	char events[32], lost[32], iterations[64] = "";
+	char events[32], lost[32], number[32], iterations[64] = "", traps[64] = "";
 	struct stat file;
 
 	if (!summary->recorded && summary->failed)
@@ -268,7 +272,9 @@ static void print_summary(const struct options *options, const struct summary *s
 		file.st_size = 0;
 	if (summary->stopped)
 		snprintf(iterations, sizeof(iterations), ", %llu iterations", (unsigned long long)summary->iterations);
-	say("%s: %s events%s, %s lost, %.1f MB", options->output, grouped(summary->events, events), iterations,
+	if (summary->traps)
+		snprintf(traps, sizeof(traps), ", %s traps", grouped(summary->traps, number));
+	say("%s: %s events%s%s, %s lost, %.1f MB", options->output, grouped(summary->events, events), iterations, traps,
 	    grouped(summary->lost, lost), (double)file.st_size / 1e6);
 }
 
@@ -347,6 +353,7 @@ static void run_bpf(const struct options *options, struct terra_launch *launch, 
 	*summary = (struct summary){ .events = result->events,
 				     .lost = result->lost,
 				     .iterations = result->iterations,
+				     .traps = result->traps,
 				     .recorded = result->recorded,
 				     .stopped = result->stopped,
 				     .failed = !ok };

@@ -12,20 +12,20 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#include "collector/bpf/exits.h"
 #include "collector/bpf/link.h"
 #include "collector/bpf/shared.h"
+#include "collector/bpf/sites.h"
 #include "trace.skel.h"
 
 #define DEFAULT_RING_BYTES (128u << 20)
-#define MAX_LINKS 4
+#define MAX_LINKS 2
 
 struct terra_bpf {
 	const struct terra_op_table *table;
 	struct terra_bpf_options options;
 	struct trace_bpf *skeleton;
 	struct ring_buffer *ring;
-	struct terra_exits *exits;
+	struct terra_sites *sites;
 	struct terra_op_layout *layouts;
 	int links[MAX_LINKS];
 	int n_links;
@@ -67,10 +67,10 @@ static int make_layouts(struct terra_bpf *bpf)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < n; i++)
 		bpf->layouts[i] = terra_op_layout(&bpf->table->ops[i], 0);
-	for (size_t i = 0; i < bpf->exits->n; i++) {
-		uint32_t op = bpf->exits->exits[i].op;
+	for (size_t i = 0; i < bpf->sites->n_exits; i++) {
+		uint32_t op = bpf->sites->exits[i].site.op;
 
-		bpf->layouts[op].has_exit = !bpf->exits->tail_jumps[op];
+		bpf->layouts[op].has_exit = !bpf->sites->tail_jumps[op];
 	}
 	return 0;
 }
@@ -97,13 +97,46 @@ static int fill_config(struct terra_bpf *bpf, const struct terra_offsets *offset
 	return fill_namespace(config);
 }
 
+/* The elements of an array map in our memory, 8-aligned as the kernel lays them out; NULL on failure. */
+static void *map_elements(const struct bpf_map *map, size_t element, uint32_t n, size_t *bytes)
+{
+	void *elements;
+
+	*bytes = (size_t)n * element;
+	elements = mmap(NULL, *bytes, PROT_READ | PROT_WRITE, MAP_SHARED, bpf_map__fd(map), 0);
+	return elements == MAP_FAILED ? NULL : elements;
+}
+
+_Static_assert(sizeof(struct terra_op_layout) % 8 == 0 && sizeof(struct terra_site) % 8 == 0, "as the kernel aligns them");
+
 static int fill_ops(struct terra_bpf *bpf)
 {
-	int fd = bpf_map__fd(bpf->skeleton->maps.ops);
+	size_t bytes;
+	struct terra_op_layout *layouts =
+		map_elements(bpf->skeleton->maps.ops, sizeof(*layouts), bpf->table->n_ops, &bytes);
 
-	for (uint32_t i = 0; i < bpf->table->n_ops; i++)
-		if (bpf_map_update_elem(fd, &i, &bpf->layouts[i], BPF_ANY))
-			return -errno;
+	if (!layouts)
+		return -errno;
+	memcpy(layouts, bpf->layouts, bytes);
+	munmap(layouts, bytes);
+	return 0;
+}
+
+/* Cookies: entries by op, then the exits. */
+static int fill_sites(struct terra_bpf *bpf)
+{
+	uint32_t n_ops = bpf->table->n_ops;
+	size_t bytes;
+	struct terra_site *sites = map_elements(bpf->skeleton->maps.sites, sizeof(*sites),
+						n_ops + (uint32_t)bpf->sites->n_exits, &bytes);
+
+	if (!sites)
+		return -errno;
+	for (uint32_t i = 0; i < n_ops; i++)
+		sites[i] = bpf->sites->entries[i].site;
+	for (size_t i = 0; i < bpf->sites->n_exits; i++)
+		sites[n_ops + i] = bpf->sites->exits[i].site;
+	munmap(sites, bytes);
 	return 0;
 }
 
@@ -120,6 +153,8 @@ static int load_programs(struct terra_bpf *bpf)
 	bpf_program__set_expected_attach_type(skeleton->progs.op_exit, (enum bpf_attach_type)LINK_ATTACH_TYPE);
 	error = bpf_map__set_max_entries(skeleton->maps.ops, bpf->table->n_ops);
 	if (!error)
+		error = bpf_map__set_max_entries(skeleton->maps.sites, bpf->table->n_ops + (uint32_t)bpf->sites->n_exits);
+	if (!error)
 		error = bpf_map__set_max_entries(skeleton->maps.ring, (uint32_t)ring_bytes);
 	if (!error)
 		error = trace_bpf__load(skeleton);
@@ -134,7 +169,7 @@ static int open_ring(struct terra_bpf *bpf)
 
 static int open_all(struct terra_bpf *bpf, const struct terra_offsets *offsets, char *err, size_t err_size)
 {
-	int error = terra_exits_find(bpf->table, bpf->options.use_cache, &bpf->exits, err, err_size);
+	int error = terra_sites_find(bpf->table, bpf->options.use_cache, &bpf->sites, err, err_size);
 
 	if (error)
 		return error;
@@ -147,6 +182,8 @@ static int open_all(struct terra_bpf *bpf, const struct terra_offsets *offsets, 
 	error = fill_config(bpf, offsets);
 	if (!error)
 		error = fill_ops(bpf);
+	if (!error)
+		error = fill_sites(bpf);
 	if (!error)
 		error = open_ring(bpf);
 	return error ? fail(err, err_size, error, "cannot set the BPF programs up: %s", strerror(-error)) : 0;
@@ -180,7 +217,7 @@ void terra_bpf_close(struct terra_bpf *bpf)
 	terra_bpf_detach(bpf);
 	ring_buffer__free(bpf->ring);
 	trace_bpf__destroy(bpf->skeleton);
-	terra_exits_free(bpf->exits);
+	terra_sites_free(bpf->sites);
 	free(bpf->layouts);
 	free(bpf);
 }
@@ -205,69 +242,46 @@ static void probe_list_free(struct probe_list *list)
 	free(list->cookies);
 }
 
-static void probe_list_add(struct probe_list *list, uint64_t offset, uint32_t op)
+/* Adds those of `n` probes whose ops are wanted; the first one's cookie is `cookie`. */
+static void probe_list_add(struct probe_list *list, const struct terra_bpf *bpf, const struct terra_probe *probes, size_t n,
+			   uint64_t cookie)
 {
-	list->offsets[list->n] = offset;
-	list->cookies[list->n++] = op;
+	for (size_t i = 0; i < n; i++) {
+		if (!terra_op_chosen(&bpf->table->ops[probes[i].site.op], bpf->options.levels))
+			continue;
+		list->offsets[list->n] = probes[i].file_offset;
+		list->cookies[list->n++] = cookie + i;
+	}
 }
 
-static int attach_list(struct terra_bpf *bpf, struct bpf_program *program, const struct probe_list *list)
+static int attach_probes(struct terra_bpf *bpf, struct bpf_program *program, const struct terra_probe *probes, size_t n,
+			 uint64_t cookie, uint32_t *attached)
 {
-	int fd;
-
-	if (!list->n)
-		return 0;
-	fd = link_create(bpf_program__fd(program), bpf->table->library, list->offsets, list->cookies, list->n,
-			 bpf->options.pid);
-	if (fd < 0)
-		return fd;
-	bpf->links[bpf->n_links++] = fd;
-	return 0;
-}
-
-static int attach_entries(struct terra_bpf *bpf, uint8_t level)
-{
-	const struct terra_op_table *table = bpf->table;
 	struct probe_list list;
-	int error = probe_list_init(&list, table->n_ops);
+	int error = probe_list_init(&list, n), fd = -1;
 
-	for (uint32_t i = 0; !error && i < table->n_ops; i++)
-		if (table->ops[i].level == level)
-			probe_list_add(&list, table->ops[i].file_offset, i);
 	if (!error)
-		error = attach_list(bpf, bpf->skeleton->progs.op_enter, &list);
-	bpf->n_entries += error ? 0 : list.n;
+		probe_list_add(&list, bpf, probes, n, cookie);
+	if (!error && list.n)
+		fd = error = link_create(bpf_program__fd(program), bpf->table->library, list.offsets, list.cookies, list.n,
+					 bpf->options.pid);
+	if (fd >= 0) {
+		bpf->links[bpf->n_links++] = fd;
+		*attached += list.n;
+	}
 	probe_list_free(&list);
-	return error;
-}
-
-static int attach_exits(struct terra_bpf *bpf, uint8_t level)
-{
-	const struct terra_exit *exits = bpf->exits->exits;
-	struct probe_list list;
-	int error = probe_list_init(&list, bpf->exits->n);
-
-	for (size_t i = 0; !error && i < bpf->exits->n; i++)
-		if (bpf->table->ops[exits[i].op].level == level)
-			probe_list_add(&list, exits[i].file_offset, exits[i].op);
-	if (!error)
-		error = attach_list(bpf, bpf->skeleton->progs.op_exit, &list);
-	bpf->n_exits += error ? 0 : list.n;
-	probe_list_free(&list);
-	return error;
+	return error < 0 ? error : 0;
 }
 
 /* Exits first: an entry without its exit would look like an op that was left by an exception. */
 int terra_bpf_attach(struct terra_bpf *bpf, char *err, size_t err_size)
 {
-	int error = 0;
+	const struct terra_sites *sites = bpf->sites;
+	uint32_t n_ops = bpf->table->n_ops;
+	int error = attach_probes(bpf, bpf->skeleton->progs.op_exit, sites->exits, sites->n_exits, n_ops, &bpf->n_exits);
 
-	for (uint8_t level = 0; !error && level < 2; level++)
-		if (bpf->options.levels >> level & 1)
-			error = attach_exits(bpf, level);
-	for (uint8_t level = 0; !error && level < 2; level++)
-		if (bpf->options.levels >> level & 1)
-			error = attach_entries(bpf, level);
+	if (!error)
+		error = attach_probes(bpf, bpf->skeleton->progs.op_enter, sites->entries, n_ops, 0, &bpf->n_entries);
 	if (!error)
 		return 0;
 	terra_bpf_detach(bpf);
@@ -308,27 +322,43 @@ int terra_bpf_consume(struct terra_bpf *bpf, terra_bpf_take take, void *context)
 }
 
 /* Buffers are per CPU; the map gives all of a buffer's copies at once. */
-static uint64_t lost_chunks(const struct terra_bpf *bpf)
+static void add_up_buffers(const struct terra_bpf *bpf, struct terra_bpf_counts *out)
 {
 	int n_cpus = libbpf_num_possible_cpus(), fd = bpf_map__fd(bpf->skeleton->maps.buffers);
 	size_t stride = (sizeof(struct bpf_buffer) + 7) & ~(size_t)7;
 	char *values = n_cpus > 0 ? malloc((size_t)n_cpus * stride) : NULL;
-	uint64_t lost = 0;
 
 	for (uint32_t i = 0; values && i < BPF_BUFFERS; i++) {
 		if (bpf_map_lookup_elem(fd, &i, values))
 			continue;
-		for (int cpu = 0; cpu < n_cpus; cpu++)
-			lost += ((struct bpf_buffer *)(values + (size_t)cpu * stride))->lost;
+		for (int cpu = 0; cpu < n_cpus; cpu++) {
+			const struct bpf_buffer *buffer = (struct bpf_buffer *)(values + (size_t)cpu * stride);
+
+			out->lost_chunks += buffer->lost;
+			out->traps += buffer->traps;
+		}
 	}
 	free(values);
-	return lost;
+}
+
+static void count_unreadable(const struct terra_bpf *bpf, struct terra_bpf_counts *out)
+{
+	for (uint32_t i = 0; i < bpf->table->n_ops; i++) {
+		const struct terra_op *op = &bpf->table->ops[i];
+
+		if (!terra_op_chosen(op, bpf->options.levels))
+			continue;
+		out->unread_arguments += terra_entry_misses_doubles(op, &bpf->sites->entries[i].site);
+		out->unread_results += bpf->layouts[i].ret_kind == TERRA_KIND_DOUBLE;
+	}
 }
 
 void terra_bpf_counts(const struct terra_bpf *bpf, struct terra_bpf_counts *out)
 {
-	out->lost_chunks = lost_chunks(bpf);
-	out->lost_events = __atomic_load_n(&bpf->skeleton->bss->counts.no_buffer, __ATOMIC_SEQ_CST);
-	out->entries = bpf->n_entries;
-	out->exits = bpf->n_exits;
+	*out = (struct terra_bpf_counts){ .lost_events = __atomic_load_n(&bpf->skeleton->bss->counts.no_buffer,
+									 __ATOMIC_SEQ_CST),
+					  .entries = bpf->n_entries,
+					  .exits = bpf->n_exits };
+	add_up_buffers(bpf, out);
+	count_unreadable(bpf, out);
 }

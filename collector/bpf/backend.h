@@ -19,7 +19,7 @@
 struct terra_bpf_options {
 	size_t size;	       /* sizeof(struct terra_bpf_options), so that it can grow */
 	pid_t pid;	       /* the process; all its threads are traced, its children are not */
-	uint32_t levels;       /* bit per enum terra_level */
+	uint32_t levels;       /* which entry points, as terra_op_chosen has it */
 	uint32_t stack_levels; /* at which entries to record Python stacks, once terra_bpf_set_python was called */
 	size_t ring_bytes;     /* a power of two of at least a page; 0: a default */
 	bool use_cache;
@@ -55,7 +55,9 @@ int terra_bpf_consume(struct terra_bpf *bpf, terra_bpf_take take, void *context)
 struct terra_bpf_counts {
 	uint64_t lost_chunks;	 /* had no room in the ring; also visible as gaps in `seq` */
 	uint64_t lost_events;	 /* found no buffer, and left no gap */
+	uint64_t traps;		 /* probes that fired in the process and left something */
 	uint32_t entries, exits; /* probes attached */
+	uint32_t unread_arguments, unread_results; /* ops of which floating-point arguments, or such a result, can't be read */
 };
 void terra_bpf_counts(const struct terra_bpf *bpf, struct terra_bpf_counts *out);
 

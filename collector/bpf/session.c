@@ -73,7 +73,7 @@ static uint32_t stack_levels(const struct terra_session_options *options)
 {
 	if (!options->stacks)
 		return 0;
-	return options->levels & 1u << TERRA_LEVEL_CALL ? 1u << TERRA_LEVEL_CALL : 1u << TERRA_LEVEL_REDISPATCH;
+	return options->levels & (1u << TERRA_LEVEL_CALL | TERRA_LEVELS_OPS) ? 1u << TERRA_LEVEL_CALL : 1u << TERRA_LEVEL_REDISPATCH;
 }
 
 static int attach(struct terra_session *session, char *err, size_t err_size)
@@ -229,6 +229,21 @@ static int note(struct terra_session *session, const char *text)
 	return terra_consumer_note(session->consumer, text, now_ns());
 }
 
+/* A program in the kernel has no floating-point registers to look at. */
+static int note_unread(struct terra_session *session)
+{
+	struct terra_bpf_counts counts;
+	char text[256];
+
+	terra_bpf_counts(session->bpf, &counts);
+	if (!counts.unread_arguments && !counts.unread_results)
+		return 0;
+	snprintf(text, sizeof(text),
+		 "floating-point arguments of %u operators and such results of %u are not readable by this backend",
+		 counts.unread_arguments, counts.unread_results);
+	return note(session, text);
+}
+
 /* What the reader of the trace has to know of this backend. */
 static int write_notes(struct terra_session *session)
 {
@@ -237,9 +252,7 @@ static int write_notes(struct terra_session *session)
 
 	if (!error && terra_offsets_remark(&session->offsets, text, sizeof(text)))
 		error = note(session, text);
-	if (!error)
-		error = note(session, "floating-point arguments passed in registers are not readable by this backend");
-	return error;
+	return error ? error : note_unread(session);
 }
 
 static int begin_recording(struct terra_session *session, char *err, size_t err_size)
@@ -464,6 +477,14 @@ static int take_rest(struct terra_session *session)
 	return error;
 }
 
+static uint64_t traps(const struct terra_session *session)
+{
+	struct terra_bpf_counts counts;
+
+	terra_bpf_counts(session->bpf, &counts);
+	return counts.traps;
+}
+
 int terra_session_finish(struct terra_session *session, char *err, size_t err_size)
 {
 	const struct terra_consumer_stats *stats;
@@ -478,6 +499,7 @@ int terra_session_finish(struct terra_session *session, char *err, size_t err_si
 	stats = terra_consumer_stats(session->consumer);
 	session->result.events = stats->events;
 	session->result.lost = stats->lost;
+	session->result.traps = traps(session);
 	closing = terra_trace_finish(session->writer);
 	session->writer = NULL;
 	if (!error)

@@ -12,7 +12,7 @@ struct terra_session_options {
 	const char *output;  /* trace file; created when the program is seen to use libtorch */
 	const char *library; /* libtorch_cpu.so; NULL: found */
 	char *const *argv;
-	uint32_t levels; /* bit per enum terra_level */
+	uint32_t levels; /* which entry points, as terra_op_chosen has it */
 	bool stacks;
 	uint64_t iterations; /* stop after so many; 0: record to the end */
 	size_t ring_bytes;   /* what may wait to be written; a power of two, 0: a default */
@@ -22,6 +22,7 @@ struct terra_session_options {
 struct terra_session_result {
 	bool recorded; /* there is a trace file */
 	uint64_t events, lost, iterations;
+	uint64_t traps; /* probes that fired */
 	bool stopped; /* after `iterations`, the program still running */
 };
 

@@ -5,6 +5,7 @@
 #include "collector/pystack_layout.h"
 #include "probes/offsets.h"
 #include "probes/record.h"
+#include "probes/site.h"
 
 /* A record is put together in a buffer of its CPU. A task may be preempted while it holds one, and the next task's
  * event on that CPU needs another. Every buffer is a producer of its own, numbered cpu * BPF_BUFFERS + buffer. */
@@ -15,6 +16,9 @@ struct bpf_buffer {
 	uint32_t producer;
 	uint64_t seq;  /* chunks made, those without room in the ring included */
 	uint64_t lost; /* of these */
+	uint64_t traps; /* probes that fired and were recorded with this buffer */
+	uint64_t live[TERRA_REGISTERS];
+	struct terra_regs regs;
 	struct pystack_scratch scratch;
 	struct pystack_entry entry;
 	uint8_t chunk[TERRA_CHUNK_BUFFER];

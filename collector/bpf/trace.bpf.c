@@ -1,4 +1,4 @@
-/* The probes' programs: one at the first instruction of every op, one at each of its `ret`s. */
+/* The probes' programs: one for where ops begin, one for where they end; sites.h says where that is. */
 #include <linux/bpf.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -23,9 +23,19 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1); /* the loader sets it */
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, uint32_t);
 	__type(value, struct terra_op_layout);
 } ops SEC(".maps");
+
+/* By the probe's cookie. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); /* the loader sets it */
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, uint32_t);
+	__type(value, struct terra_site);
+} sites SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -169,38 +179,52 @@ ALWAYS_INLINE uint32_t traced_thread(void)
 	return info.tgid == config.pid ? info.pid : 0;
 }
 
-ALWAYS_INLINE void read_regs(const struct pt_regs *ctx, struct terra_regs *regs)
+/* In memory, where an index may choose. */
+ALWAYS_INLINE void copy_registers(const struct pt_regs *ctx, uint64_t *live)
 {
-	regs->gpr[0] = ctx->rdi;
-	regs->gpr[1] = ctx->rsi;
-	regs->gpr[2] = ctx->rdx;
-	regs->gpr[3] = ctx->rcx;
-	regs->gpr[4] = ctx->r8;
-	regs->gpr[5] = ctx->r9;
-	regs->sp = ctx->rsp;
-	regs->rax = ctx->rax;
+	live[TERRA_RAX] = ctx->rax;
+	live[TERRA_RCX] = ctx->rcx;
+	live[TERRA_RDX] = ctx->rdx;
+	live[TERRA_RBX] = ctx->rbx;
+	live[TERRA_RSP] = ctx->rsp;
+	live[TERRA_RBP] = ctx->rbp;
+	live[TERRA_RSI] = ctx->rsi;
+	live[TERRA_RDI] = ctx->rdi;
+	live[TERRA_R8] = ctx->r8;
+	live[TERRA_R9] = ctx->r9;
+	live[TERRA_R10] = ctx->r10;
+	live[TERRA_R11] = ctx->r11;
+	live[TERRA_R12] = ctx->r12;
+	live[TERRA_R13] = ctx->r13;
+	live[TERRA_R14] = ctx->r14;
+	live[TERRA_R15] = ctx->r15;
+}
+
+/* The probe's site; NULL when there is nothing to record. */
+ALWAYS_INLINE const struct terra_site *find_site(struct pt_regs *ctx)
+{
+	uint32_t index = (uint32_t)bpf_get_attach_cookie(ctx);
+
+	return config.stopped ? NULL : bpf_map_lookup_elem(&sites, &index);
 }
 
 /* Fills what both programs need; NULL when there is nothing to record. */
-ALWAYS_INLINE struct bpf_buffer *begin(struct pt_regs *ctx, struct terra_decoder *d, struct terra_regs *regs)
+ALWAYS_INLINE struct bpf_buffer *begin(struct pt_regs *ctx, const struct terra_site *site, struct terra_decoder *d)
 {
-	uint32_t op = (uint32_t)bpf_get_attach_cookie(ctx);
+	uint32_t op = site->op, tid = traced_thread();
 	const struct terra_op_layout *layout = bpf_map_lookup_elem(&ops, &op);
 	struct bpf_buffer *buffer;
-	uint32_t tid;
 
-	if (config.stopped || !layout)
-		return NULL;
-	tid = traced_thread();
-	if (!tid)
+	if (!tid || !layout)
 		return NULL;
 	buffer = take_buffer();
 	if (!buffer)
 		return NULL;
-	read_regs(ctx, regs);
+	buffer->traps++;
+	copy_registers(ctx, buffer->live);
 	d->layout = layout;
 	d->offsets = &config.offsets;
-	d->regs = regs;
+	d->regs = &buffer->regs;
 	d->chunk = buffer->chunk;
 	d->sink = buffer;
 	d->op = op;
@@ -212,13 +236,14 @@ ALWAYS_INLINE struct bpf_buffer *begin(struct pt_regs *ctx, struct terra_decoder
 SEC("kprobe")
 int op_enter(struct pt_regs *ctx)
 {
+	const struct terra_site *site = find_site(ctx);
 	struct terra_decoder d = {};
-	struct terra_regs regs = {};
-	struct bpf_buffer *buffer = begin(ctx, &d, &regs);
+	struct bpf_buffer *buffer = site ? begin(ctx, site, &d) : NULL;
 
 	if (!buffer)
 		return 0;
-	terra_decode_enter(&d, bpf_ktime_get_ns());
+	if (!terra_entry_regs(site, buffer->live, &buffer->regs))
+		terra_decode_enter(&d, bpf_ktime_get_ns());
 	give_buffer(buffer);
 	return 0;
 }
@@ -226,13 +251,14 @@ int op_enter(struct pt_regs *ctx)
 SEC("kprobe")
 int op_exit(struct pt_regs *ctx)
 {
+	const struct terra_site *site = find_site(ctx);
 	struct terra_decoder d = {};
-	struct terra_regs regs = {};
-	struct bpf_buffer *buffer = begin(ctx, &d, &regs);
+	struct bpf_buffer *buffer = site ? begin(ctx, site, &d) : NULL;
 
 	if (!buffer)
 		return 0;
-	terra_decode_exit(&d, bpf_ktime_get_ns());
+	if (!terra_exit_regs(site, buffer->live, &buffer->regs))
+		terra_decode_exit(&d, bpf_ktime_get_ns());
 	give_buffer(buffer);
 	return 0;
 }

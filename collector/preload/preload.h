@@ -29,7 +29,7 @@ struct record_state {
 	bool active;        /* recording; read by every stub */
 	bool stacks;
 	bool have_layout;   /* pystack was found */
-	bool levels[2];
+	uint32_t levels; /* which entry points, as terra_op_chosen has it */
 	uint32_t owner;     /* pid that records: a forked child has another */
 	struct terra_op_table *table;
 	struct terra_op_layout *layouts;

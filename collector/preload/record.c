@@ -82,7 +82,7 @@ static void put_stack(struct terra_decoder *d)
 
 static void set_regs(struct terra_regs *regs, const struct record_registers *registers)
 {
-	*regs = (struct terra_regs){ .sp = registers->sp, .rax = registers->rax, .has_xmm = 1 };
+	*regs = (struct terra_regs){ .sp = registers->sp, .rax = registers->rax, .has_xmm = 0xff };
 	for (int i = 0; i < 6; i++)
 		regs->gpr[i] = registers->gpr[i];
 	for (int i = 0; i < 8; i++)

@@ -2,7 +2,7 @@
  *
  * TERRA_RECORD_FILE        the trace to write; without it the library does nothing. A file that exists is not
  *                          overwritten: further processes of the program write FILE.<pid>.
- * TERRA_RECORD_LEVELS      "call", "redispatch" or both with a comma (both by default)
+ * TERRA_RECORD_LEVELS      "ops" (default), "call", "redispatch", or several with commas; as terra-trace's --levels
  * TERRA_RECORD_STACKS      0: no Python call stacks
  * TERRA_RECORD_ITERATIONS  stop after so many iterations
  */
@@ -60,6 +60,12 @@ static int set_file(const char *file)
 	return n < (int)sizeof(options.file) - 16 ? 0 : -ENAMETOOLONG;
 }
 
+static uint32_t parse_levels(const char *list)
+{
+	return (has_word(list, "ops") ? TERRA_LEVELS_OPS : 0) | (has_word(list, "call") ? 1u << TERRA_LEVEL_CALL : 0) |
+	       (has_word(list, "redispatch") ? 1u << TERRA_LEVEL_REDISPATCH : 0);
+}
+
 static void read_options(void)
 {
 	const char *file = getenv("TERRA_RECORD_FILE"), *levels = getenv("TERRA_RECORD_LEVELS");
@@ -67,8 +73,7 @@ static void read_options(void)
 
 	if (!file || !file[0] || getauxval(AT_SECURE) || set_file(file))
 		return;
-	record_state.levels[TERRA_LEVEL_CALL] = !levels || has_word(levels, "call");
-	record_state.levels[TERRA_LEVEL_REDISPATCH] = !levels || has_word(levels, "redispatch");
+	record_state.levels = levels ? parse_levels(levels) : TERRA_LEVELS_OPS;
 	record_state.stacks = !stacks || strcmp(stacks, "0") != 0;
 	options.iterations = iterations ? strtoull(iterations, NULL, 10) : 0;
 	options.wanted = true;
@@ -112,7 +117,7 @@ static void describe_op(uint32_t i, void *library, uint8_t *stubs)
 	struct record_target *target = &record_state.targets[i];
 
 	*target = (struct record_target){ .original = dlsym(library, op->mangled), .stack_bytes = stack_bytes(op),
-					  .enabled = record_state.levels[op->level], .jump = !op->complete };
+					  .enabled = terra_op_chosen(op, record_state.levels), .jump = !op->complete };
 	record_state.layouts[i] = terra_op_layout(op, op->complete);
 	setup.patches[i] = (struct got_patch){ .symbol = op->mangled, .original = target->original };
 	if (target->original && target->enabled)

@@ -517,7 +517,7 @@ static void places(void **state)
 			{ .kind = TERRA_KIND_OPAQUE, .place = TERRA_PLACE_UNKNOWN },
 		},
 	};
-	struct terra_regs regs = { .gpr = { 1, 0x8001, 3, 0x101 }, .sp = (uintptr_t)stack, .has_xmm = 1 };
+	struct terra_regs regs = { .gpr = { 1, 0x8001, 3, 0x101 }, .sp = (uintptr_t)stack, .has_xmm = 0xff };
 	struct terra_record *record = (struct terra_record *)taken.bytes;
 	struct terra_packed *value;
 
