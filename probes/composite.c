@@ -13,7 +13,7 @@
  * no entry point does.) */
 static size_t op_name_size(const char *name, size_t size)
 {
-	static const char *const endings[] = { "_outf", "_symint" }; /* in this order: NAME_symint_outf */
+	static const char *const endings[] = {"_outf", "_symint"}; /* in this order: NAME_symint_outf */
 
 	for (size_t i = 0; i < sizeof(endings) / sizeof(endings[0]); i++) {
 		size_t n = strlen(endings[i]);
@@ -101,7 +101,7 @@ bool terra_is_composite(const struct terra_composites *composites, const char *n
 			const char *mangled)
 {
 	char types[TYPES_SIZE];
-	struct terra_composite wanted = { .name = name, .name_size = name_size, .types = types };
+	struct terra_composite wanted = {.name = name, .name_size = name_size, .types = types};
 
 	if (!composites->n || terra_mangle_spell_op(mangled, types, sizeof(types)))
 		return false;

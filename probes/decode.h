@@ -13,7 +13,7 @@
  * defined: it may add a call stack with terra_put_frames.
  *
  * For the verifier: loops are bpf_loop callbacks; every write into the chunk is at a masked position, with room for
- * the largest single item behind it (TERRA_CHUNK_SLACK); layout, offsets and chunk are map values.
+ * the largest single item behind it (TERRA_CHUNK_SLACK); layout, offsets, chunk and at are map values.
  */
 #ifndef TERRA_PROBES_DECODE_H
 #define TERRA_PROBES_DECODE_H
@@ -25,18 +25,18 @@
 static long terra_put_block(uint64_t index, void *ctx)
 {
 	struct terra_decoder *d = ctx;
-	uint64_t first = index * TERRA_BLOCK_INTS, n = d->count - first;
+	uint64_t first = index * TERRA_BLOCK_INTS, n = d->at->count - first;
 
-	if (first >= d->count)
+	if (first >= d->at->count)
 		return 1;
 	if (n > TERRA_BLOCK_INTS)
 		n = TERRA_BLOCK_INTS;
 	terra_make_room(d);
-	if (TERRA_READ(TERRA_AT(d, uint8_t, d->pos), n * 8, d->base + first * 8)) {
+	if (TERRA_READ(TERRA_AT(d, uint8_t, d->at->pos), n * 8, d->at->base + first * 8)) {
 		terra_unreadable(d);
 		return 1;
 	}
-	d->pos += n * 8;
+	d->at->pos += n * 8;
 	terra_value_header(d)->recorded += n;
 	return 0;
 }
@@ -49,8 +49,8 @@ TERRA_INLINE void terra_put_numbers(struct terra_decoder *d, uint64_t base, uint
 		return;
 	}
 	terra_value_header(d)->count = count;
-	d->base = base;
-	d->count = count;
+	d->at->base = base;
+	d->at->count = count;
 	TERRA_LOOP((count + TERRA_BLOCK_INTS - 1) / TERRA_BLOCK_INTS, terra_put_block, d);
 }
 
@@ -76,7 +76,7 @@ TERRA_NOINLINE int terra_put_scalar(struct terra_decoder *d, uint64_t address)
 	uint32_t tag = 0;
 
 	terra_make_room(d);
-	scalar = TERRA_AT(d, struct terra_packed_scalar, d->pos);
+	scalar = TERRA_AT(d, struct terra_packed_scalar, d->at->pos);
 	scalar->tag = '?';
 	scalar->value[0] = scalar->value[1] = 0;
 	if (layout->size && !TERRA_READ(&tag, 4, address + layout->tag_offset)) {
@@ -88,7 +88,7 @@ TERRA_NOINLINE int terra_put_scalar(struct terra_decoder *d, uint64_t address)
 		if (scalar->tag != 'z')
 			scalar->value[1] = 0;
 	}
-	d->pos += sizeof(*scalar);
+	d->at->pos += sizeof(*scalar);
 	terra_value_header(d)->recorded++;
 	return 0;
 }
@@ -97,7 +97,7 @@ static long terra_put_scalar_element(uint64_t index, void *ctx)
 {
 	struct terra_decoder *d = ctx;
 
-	terra_put_scalar(d, d->base + index * d->stride);
+	terra_put_scalar(d, d->at->base + index * d->at->stride);
 	return 0;
 }
 
@@ -108,8 +108,8 @@ TERRA_INLINE void terra_put_scalars(struct terra_decoder *d, uint64_t base, uint
 		return;
 	}
 	terra_value_header(d)->count = count;
-	d->base = base;
-	d->stride = d->offsets->scalar.size;
+	d->at->base = base;
+	d->at->stride = d->offsets->scalar.size;
 	TERRA_LOOP(count, terra_put_scalar_element, d);
 }
 
@@ -147,12 +147,12 @@ TERRA_INLINE void terra_put_string(struct terra_decoder *d, uint64_t length, uin
 	terra_make_room(d);
 	terra_value_header(d)->count = length;
 	terra_value_header(d)->recorded = n;
-	if (n && TERRA_READ(TERRA_AT(d, uint8_t, d->pos), n, pointer)) {
+	if (n && TERRA_READ(TERRA_AT(d, uint8_t, d->at->pos), n, pointer)) {
 		terra_value_header(d)->recorded = 0;
 		terra_unreadable(d);
 		return;
 	}
-	d->pos += (n + 7) & ~7ULL;
+	d->at->pos += (n + 7) & ~7ULL;
 }
 
 TERRA_INLINE void terra_put_bools(struct terra_decoder *d, const struct terra_object *o, uint32_t count)
@@ -432,8 +432,8 @@ TERRA_INLINE void terra_begin(struct terra_decoder *d, uint8_t type, uint64_t ti
 	record->sp = d->regs->sp;
 	record->return_address = 0;
 	record->keyset = 0;
-	d->pos = sizeof(*record);
-	d->value = d->pos;
+	d->at->pos = sizeof(*record);
+	d->at->value = d->at->pos;
 }
 
 /* The Python call stack: `n` words, a pair per frame, as the last value of an ENTER. */
@@ -465,7 +465,7 @@ static long terra_put_tuple_element(uint64_t index, void *ctx)
 
 	terra_make_room(d);
 	terra_open_value(d, TERRA_KIND_TENSOR, 0, 0);
-	if (TERRA_READ(&impl, 8, d->regs->rax + 8 * (d->count - 1 - index)) ||
+	if (TERRA_READ(&impl, 8, d->regs->rax + 8 * (d->at->count - 1 - index)) ||
 	    (d->layout->ret == TERRA_RET_TENSOR_REFS && TERRA_READ(&impl, 8, impl)))
 		terra_unreadable(d);
 	else
@@ -518,7 +518,7 @@ TERRA_INLINE void terra_decode_exit(struct terra_decoder *d, uint64_t time_ns)
 	terra_begin(d, TERRA_RECORD_EXIT, time_ns);
 	if (ret == TERRA_RET_TENSOR || ret == TERRA_RET_TENSOR_REF)
 		n = 1;
-	d->count = n;
+	d->at->count = n;
 	if (n)
 		TERRA_LOOP(n, terra_put_tuple_element, d);
 	else

@@ -23,7 +23,7 @@ bool code_is_emulated(const uint8_t *bytes, size_t size)
 
 static bool is_prefix(uint8_t byte)
 {
-	static const uint8_t prefixes[] = { 0x66, 0x67, 0xf0, 0xf2, 0xf3, 0x2e, 0x36, 0x3e, 0x26, 0x64, 0x65 };
+	static const uint8_t prefixes[] = {0x66, 0x67, 0xf0, 0xf2, 0xf3, 0x2e, 0x36, 0x3e, 0x26, 0x64, 0x65};
 
 	return memchr(prefixes, byte, sizeof(prefixes)) || (byte & 0xf0) == 0x40;
 }
@@ -100,7 +100,8 @@ static int64_t distance(const uint8_t *bytes, const struct code_insn *insn, unsi
 
 static bool frees(const char *name)
 {
-	static const char *const names[] = { "free", "_ZdlPv", "_ZdlPvm", "_ZdlPvSt11align_val_t", "_ZdlPvmSt11align_val_t" };
+	static const char *const names[] = {"free", "_ZdlPv", "_ZdlPvm", "_ZdlPvSt11align_val_t",
+					    "_ZdlPvmSt11align_val_t"};
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
 		if (strcmp(name, names[i]) == 0)
@@ -212,7 +213,7 @@ static int add_insn(struct code *code, const cs_insn *insn, const uint8_t *bytes
 		code->capacity = capacity;
 	}
 	out = &code->insns[code->n++];
-	*out = (struct code_insn){ .offset = (uint32_t)(insn->address - code->address), .size = (uint8_t)insn->size };
+	*out = (struct code_insn){.offset = (uint32_t)(insn->address - code->address), .size = (uint8_t)insn->size};
 	out->kind = (uint8_t)kind_of(bytes, insn->size, &relative);
 	out->emulated = code_is_emulated(bytes, insn->size);
 	out->takes_frame_down = takes_frame_down(insn->id);
@@ -273,7 +274,8 @@ static int connect(struct code *code)
 			code->insns[i].target = find_insn(code, code->insns[i].target);
 	for (uint32_t i = 0; i < code->exceptions.n_pads; i++) {
 		uint64_t offset = code->exceptions.pads[i] - code->address;
-		uint32_t at = offset < code->insns[code->n - 1].offset + 1ull ? find_insn(code, (uint32_t)offset) : CODE_OUTSIDE;
+		uint32_t at =
+		    offset < code->insns[code->n - 1].offset + 1ull ? find_insn(code, (uint32_t)offset) : CODE_OUTSIDE;
 
 		if (at != CODE_OUTSIDE)
 			code->insns[at].landing = true;

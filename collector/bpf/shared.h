@@ -19,6 +19,7 @@ struct bpf_buffer {
 	uint64_t traps; /* probes that fired and were recorded with this buffer */
 	uint64_t live[TERRA_REGISTERS];
 	struct terra_regs regs;
+	uint64_t cursor[4]; /* struct terra_cursor */
 	struct pystack_scratch scratch;
 	struct pystack_entry entry;
 	uint8_t chunk[TERRA_CHUNK_BUFFER];

@@ -52,12 +52,14 @@ static int add_exit(struct terra_sites *sites, const struct terra_probe *probe)
 	return 0;
 }
 
-/* Whether the function (also) leaves by a jump into another one. What does not disassemble to its end may hide an end. */
+/* Whether the function (also) leaves by a jump into another one. What does not disassemble to its end may hide an end.
+ */
 static bool has_tail_jump(const struct code *code)
 {
 	for (uint32_t i = 1; i < code->n; i++) {
 		const struct code_insn *insn = &code->insns[i];
-		bool leaves = insn->kind == CODE_JUMP_INDIRECT || (insn->kind == CODE_JUMP && insn->target == CODE_OUTSIDE);
+		bool leaves =
+		    insn->kind == CODE_JUMP_INDIRECT || (insn->kind == CODE_JUMP && insn->target == CODE_OUTSIDE);
 
 		if (leaves && code->insns[i - 1].takes_frame_down)
 			return true;
@@ -74,7 +76,7 @@ static int scan_op(struct code *code, const struct terra_op *op, uint32_t index,
 		return error;
 	sites->entries[index] = sites_find_entry(code, op, index);
 	sites->tail_jumps[index] = has_tail_jump(code);
-	n = sites_find_exits(code, op, index, exits);
+	n = sites_find_exits(code, op, &sites->entries[index], exits);
 	for (int i = 0; i < n && !error; i++)
 		error = add_exit(sites, &exits[i]);
 	return n < 0 ? n : error;
@@ -117,7 +119,8 @@ static bool probes_in_ops(const struct terra_op_table *table, const struct terra
 	return true;
 }
 
-static int unpack(const struct terra_op_table *table, const struct cached *cached, size_t size, struct terra_sites *sites)
+static int unpack(const struct terra_op_table *table, const struct cached *cached, size_t size,
+		  struct terra_sites *sites)
 {
 	size_t entry_bytes = table->n_ops * sizeof(*sites->entries), exit_bytes;
 	const char *at = (const char *)(cached + 1);
@@ -152,14 +155,15 @@ static int read_cached(const struct terra_op_table *table, const struct terra_ca
 static void write_cached(const struct terra_op_table *table, const struct terra_cache_key *key,
 			 const struct terra_sites *sites)
 {
-	size_t entry_bytes = table->n_ops * sizeof(*sites->entries), exit_bytes = sites->n_exits * sizeof(*sites->exits);
+	size_t entry_bytes = table->n_ops * sizeof(*sites->entries),
+	       exit_bytes = sites->n_exits * sizeof(*sites->exits);
 	size_t size = sizeof(struct cached) + entry_bytes + exit_bytes + table->n_ops;
 	struct cached *cached = malloc(size);
 	char *at = (char *)(cached + 1);
 
 	if (!cached)
 		return;
-	*cached = (struct cached){ .n_ops = table->n_ops, .n_exits = sites->n_exits };
+	*cached = (struct cached){.n_ops = table->n_ops, .n_exits = sites->n_exits};
 	memcpy(at, sites->entries, entry_bytes);
 	if (exit_bytes)
 		memcpy(at + entry_bytes, sites->exits, exit_bytes);
@@ -168,7 +172,8 @@ static void write_cached(const struct terra_op_table *table, const struct terra_
 	free(cached);
 }
 
-static int find(const struct terra_op_table *table, const struct terra_elf *elf, bool use_cache, struct terra_sites **out)
+static int find(const struct terra_op_table *table, const struct terra_elf *elf, bool use_cache,
+		struct terra_sites **out)
 {
 	struct terra_cache_key key;
 	int error;
@@ -202,7 +207,8 @@ int terra_sites_find(const struct terra_op_table *table, bool use_cache, struct 
 		terra_elf_close(&elf);
 	}
 	if (error) {
-		snprintf(err, err_size, "cannot find where the ops of %s begin and end: %s", table->library, strerror(-error));
+		snprintf(err, err_size, "cannot find where the ops of %s begin and end: %s", table->library,
+			 strerror(-error));
 		terra_sites_free(*out);
 		*out = NULL;
 	}

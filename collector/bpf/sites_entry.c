@@ -14,7 +14,7 @@ struct used_registers {
 
 static struct used_registers registers_of(const struct terra_op *op)
 {
-	struct used_registers used = { 0 };
+	struct used_registers used = {0};
 
 	for (unsigned int i = 0; i < op->n_args; i++) {
 		const struct terra_arg *arg = &op->args[i];
@@ -42,19 +42,19 @@ bool terra_entry_misses_doubles(const struct terra_op *op, const struct terra_si
 /* True when all that the arguments are in is somewhere at this point. */
 static bool describe(const struct track *track, struct used_registers used, struct terra_site *site)
 {
-	static const uint8_t order[6] = { TERRA_RDI, TERRA_RSI, TERRA_RDX, TERRA_RCX, TERRA_R8, TERRA_R9 };
-	struct track_value sp = { .kind = TRACK_REGISTER, .base = TERRA_RSP };
+	static const uint8_t order[6] = {TERRA_RDI, TERRA_RSI, TERRA_RDX, TERRA_RCX, TERRA_R8, TERRA_R9};
+	struct track_value sp = {.kind = TRACK_REGISTER, .base = TERRA_RSP};
 
 	if (!track_find(track, sp, &site->sp))
 		return false;
 	for (uint8_t i = 0; i < 6; i++) {
-		struct track_value wanted = { .kind = TRACK_REGISTER, .base = order[i] };
+		struct track_value wanted = {.kind = TRACK_REGISTER, .base = order[i]};
 
 		if (used.gpr >> i & 1 && !track_find(track, wanted, &site->gpr[i]))
 			return false;
 	}
 	for (uint8_t i = 0; i < 8; i++) {
-		struct track_value wanted = { .kind = TRACK_XMM, .base = i };
+		struct track_value wanted = {.kind = TRACK_XMM, .base = i};
 
 		if (used.xmm >> i & 1 && !track_find(track, wanted, &site->xmm[i]))
 			return false;
@@ -62,8 +62,8 @@ static bool describe(const struct track *track, struct used_registers used, stru
 	return true;
 }
 
-/* Instructions that run one after another, once, whenever the function is called: up to the first that may go elsewhere,
- * and not beyond one that is jumped to. */
+/* Instructions that run one after another, once, whenever the function is called: up to the first that may go
+ * elsewhere, and not beyond one that is jumped to. */
 static uint32_t straight_beginning(const struct code *code)
 {
 	uint32_t n = 0;
@@ -72,7 +72,8 @@ static uint32_t straight_beginning(const struct code *code)
 		n++;
 	n += n < code->n && n < MAX_BEGINNING;
 	for (uint32_t i = 0; i < code->n; i++)
-		if ((code->insns[i].kind == CODE_BRANCH || code->insns[i].kind == CODE_JUMP) && code->insns[i].target < n)
+		if ((code->insns[i].kind == CODE_BRANCH || code->insns[i].kind == CODE_JUMP) &&
+		    code->insns[i].target < n)
 			n = code->insns[i].target;
 	return n;
 }
@@ -90,7 +91,7 @@ static uint32_t choose(struct code *code, struct used_registers used, struct ter
 
 	track_begin(&track);
 	for (uint32_t i = 0; i < n; i++) {
-		struct terra_site here = { .op = site->op };
+		struct terra_site here = {.op = site->op};
 		const cs_insn *insn;
 
 		if ((chosen == CODE_OUTSIDE || code->insns[i].emulated) && describe(&track, used, &here)) {
@@ -108,9 +109,9 @@ static uint32_t choose(struct code *code, struct used_registers used, struct ter
 
 struct terra_probe sites_find_entry(struct code *code, const struct terra_op *op, uint32_t index)
 {
-	struct terra_probe probe = { .file_offset = op->file_offset, .site = { .op = index, .plain = 1 } };
+	struct terra_probe probe = {.file_offset = op->file_offset, .site = {.op = index, .plain = 1}};
 	struct used_registers used = registers_of(op);
-	struct terra_site site = { .op = index };
+	struct terra_site site = {.op = index};
 	uint32_t chosen;
 
 	/* Here without the arguments whose places are not known: those are not read anywhere. */

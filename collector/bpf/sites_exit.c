@@ -1,9 +1,10 @@
 /* Where an op's results are complete; see sites.h.
  *
- * The ending of a function is every instruction from which all ways lead to a `ret` without a call (but to free) and without
- * a write to anything but the stack. A run enters it once and does not leave it, and all that it does there leaves results
- * alone. Sites are chosen in it so that every way through it passes one; where one instruction alone does not do, several,
- * of which a way may then pass two: the second is an exit of an op that has ended, which the consumer drops.
+ * The ending of a function is every instruction from which all ways lead to a `ret` without a call (but to free) and
+ * without a write to anything but the stack. A run enters it once and does not leave it, and all that it does there
+ * leaves results alone. Sites are chosen in it so that every way through it passes one; where one instruction alone
+ * does not do, several, of which a way may then pass two: the second is an exit of an op that has ended, which the
+ * consumer drops.
  */
 #include "collector/bpf/sites_private.h"
 
@@ -19,6 +20,7 @@ enum mark { ENDING = 1, BEGINS = 2, SEEN = 4, CHOSEN = 8, DIRTY = 16 };
 
 struct ending {
 	struct code *code;
+	uint32_t after; /* offset of the entry's site: an op does not end before */
 	uint8_t *marks; /* of each instruction */
 	uint32_t *todo;
 };
@@ -26,6 +28,11 @@ struct ending {
 static bool in_ending(const struct ending *e, uint32_t i)
 {
 	return i < e->code->n && e->marks[i] & ENDING;
+}
+
+static bool is_cheap(const struct ending *e, uint32_t i)
+{
+	return e->code->insns[i].emulated && e->code->insns[i].offset > e->after;
 }
 
 static bool falls_through(const struct code_insn *insn)
@@ -98,8 +105,8 @@ static void visit(struct ending *e, uint32_t i, uint32_t *n)
 	}
 }
 
-/* Follows all ways through the ending up to `stop`, or, when that is CODE_OUTSIDE, up to the first emulated instruction of
- * each, which is chosen. False when one comes to a `ret` otherwise. */
+/* Follows all ways through the ending up to `stop`, or, when that is CODE_OUTSIDE, up to the first emulated instruction
+ * of each, which is chosen. False when one comes to a `ret` otherwise. */
 static bool follow(struct ending *e, uint32_t stop)
 {
 	uint32_t n = 0;
@@ -115,7 +122,7 @@ static bool follow(struct ending *e, uint32_t stop)
 
 		if (i == stop)
 			continue;
-		if (stop == CODE_OUTSIDE && insn->emulated) {
+		if (stop == CODE_OUTSIDE && is_cheap(e, i)) {
 			e->marks[i] |= CHOSEN;
 			continue;
 		}
@@ -133,7 +140,7 @@ static bool follow(struct ending *e, uint32_t stop)
 static bool choose(struct ending *e)
 {
 	for (uint32_t i = 0; i < e->code->n; i++) {
-		if (!in_ending(e, i) || !e->code->insns[i].emulated || !follow(e, i))
+		if (!in_ending(e, i) || !is_cheap(e, i) || !follow(e, i))
 			continue;
 		e->marks[i] |= CHOSEN;
 		return true;
@@ -203,16 +210,17 @@ static bool as_source(struct track_value value, bool memory_too, struct terra_so
 		return false;
 	if (value.offset < INT16_MIN || value.offset > INT16_MAX)
 		return false;
-	*out = (struct terra_source){ .kind = value.kind == TRACK_REGISTER ? TERRA_SOURCE_REGISTER : TERRA_SOURCE_MEMORY,
-				      .base = value.base,
-				      .offset = (int16_t)value.offset };
+	*out = (struct terra_source){.kind = value.kind == TRACK_REGISTER ? TERRA_SOURCE_REGISTER : TERRA_SOURCE_MEMORY,
+				     .base = value.base,
+				     .offset = (int16_t)value.offset};
 	return true;
 }
 
-/* The `ret` finds the return address where the first instruction found it, so the stack pointer there is the entry's. */
+/* The `ret` finds the return address where the first instruction found it, so the stack pointer there is the entry's.
+ */
 static bool describe(struct ending *e, uint32_t i, bool needs_result, struct terra_site *site)
 {
-	struct ways ways = { .ending = e, .needs_result = needs_result, .budget = MAX_WAYS };
+	struct ways ways = {.ending = e, .needs_result = needs_result, .budget = MAX_WAYS};
 	struct track track;
 
 	track_begin(&track);
@@ -231,8 +239,8 @@ static int take_chosen(struct ending *e, const struct terra_op *op, uint32_t ind
 	int n = 0;
 
 	for (uint32_t i = 0; i < e->code->n; i++) {
-		struct terra_probe probe = { .file_offset = op->file_offset + e->code->insns[i].offset,
-					     .site = { .op = index } };
+		struct terra_probe probe = {.file_offset = op->file_offset + e->code->insns[i].offset,
+					    .site = {.op = index}};
 
 		if (!(e->marks[i] & CHOSEN))
 			continue;
@@ -259,15 +267,19 @@ static bool has_hidden_ways(const struct code *code)
 	return code->exceptions.may_catch;
 }
 
-static int find_cheap(struct code *code, const struct terra_op *op, uint32_t index, struct terra_probe *out)
+static int find_cheap(struct code *code, const struct terra_op *op, const struct terra_probe *entry,
+		      struct terra_probe *out)
 {
-	struct ending ending = { .code = code, .marks = calloc(code->n, 1), .todo = malloc(code->n * sizeof(uint32_t)) };
+	struct ending ending = {.code = code,
+				.after = (uint32_t)(entry->file_offset - op->file_offset),
+				.marks = calloc(code->n, 1),
+				.todo = malloc(code->n * sizeof(uint32_t))};
 	int n = -ENOMEM;
 
 	if (ending.marks && ending.todo) {
 		find_ending(&ending);
 		find_beginnings(&ending);
-		n = choose(&ending) ? take_chosen(&ending, op, index, out) : 0;
+		n = choose(&ending) ? take_chosen(&ending, op, entry->site.op, out) : 0;
 	}
 	free(ending.marks);
 	free(ending.todo);
@@ -283,18 +295,19 @@ static int find_rets(const struct code *code, const struct terra_op *op, uint32_
 			continue;
 		if (n == SITES_MAX_EXITS)
 			return 0;
-		out[n++] = (struct terra_probe){ .file_offset = op->file_offset + code->insns[i].offset,
-						 .site = { .op = index, .plain = 1 } };
+		out[n++] = (struct terra_probe){.file_offset = op->file_offset + code->insns[i].offset,
+						.site = {.op = index, .plain = 1}};
 	}
 	return n;
 }
 
-int sites_find_exits(struct code *code, const struct terra_op *op, uint32_t index, struct terra_probe *out)
+int sites_find_exits(struct code *code, const struct terra_op *op, const struct terra_probe *entry,
+		     struct terra_probe *out)
 {
 	int n = 0;
 
 	/* A value in registers exists nowhere before the `ret`. */
 	if (code->whole && op->ret != TERRA_RET_VALUE && !has_hidden_ways(code))
-		n = find_cheap(code, op, index, out);
-	return n ? n : find_rets(code, op, index, out);
+		n = find_cheap(code, op, entry, out);
+	return n ? n : find_rets(code, op, entry->site.op, out);
 }

@@ -10,7 +10,8 @@
 /* One function, read: where its arguments can be read. */
 struct terra_probe sites_find_entry(struct code *code, const struct terra_op *op, uint32_t index);
 
-/* Its exits, at most SITES_MAX_EXITS. Returns their number, or -ENOMEM. */
-int sites_find_exits(struct code *code, const struct terra_op *op, uint32_t index, struct terra_probe *out);
+/* Its exits, at most SITES_MAX_EXITS, behind its entry. Returns their number, or -ENOMEM. */
+int sites_find_exits(struct code *code, const struct terra_op *op, const struct terra_probe *entry,
+		     struct terra_probe *out);
 
 #endif

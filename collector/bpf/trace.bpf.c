@@ -68,6 +68,8 @@ static int put_stack(struct terra_decoder *d);
 #define TERRA_STACK(d) put_stack(d)
 #include "probes/decode.h"
 
+_Static_assert(sizeof(struct terra_cursor) <= sizeof(((struct bpf_buffer *)0)->cursor), "shared.h makes room for it");
+
 #define PYSTACK_READ(context, destination, size, address)                                                              \
 	bpf_probe_read_user((destination), (size), (const void *)(address))
 #include "collector/pystack_walk.h"
@@ -227,6 +229,7 @@ ALWAYS_INLINE struct bpf_buffer *begin(struct pt_regs *ctx, const struct terra_s
 	d->regs = &buffer->regs;
 	d->chunk = buffer->chunk;
 	d->sink = buffer;
+	d->at = (struct terra_cursor *)buffer->cursor;
 	d->op = op;
 	d->tid = tid;
 	d->producer = buffer->producer;

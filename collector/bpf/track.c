@@ -7,7 +7,7 @@ void track_begin(struct track *track)
 {
 	memset(track, 0, sizeof(*track));
 	for (uint8_t i = 0; i < TERRA_REGISTERS; i++)
-		track->reg[i] = (struct track_value){ .kind = TRACK_REGISTER, .base = i };
+		track->reg[i] = (struct track_value){.kind = TRACK_REGISTER, .base = i};
 	track->xmm = 0xff;
 }
 
@@ -17,10 +17,10 @@ void track_begin(struct track *track)
 
 /* Number of a 64-bit general register plus one; 0 for others. */
 static const uint8_t whole[X86_REG_ENDING] = {
-	WHOLE(RAX, TERRA_RAX), WHOLE(RCX, TERRA_RCX), WHOLE(RDX, TERRA_RDX), WHOLE(RBX, TERRA_RBX),
-	WHOLE(RSP, TERRA_RSP), WHOLE(RBP, TERRA_RBP), WHOLE(RSI, TERRA_RSI), WHOLE(RDI, TERRA_RDI),
-	WHOLE(R8, TERRA_R8),   WHOLE(R9, TERRA_R9),   WHOLE(R10, TERRA_R10), WHOLE(R11, TERRA_R11),
-	WHOLE(R12, TERRA_R12), WHOLE(R13, TERRA_R13), WHOLE(R14, TERRA_R14), WHOLE(R15, TERRA_R15),
+    WHOLE(RAX, TERRA_RAX), WHOLE(RCX, TERRA_RCX), WHOLE(RDX, TERRA_RDX), WHOLE(RBX, TERRA_RBX),
+    WHOLE(RSP, TERRA_RSP), WHOLE(RBP, TERRA_RBP), WHOLE(RSI, TERRA_RSI), WHOLE(RDI, TERRA_RDI),
+    WHOLE(R8, TERRA_R8),   WHOLE(R9, TERRA_R9),	  WHOLE(R10, TERRA_R10), WHOLE(R11, TERRA_R11),
+    WHOLE(R12, TERRA_R12), WHOLE(R13, TERRA_R13), WHOLE(R14, TERRA_R14), WHOLE(R15, TERRA_R15),
 };
 
 #define PARTS(a, b, c, d, number)                                                                                      \
@@ -29,16 +29,16 @@ static const uint8_t whole[X86_REG_ENDING] = {
 
 /* The same of any part of one. */
 static const uint8_t part[X86_REG_ENDING] = {
-	PARTS(RAX, EAX, AX, AL, TERRA_RAX),	  [X86_REG_AH] = TERRA_RAX + 1,
-	PARTS(RCX, ECX, CX, CL, TERRA_RCX),	  [X86_REG_CH] = TERRA_RCX + 1,
-	PARTS(RDX, EDX, DX, DL, TERRA_RDX),	  [X86_REG_DH] = TERRA_RDX + 1,
-	PARTS(RBX, EBX, BX, BL, TERRA_RBX),	  [X86_REG_BH] = TERRA_RBX + 1,
-	PARTS(RSP, ESP, SP, SPL, TERRA_RSP),	  PARTS(RBP, EBP, BP, BPL, TERRA_RBP),
-	PARTS(RSI, ESI, SI, SIL, TERRA_RSI),	  PARTS(RDI, EDI, DI, DIL, TERRA_RDI),
-	PARTS(R8, R8D, R8W, R8B, TERRA_R8),	  PARTS(R9, R9D, R9W, R9B, TERRA_R9),
-	PARTS(R10, R10D, R10W, R10B, TERRA_R10), PARTS(R11, R11D, R11W, R11B, TERRA_R11),
-	PARTS(R12, R12D, R12W, R12B, TERRA_R12), PARTS(R13, R13D, R13W, R13B, TERRA_R13),
-	PARTS(R14, R14D, R14W, R14B, TERRA_R14), PARTS(R15, R15D, R15W, R15B, TERRA_R15),
+    PARTS(RAX, EAX, AX, AL, TERRA_RAX),	     [X86_REG_AH] = TERRA_RAX + 1,
+    PARTS(RCX, ECX, CX, CL, TERRA_RCX),	     [X86_REG_CH] = TERRA_RCX + 1,
+    PARTS(RDX, EDX, DX, DL, TERRA_RDX),	     [X86_REG_DH] = TERRA_RDX + 1,
+    PARTS(RBX, EBX, BX, BL, TERRA_RBX),	     [X86_REG_BH] = TERRA_RBX + 1,
+    PARTS(RSP, ESP, SP, SPL, TERRA_RSP),     PARTS(RBP, EBP, BP, BPL, TERRA_RBP),
+    PARTS(RSI, ESI, SI, SIL, TERRA_RSI),     PARTS(RDI, EDI, DI, DIL, TERRA_RDI),
+    PARTS(R8, R8D, R8W, R8B, TERRA_R8),	     PARTS(R9, R9D, R9W, R9B, TERRA_R9),
+    PARTS(R10, R10D, R10W, R10B, TERRA_R10), PARTS(R11, R11D, R11W, R11B, TERRA_R11),
+    PARTS(R12, R12D, R12W, R12B, TERRA_R12), PARTS(R13, R13D, R13W, R13B, TERRA_R13),
+    PARTS(R14, R14D, R14W, R14B, TERRA_R14), PARTS(R15, R15D, R15W, R15B, TERRA_R15),
 };
 
 static int whole_number(unsigned int reg)
@@ -72,7 +72,7 @@ static bool is_stack(struct track_value value)
 /* The address of a memory operand, in terms of the registers at the beginning. */
 static struct track_value address_of(const struct track *track, const x86_op_mem *memory)
 {
-	struct track_value value = { 0 };
+	struct track_value value = {0};
 	int base = whole_number(memory->base);
 
 	if (base < 0 || memory->index != X86_REG_INVALID || memory->segment != X86_REG_INVALID)
@@ -80,7 +80,7 @@ static struct track_value address_of(const struct track *track, const x86_op_mem
 	value = track->reg[base];
 	if (value.kind != TRACK_REGISTER || memory->disp > INT32_MAX / 2 || memory->disp < INT32_MIN / 2 ||
 	    value.offset > INT32_MAX / 4 || value.offset < INT32_MIN / 4)
-		return (struct track_value){ 0 };
+		return (struct track_value){0};
 	value.offset += (int32_t)memory->disp;
 	return value;
 }
@@ -90,15 +90,16 @@ static bool store(struct track *track, struct track_value address, uint16_t size
 	if (!is_stack(address) || track->n_stores == TRACK_STORES)
 		return false;
 	track->stores[track->n_stores++] =
-		(struct track_store){ .base = address.base, .offset = address.offset, .size = size, .value = value };
+	    (struct track_store){.base = address.base, .offset = address.offset, .size = size, .value = value};
 	return true;
 }
 
-/* rsp and rbp at the beginning may be any distance apart: a store through one says nothing of places given by the other. */
+/* rsp and rbp at the beginning may be any distance apart: a store through one says nothing of places given by the
+ * other. */
 static struct track_value load(const struct track *track, struct track_value address)
 {
 	if (!is_stack(address))
-		return (struct track_value){ 0 };
+		return (struct track_value){0};
 	for (uint32_t i = track->n_stores; i-- > 0;) {
 		const struct track_store *s = &track->stores[i];
 
@@ -107,7 +108,7 @@ static struct track_value load(const struct track *track, struct track_value add
 			continue;
 		if (s->base == address.base && s->offset == address.offset && s->size == 8)
 			return s->value;
-		return (struct track_value){ 0 };
+		return (struct track_value){0};
 	}
 	address.kind = TRACK_MEMORY;
 	return address;
@@ -118,8 +119,9 @@ static struct track_value load(const struct track *track, struct track_value add
 /* That only read the memory operand they begin with. */
 static bool only_reads(unsigned int id)
 {
-	return id == X86_INS_CMP || id == X86_INS_TEST || id == X86_INS_PUSH || id == X86_INS_CALL || id == X86_INS_JMP ||
-	       id == X86_INS_NOP || id == X86_INS_BT || id == X86_INS_UCOMISS || id == X86_INS_UCOMISD;
+	return id == X86_INS_CMP || id == X86_INS_TEST || id == X86_INS_PUSH || id == X86_INS_CALL ||
+	       id == X86_INS_JMP || id == X86_INS_NOP || id == X86_INS_BT || id == X86_INS_UCOMISS ||
+	       id == X86_INS_UCOMISD;
 }
 
 /* The memory operand that is written; the library's own word on it is believed only where it says yes. */
@@ -180,9 +182,9 @@ static void forget_written(struct track *track, csh handle, const cs_insn *insn)
 		int general = part_number(written[i]), xmm = xmm_number(written[i]);
 
 		if (general >= 0)
-			track->reg[general] = (struct track_value){ 0 };
+			track->reg[general] = (struct track_value){0};
 		if (xmm >= 0)
-			track->xmm &= (uint8_t)~(1u << xmm);
+			track->xmm &= (uint8_t) ~(1u << xmm);
 	}
 }
 
@@ -197,9 +199,9 @@ static void forget_first(struct track *track, const cs_insn *insn)
 	general = part_number(x86->operands[0].reg);
 	xmm = xmm_number(x86->operands[0].reg);
 	if (general >= 0)
-		track->reg[general] = (struct track_value){ 0 };
+		track->reg[general] = (struct track_value){0};
 	if (xmm >= 0)
-		track->xmm &= (uint8_t)~(1u << xmm);
+		track->xmm &= (uint8_t) ~(1u << xmm);
 }
 
 static bool push(struct track *track, struct track_value value)
@@ -226,14 +228,14 @@ static struct track_value moved(const struct track *track, const cs_x86_op *from
 	if (from->type == X86_OP_REG && whole_number(from->reg) >= 0)
 		return track->reg[whole_number(from->reg)];
 	if (from->type == X86_OP_REG && xmm_number(from->reg) >= 0 && track->xmm >> xmm_number(from->reg) & 1)
-		return (struct track_value){ .kind = TRACK_XMM, .base = (uint8_t)xmm_number(from->reg) };
-	return (struct track_value){ 0 };
+		return (struct track_value){.kind = TRACK_XMM, .base = (uint8_t)xmm_number(from->reg)};
+	return (struct track_value){0};
 }
 
 static bool is_move(unsigned int id)
 {
-	return id == X86_INS_MOV || id == X86_INS_MOVSD || id == X86_INS_MOVQ || id == X86_INS_VMOVSD || id == X86_INS_VMOVQ ||
-	       id == X86_INS_MOVLPD || id == X86_INS_MOVLPS;
+	return id == X86_INS_MOV || id == X86_INS_MOVSD || id == X86_INS_MOVQ || id == X86_INS_VMOVSD ||
+	       id == X86_INS_VMOVQ || id == X86_INS_MOVLPD || id == X86_INS_MOVLPS;
 }
 
 /* The value of add and sub of a constant to a register, and of lea. */
@@ -253,18 +255,19 @@ static bool is_sum(const struct track *track, const cs_insn *insn, struct track_
 	}
 	if ((insn->id != X86_INS_ADD && insn->id != X86_INS_SUB) || x86->operands[1].type != X86_OP_IMM)
 		return false;
-	*out = address_of(track, &(x86_op_mem){ .base = x86->operands[0].reg,
-						.disp = insn->id == X86_INS_ADD ? x86->operands[1].imm : -x86->operands[1].imm });
+	*out = address_of(
+	    track, &(x86_op_mem){.base = x86->operands[0].reg,
+				 .disp = insn->id == X86_INS_ADD ? x86->operands[1].imm : -x86->operands[1].imm});
 	return true;
 }
 
 static void call(struct track *track)
 {
-	static const uint8_t lost[] = { TERRA_RAX, TERRA_RCX, TERRA_RDX, TERRA_RSI, TERRA_RDI,
-					TERRA_R8,  TERRA_R9,  TERRA_R10, TERRA_R11 };
+	static const uint8_t lost[] = {TERRA_RAX, TERRA_RCX, TERRA_RDX, TERRA_RSI, TERRA_RDI,
+				       TERRA_R8,  TERRA_R9,  TERRA_R10, TERRA_R11};
 
 	for (size_t i = 0; i < sizeof(lost); i++)
-		track->reg[lost[i]] = (struct track_value){ 0 };
+		track->reg[lost[i]] = (struct track_value){0};
 	track->xmm = 0;
 }
 
@@ -273,7 +276,7 @@ static bool step_operands(struct track *track, csh handle, const cs_insn *insn)
 {
 	const cs_x86 *x86 = &insn->detail->x86;
 	const cs_x86_op *memory = written_memory(insn);
-	struct track_value value = { 0 };
+	struct track_value value = {0};
 	bool known = is_sum(track, insn, &value);
 
 	if (!known && is_move(insn->id) && x86->op_count == 2) {
@@ -282,7 +285,7 @@ static bool step_operands(struct track *track, csh handle, const cs_insn *insn)
 	}
 	if (memory)
 		return store(track, address_of(track, &memory->mem), memory->size,
-			     known && memory->size == 8 ? value : (struct track_value){ 0 });
+			     known && memory->size == 8 ? value : (struct track_value){0});
 	forget_written(track, handle, insn);
 	forget_first(track, insn);
 	if (known && x86->operands[0].type == X86_OP_REG && whole_number(x86->operands[0].reg) >= 0)
@@ -292,7 +295,7 @@ static bool step_operands(struct track *track, csh handle, const cs_insn *insn)
 
 static bool step_stack(struct track *track, const cs_insn *insn, const cs_x86_op *operand)
 {
-	struct track_value value = { 0 };
+	struct track_value value = {0};
 	int reg = insn->detail->x86.op_count && operand->type == X86_OP_REG ? whole_number(operand->reg) : -1;
 
 	switch (insn->id) {
@@ -341,7 +344,7 @@ static bool same(struct track_value a, struct track_value b)
 /* A place on the stack in terms of a register that points to it now. */
 static bool express(const struct track *track, uint8_t base, int32_t offset, struct terra_source *out)
 {
-	static const uint8_t pointers[] = { TERRA_RSP, TERRA_RBP };
+	static const uint8_t pointers[] = {TERRA_RSP, TERRA_RBP};
 
 	for (size_t i = 0; i < sizeof(pointers); i++) {
 		const struct track_value *now = &track->reg[pointers[i]];
@@ -349,7 +352,7 @@ static bool express(const struct track *track, uint8_t base, int32_t offset, str
 
 		if (now->kind != TRACK_REGISTER || now->base != base || from < INT16_MIN || from > INT16_MAX)
 			continue;
-		*out = (struct terra_source){ .base = pointers[i], .offset = (int16_t)from };
+		*out = (struct terra_source){.base = pointers[i], .offset = (int16_t)from};
 		return true;
 	}
 	return false;
@@ -360,12 +363,12 @@ bool track_find(const struct track *track, struct track_value wanted, struct ter
 	for (uint8_t i = 0; i < TERRA_REGISTERS; i++) {
 		if (!same(track->reg[i], wanted))
 			continue;
-		*out = (struct terra_source){ .kind = TERRA_SOURCE_REGISTER, .base = i };
+		*out = (struct terra_source){.kind = TERRA_SOURCE_REGISTER, .base = i};
 		return true;
 	}
 	for (uint32_t i = track->n_stores; i-- > 0;) {
 		const struct track_store *s = &track->stores[i];
-		struct track_value place = { .kind = TRACK_REGISTER, .base = s->base, .offset = s->offset };
+		struct track_value place = {.kind = TRACK_REGISTER, .base = s->base, .offset = s->offset};
 
 		/* As long as nothing was written over it. */
 		if (!same(s->value, wanted) || s->size != 8 || !same(load(track, place), wanted) ||

@@ -24,7 +24,7 @@ struct reader {
 
 static struct reader reader_at(const struct terra_elf *elf, uint64_t address)
 {
-	struct reader r = { .address = address };
+	struct reader r = {.address = address};
 	uint64_t offset;
 
 	r.failed = !terra_elf_file_offset(elf, address, &offset) || offset > elf->size;
@@ -169,9 +169,10 @@ static bool read_encodings(const struct terra_elf *elf, uint64_t address, uint8_
 	return !r.failed;
 }
 
-/* A call site whose action is not "none" may lead to a handler; without one, what it lands in only cleans up. Returns false
- * when the table is not understood. */
-static bool read_call_sites(struct reader *r, uint8_t encoding, const uint8_t *end, uint64_t base, struct unwind_function *out)
+/* A call site whose action is not "none" may lead to a handler; without one, what it lands in only cleans up. Returns
+ * false when the table is not understood. */
+static bool read_call_sites(struct reader *r, uint8_t encoding, const uint8_t *end, uint64_t base,
+			    struct unwind_function *out)
 {
 	while (r->at < end && !r->failed) {
 		uint64_t pad;

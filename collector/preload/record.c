@@ -94,7 +94,8 @@ static void make_record(struct record_ring *ring, const struct record_registers 
 	uint32_t op = (uint32_t)registers->index;
 	uint64_t now = record_now();
 	struct terra_regs regs;
-	struct terra_decoder d = { .layout = &record_state.layouts[op], .offsets = &record_state.offsets,
+	struct terra_cursor cursor;
+	struct terra_decoder d = { .at = &cursor, .layout = &record_state.layouts[op], .offsets = &record_state.offsets,
 				   .regs = &regs, .chunk = (uint8_t *)ring->chunk, .sink = ring, .op = op,
 				   .tid = ring->tid, .producer = ring->tid };
 

@@ -73,7 +73,7 @@ static void read_options(void)
 
 	if (!file || !file[0] || getauxval(AT_SECURE) || set_file(file))
 		return;
-	record_state.levels = levels ? parse_levels(levels) : TERRA_LEVELS_OPS;
+	record_state.levels = levels && levels[0] ? parse_levels(levels) : TERRA_LEVELS_OPS;
 	record_state.stacks = !stacks || strcmp(stacks, "0") != 0;
 	options.iterations = iterations ? strtoull(iterations, NULL, 10) : 0;
 	options.wanted = true;
