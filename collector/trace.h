@@ -138,6 +138,8 @@ uint64_t terra_trace_size(const struct terra_trace_writer *writer);
  * event only; a failure to write is for good: what is on disk stays readable and every later call returns it again. */
 int terra_trace_write(struct terra_trace_writer *writer, struct terra_event *event);
 int terra_trace_flush(struct terra_trace_writer *writer);
+/* Closes without writing anything: for a forked child, whose parent goes on with the file. */
+void terra_trace_abandon(struct terra_trace_writer *writer);
 /* Writes the end marker and closes; what a writer keeps in memory is dropped. Returns 0 or -errno (a full disk is reported here at the latest). */
 int terra_trace_finish(struct terra_trace_writer *writer);
 

@@ -302,9 +302,10 @@ int terra_trace_write(struct terra_trace_writer *writer, struct terra_event *eve
 	if (err)
 		return refuse(writer, before, err);
 	writer->seq++;
-	writer->last_time = event->time_ns;
+	/* A note is made when it is due; only what the program did makes what is kept older. */
 	if (writer->keep && event->type == TERRA_EVENT_NOTE)
 		return trace_keep_note(writer->keep, event->text);
+	writer->last_time = event->time_ns;
 	if (event->type == TERRA_EVENT_LOST)
 		writer->lost += event->lost;
 	return 0;
@@ -325,6 +326,12 @@ static int write_end(struct terra_trace_writer *writer)
 	out->size = TRACE_BLOCK_HEADER_SIZE + TRACE_END_SIZE;
 	fill_block_header(writer, TRACE_BLOCK_END, TRACE_END_SIZE);
 	return write_piece(writer, out->data, out->size);
+}
+
+void terra_trace_abandon(struct terra_trace_writer *writer)
+{
+	if (writer)
+		writer_free(writer);
 }
 
 int terra_trace_finish(struct terra_trace_writer *writer)
