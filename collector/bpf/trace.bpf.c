@@ -28,7 +28,7 @@ struct {
 	__type(value, struct terra_op_layout);
 } ops SEC(".maps");
 
-/* By the probe's cookie. */
+/* By the low half of the probe's cookie; the high half is the target. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1); /* the loader sets it */
@@ -44,8 +44,23 @@ struct {
 	__type(value, struct bpf_buffer);
 } buffers SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, BPF_TARGETS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, uint32_t);
+	__type(value, struct bpf_target);
+} targets SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, BPF_TARGETS); /* the loader sets it */
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, uint32_t);
+	__type(value, struct bpf_sequence);
+} sequences SEC(".maps");
+
 struct bpf_config config;
-struct bpf_counts counts;
 
 #define TERRA_READ(destination, size, address) bpf_probe_read_user((destination), (size), (const void *)(address))
 
@@ -54,12 +69,17 @@ struct bpf_counts counts;
 
 ALWAYS_INLINE void emit(struct bpf_buffer *buffer, struct terra_record *record, uint32_t size)
 {
-	record->seq = buffer->seq++;
+	uint32_t at = buffer->producer * BPF_TARGETS + buffer->target;
+	struct bpf_sequence *sequence = bpf_map_lookup_elem(&sequences, &at);
+
+	if (!sequence)
+		return;
+	record->seq = sequence->seq++;
 	if (size > TERRA_CHUNK_SIZE)
 		size = TERRA_CHUNK_SIZE;
 	/* The consumer looks by itself every few milliseconds; to wake it for every record would cost the program. */
 	if (bpf_ringbuf_output(&ring, record, size, BPF_RB_NO_WAKEUP))
-		buffer->lost++;
+		sequence->lost++;
 }
 
 struct terra_decoder;
@@ -75,6 +95,7 @@ _Static_assert(sizeof(struct terra_cursor) <= sizeof(((struct bpf_buffer *)0)->c
 #include "collector/pystack_walk.h"
 
 struct thread_search {
+	const struct pystack_layout *python;
 	uint64_t state, tid, found;
 };
 
@@ -83,22 +104,22 @@ static long look_at_thread(uint64_t index, void *context)
 	struct thread_search *search = context;
 	uint64_t id;
 
-	if (!search->state || PYSTACK_READ(NULL, &id, sizeof(id), search->state + config.python.state_native_id))
+	if (!search->state || PYSTACK_READ(NULL, &id, sizeof(id), search->state + search->python->state_native_id))
 		return 1;
 	if (id == search->tid) {
 		search->found = search->state;
 		return 1;
 	}
-	if (PYSTACK_READ(NULL, &search->state, sizeof(search->state), search->state + config.python.state_next))
+	if (PYSTACK_READ(NULL, &search->state, sizeof(search->state), search->state + search->python->state_next))
 		return 1;
 	return 0;
 }
 
-ALWAYS_INLINE uint64_t find_thread(uint32_t tid)
+ALWAYS_INLINE uint64_t find_thread(const struct pystack_layout *python, uint32_t tid)
 {
-	struct thread_search search = { .tid = tid };
+	struct thread_search search = { .python = python, .tid = tid };
 
-	if (PYSTACK_READ(NULL, &search.state, sizeof(search.state), config.python.threads_head))
+	if (PYSTACK_READ(NULL, &search.state, sizeof(search.state), python->threads_head))
 		return 0;
 	bpf_loop(PYSTACK_MAX_THREADS, look_at_thread, &search, 0);
 	return search.found;
@@ -106,6 +127,7 @@ ALWAYS_INLINE uint64_t find_thread(uint32_t tid)
 
 struct stack_walk {
 	struct terra_decoder *d;
+	const struct pystack_layout *python;
 	uint64_t frame;
 	uint32_t words;
 };
@@ -118,7 +140,7 @@ static long put_frame(uint64_t index, void *context)
 
 	if (!walk->frame)
 		return 1;
-	got = pystack_step(&config.python, NULL, &buffer->scratch, &walk->frame, &buffer->entry);
+	got = pystack_step(walk->python, NULL, &buffer->scratch, &walk->frame, &buffer->entry);
 	if (got < 0)
 		return 1;
 	if (got) {
@@ -136,12 +158,15 @@ static long put_frame(uint64_t index, void *context)
 static __attribute__((noinline)) int put_stack(struct terra_decoder *d)
 {
 	struct stack_walk walk = { .d = d };
+	struct bpf_buffer *buffer = d->sink;
+	const struct bpf_target *target = bpf_map_lookup_elem(&targets, &buffer->target);
 
-	if (!config.python_ready || !(config.stack_levels >> (d->layout->level & 1) & 1))
+	if (!target || !target->python_ready || !(config.stack_levels >> (d->layout->level & 1) & 1))
 		return 0;
-	walk.frame = find_thread(d->tid);
+	walk.python = &target->python;
+	walk.frame = find_thread(walk.python, d->tid);
 	if (walk.frame)
-		walk.frame = pystack_first_frame(&config.python, NULL, walk.frame);
+		walk.frame = pystack_first_frame(walk.python, NULL, walk.frame);
 	if (!walk.frame)
 		return 0;
 	terra_make_room(d);
@@ -152,7 +177,7 @@ static __attribute__((noinline)) int put_stack(struct terra_decoder *d)
 	return 0;
 }
 
-ALWAYS_INLINE struct bpf_buffer *take_buffer(void)
+ALWAYS_INLINE struct bpf_buffer *take_buffer(struct bpf_target *target)
 {
 	for (uint32_t i = 0; i < BPF_BUFFERS; i++) {
 		struct bpf_buffer *buffer = bpf_map_lookup_elem(&buffers, &i);
@@ -162,7 +187,7 @@ ALWAYS_INLINE struct bpf_buffer *take_buffer(void)
 			return buffer;
 		}
 	}
-	__sync_fetch_and_add(&counts.no_buffer, 1);
+	__sync_fetch_and_add(&target->no_buffer, 1);
 	return NULL;
 }
 
@@ -171,14 +196,14 @@ ALWAYS_INLINE void give_buffer(struct bpf_buffer *buffer)
 	__sync_lock_test_and_set(&buffer->taken, 0);
 }
 
-/* The thread's id when it is one of the traced process, else 0. Also for kernels that filter a link by thread. */
-ALWAYS_INLINE uint32_t traced_thread(void)
+/* The thread's id when it is one of the target's, else 0. Also for kernels that filter a link by thread. */
+ALWAYS_INLINE uint32_t traced_thread(const struct bpf_target *target)
 {
 	struct bpf_pidns_info info = {};
 
 	if (bpf_get_ns_current_pid_tgid(config.namespace_device, config.namespace_inode, &info, sizeof(info)))
 		return 0;
-	return info.tgid == config.pid ? info.pid : 0;
+	return info.tgid == target->pid ? info.pid : 0;
 }
 
 /* In memory, where an index may choose. */
@@ -207,22 +232,28 @@ ALWAYS_INLINE const struct terra_site *find_site(struct pt_regs *ctx)
 {
 	uint32_t index = (uint32_t)bpf_get_attach_cookie(ctx);
 
-	return config.stopped ? NULL : bpf_map_lookup_elem(&sites, &index);
+	return bpf_map_lookup_elem(&sites, &index);
 }
 
 /* Fills what both programs need; NULL when there is nothing to record. */
 ALWAYS_INLINE struct bpf_buffer *begin(struct pt_regs *ctx, const struct terra_site *site, struct terra_decoder *d)
 {
-	uint32_t op = site->op, tid = traced_thread();
+	uint32_t op = site->op, index = (uint32_t)(bpf_get_attach_cookie(ctx) >> 32);
 	const struct terra_op_layout *layout = bpf_map_lookup_elem(&ops, &op);
+	struct bpf_target *target = bpf_map_lookup_elem(&targets, &index);
 	struct bpf_buffer *buffer;
+	uint32_t tid;
 
-	if (!tid || !layout)
+	if (!layout || !target || target->stopped)
 		return NULL;
-	buffer = take_buffer();
+	tid = traced_thread(target);
+	if (!tid)
+		return NULL;
+	buffer = take_buffer(target);
 	if (!buffer)
 		return NULL;
-	buffer->traps++;
+	__sync_fetch_and_add(&target->traps, 1);
+	buffer->target = index;
 	copy_registers(ctx, buffer->live);
 	d->layout = layout;
 	d->offsets = &config.offsets;
@@ -232,7 +263,7 @@ ALWAYS_INLINE struct bpf_buffer *begin(struct pt_regs *ctx, const struct terra_s
 	d->at = (struct terra_cursor *)buffer->cursor;
 	d->op = op;
 	d->tid = tid;
-	d->producer = buffer->producer;
+	d->producer = index << BPF_TARGET_SHIFT | buffer->producer;
 	return buffer;
 }
 

@@ -120,6 +120,8 @@ struct record_way record_enter(struct record_registers *registers)
 	if (!__atomic_load_n(&record_state.active, __ATOMIC_ACQUIRE) || !target->enabled || inside)
 		return way;
 	inside = true;
+	if (record_state.forked)
+		record_begin_child();
 	record_look_for_libraries();
 	ring = record_ring();
 	if (ring)

@@ -272,7 +272,8 @@ def usage():
     for word in ("--backend", "--iterations", "--list-ops", "EXIT STATUS", "CAP_BPF"):
         assert word in text, word
     for arguments in ([], ["--backend", "x", "true"], ["--iterations", "0", "true"], ["--levels", "x", "true"],
-                      ["--no-such"], ["--json", "true"], ["--list-ops", "true"]):
+                      ["--no-such"], ["--list-ops", "true"], ["-p", "1", "true"], ["-p", "0"], ["-p", "1", "--backend", "preload"],
+                      ["--duration", "0", "true"], ["--max-size", "1k", "true"], ["--max-size", "3X", "true"], ["--ops", ",", "true"]):
         outcome = run([tool("terra-trace"), *arguments], check=False)
         assert outcome.returncode == 2 and "--help" in outcome.stderr, (arguments, outcome)
     with temporary_folder() as folder:
@@ -394,11 +395,13 @@ print("status", status)
 
 
 @test
-def threads_are_seen_and_children_are_not():
-    """Ops of every thread have their own stack; a forked child runs as ever and is not recorded, as the trace says."""
+def threads_are_seen_and_children_are_not_where_unwanted():
+    """Ops of every thread have their own stack; with --no-children a forked child runs as ever and is not recorded, as the trace says."""
     need_bpf()
     with temporary_folder() as folder:
-        outcome, path = trace(PYTHON, "-c", THREADS, options=("--backend", "bpf", "--levels", "call"), folder=folder)
+        outcome, path = trace(PYTHON, "-c", THREADS, options=("--backend", "bpf", "--levels", "call", "--no-children"),
+                              folder=folder)
+        assert os.listdir(folder) == ["t.terra"], os.listdir(folder)
         assert outcome.stdout == "status 0\n", outcome
         events, about, _ = load(path)
         enters = {event["op"]: event for event in events if event["event"] == "enter"}
