@@ -159,8 +159,11 @@ static int open_ring(struct terra_bpf *bpf)
 
 static int open_all(struct terra_bpf *bpf, const struct terra_offsets *offsets, char *err, size_t err_size)
 {
-	int error = terra_exits_find(bpf->table, bpf->options.use_cache, &bpf->exits, err, err_size);
+	struct terra_op_table with_exits = *bpf->table;
+	int error;
 
+	with_exits.n_ops -= bpf->options.entry_only;
+	error = terra_exits_find(&with_exits, bpf->options.use_cache, &bpf->exits, err, err_size);
 	if (error)
 		return error;
 	error = make_layouts(bpf);

@@ -26,6 +26,7 @@ struct terra_bpf_options {
 	uint32_t stack_levels; /* at which entries to record Python stacks, once terra_bpf_set_python was called */
 	size_t ring_bytes;     /* a power of two of at least a page; 0: a default */
 	bool use_cache;
+	uint32_t entry_only; /* so many ops at the end of the table have exits that nobody looks for */
 	const uint8_t *ops; /* per op of the table: 1 to probe it; NULL: all. Borrowed */
 };
 
