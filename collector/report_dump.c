@@ -17,18 +17,25 @@ static bool is_optional(unsigned int kind)
 
 /* Text. */
 
-/* The numbers of c10::ScalarType are part of PyTorch's serialised models: known ones never change. */
-static void print_dtype(int64_t dtype, FILE *out)
+const char *report_dtype_name(int64_t dtype, char buffer[REPORT_DTYPE_SIZE])
 {
+	/* The numbers of c10::ScalarType are part of PyTorch's serialised models: known ones never change. */
 	static const char *const names[] = {"uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64",
 					    "complex32", "complex64", "complex128", "bool"};
 
 	if (dtype >= 0 && (size_t)dtype < sizeof(names) / sizeof(names[0]))
-		fputs(names[dtype], out);
-	else if (dtype == 15)
-		fputs("bfloat16", out);
-	else
-		fprintf(out, "dtype%" PRId64, dtype);
+		return names[dtype];
+	if (dtype == 15)
+		return "bfloat16";
+	snprintf(buffer, REPORT_DTYPE_SIZE, "dtype%" PRId64, dtype);
+	return buffer;
+}
+
+static void print_dtype(int64_t dtype, FILE *out)
+{
+	char buffer[REPORT_DTYPE_SIZE];
+
+	fputs(report_dtype_name(dtype, buffer), out);
 }
 
 static void print_dims(const int64_t *dims, int n, FILE *out)

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "collector/ranks.h"
 #include "collector/report.h"
 #include "graphopt/graph_report.h"
 
@@ -22,6 +23,7 @@ static const char help[] =
 	"SYNOPSIS\n"
 	"    terra-report [--json] [--top N] FILE\n"
 	"    terra-report --dump [--json] FILE\n"
+	"    terra-report [--json] FILE.index\n"
 	"    terra-report --help\n"
 	"\n"
 	"DESCRIPTION\n"
@@ -31,6 +33,9 @@ static const char help[] =
 	"\n"
 	"    Then the regions that terra-opt can convert: their ops as a plan has them, the program's lines, the gain\n"
 	"    that the cost model expects (terra-opt measures), and the ops that end regions, with the reason.\n"
+	"\n"
+	"    Of an index that terra-trace wrote for a program of several processes: its ranks side by side, their\n"
+	"    collectives matched one by one, how long the first to come waited for the last, and where they differ.\n"
 	"\n"
 	"    A trace whose program died, or that was damaged, is reported as far as it can be read.\n"
 	"\n"
@@ -322,21 +327,49 @@ static int summarise(struct terra_trace_reader *reader, const struct options *op
 	return status;
 }
 
+/* The traces of a distributed program, side by side. */
+static int report_ranks(const struct options *options)
+{
+	struct terra_ranks ranks;
+	char err[512];
+
+	if (options->dump)
+		return usage("--dump takes a trace, not an index: ", options->path);
+	if (terra_ranks_load(options->path, &ranks, err, sizeof(err)) != 0) {
+		fprintf(stderr, "terra-report: %s\n", err);
+		return EXIT_UNREADABLE;
+	}
+	if (options->json)
+		terra_ranks_json(&ranks, options->path, stdout);
+	else
+		terra_ranks_print(&ranks, options->path, stdout);
+	terra_ranks_free(&ranks);
+	return EXIT_COMPLETE;
+}
+
+static int report_trace(const struct options *options)
+{
+	struct terra_trace_reader *reader;
+	char err[320];
+	int status;
+
+	if (terra_trace_open(options->path, &reader, err, sizeof(err)) != 0) {
+		fprintf(stderr, "terra-report: %s\n", err);
+		return EXIT_UNREADABLE;
+	}
+	status = options->dump ? dump(reader, options) : summarise(reader, options);
+	terra_trace_close(reader);
+	return status;
+}
+
 int main(int argc, char **argv)
 {
 	struct options options = {.top = 15};
-	struct terra_trace_reader *reader;
-	char err[320];
 	int status = parse_options(argc, argv, &options);
 
 	if (status >= 0)
 		return status;
-	if (terra_trace_open(options.path, &reader, err, sizeof(err)) != 0) {
-		fprintf(stderr, "terra-report: %s\n", err);
-		return EXIT_UNREADABLE;
-	}
-	status = options.dump ? dump(reader, &options) : summarise(reader, &options);
-	terra_trace_close(reader);
+	status = terra_ranks_is_index(options.path) ? report_ranks(&options) : report_trace(&options);
 	if (fflush(stdout) != 0 || ferror(stdout)) {
 		fprintf(stderr, "terra-report: cannot write the report: %s\n", strerror(errno));
 		return EXIT_UNREADABLE;
