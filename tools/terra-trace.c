@@ -12,6 +12,7 @@
 
 #include "collector/bpf/backend.h"
 #include "collector/bpf/session.h"
+#include "collector/gpu_session.h"
 #include "collector/launch.h"
 #include "collector/preload_session.h"
 #include "collector/target.h"
@@ -58,6 +59,10 @@ static const char usage[] =
 	"                        not found by itself\n"
 	"        --buffer MB     memory for what waits to be written, a power of two\n"
 	"                        (bpf backend; 128 by default)\n"
+	"        --gpu KINDS     GPU activity to record through CUPTI, where the command uses\n"
+	"                        CUDA: kernels, memcpy, memset, runtime, driver, overhead\n"
+	"                        (all of these by default), graphs (CUDA graphs as a\n"
+	"                        whole, without their kernels), none\n"
 	"    -q, --quiet         say nothing but errors\n"
 	"        --list-ops      print the operators of the libtorch found, and how their\n"
 	"                        arguments are passed\n"
@@ -75,7 +80,7 @@ static const char usage[] =
 enum backend { BACKEND_AUTO, BACKEND_BPF, BACKEND_PRELOAD };
 
 struct options {
-	const char *output, *library;
+	const char *output, *library, *gpu;
 	enum backend backend;
 	uint32_t levels;
 	uint64_t iterations;
@@ -167,6 +172,9 @@ static void parse_option(int option, struct options *out)
 	case 'l':
 		out->library = optarg;
 		break;
+	case 'G':
+		out->gpu = optarg;
+		break;
 	case 'q':
 		out->quiet = true;
 		break;
@@ -192,7 +200,8 @@ static void parse_options(int argc, char **argv, struct options *out)
 		{ "no-stacks", no_argument, NULL, 'S' },    { "library", required_argument, NULL, 'l' },
 		{ "quiet", no_argument, NULL, 'q' },	    { "list-ops", no_argument, NULL, 'O' },
 		{ "json", no_argument, NULL, 'J' },	    { "help", no_argument, NULL, 'h' },
-		{ "buffer", required_argument, NULL, 'b' }, { NULL, 0, NULL, 0 },
+		{ "buffer", required_argument, NULL, 'b' }, { "gpu", required_argument, NULL, 'G' },
+		{ NULL, 0, NULL, 0 },
 	};
 	int option;
 
@@ -453,6 +462,24 @@ static void run_preload(const struct options *options, struct terra_launch *laun
 		read_summary(options, summary);
 }
 
+static void prepare_gpu(const struct options *options)
+{
+	char remark[8192];
+	int error = terra_gpu_prepare(options->output, options->gpu, remark, sizeof(remark));
+
+	if (error == -EINVAL)
+		wrong_usage(remark, NULL);
+	if (remark[0] && (error || !options->quiet))
+		say("%s", remark);
+	if (error)
+		exit(EXIT_OURS);
+}
+
+static void say_text(const char *text)
+{
+	say("%s", text);
+}
+
 static void check_writable(const char *path)
 {
 	char folder[4096], *slash;
@@ -484,6 +511,7 @@ int main(int argc, char **argv)
 		return EXIT_OURS;
 	}
 	check_writable(options.output);
+	prepare_gpu(&options);
 	if (options.backend != BACKEND_PRELOAD && start_bpf(&options, &launch, &session, reason, sizeof(reason))) {
 		run_bpf(&options, &launch, session, &summary);
 	} else if (options.backend == BACKEND_BPF) {
@@ -494,6 +522,7 @@ int main(int argc, char **argv)
 			say("recording through a preloaded library (bpf backend: %s)", reason);
 		run_preload(&options, &launch, &summary);
 	}
+	terra_gpu_collect(options.output, options.iterations != 0, say_text);
 	if (!options.quiet)
 		print_summary(&options, &summary);
 	terra_launch_exit(&launch);
