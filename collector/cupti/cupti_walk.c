@@ -55,7 +55,7 @@ static void set_times(struct conversion *c, uint64_t start, uint64_t end)
 	c->gpu.untimed = start == 0 || end == 0;
 	if (c->gpu.untimed)
 		return;
-	c->event.time_ns = start - (uint64_t)c->walk->clock_offset;
+	c->event.time_ns = c->walk->last_ns = start - (uint64_t)c->walk->clock_offset;
 	c->gpu.duration_ns = end > start ? end - start : 0;
 }
 
@@ -238,7 +238,8 @@ static int take(struct cupti_walk *walk, CUpti_ActivityKind kind, const uint8_t 
 		return 0;
 	}
 	memcpy(&c.record, record, size < sizeof(c.record) ? size : sizeof(c.record));
-	c.event = (struct terra_event){ .type = TERRA_EVENT_GPU, .gpu = &c.gpu, .parent_seq = UINT64_MAX, .enter_seq = UINT64_MAX };
+	c.event = (struct terra_event){ .type = TERRA_EVENT_GPU, .gpu = &c.gpu, .time_ns = walk->last_ns,
+					 .parent_seq = UINT64_MAX, .enter_seq = UINT64_MAX };
 	c.gpu = (struct terra_gpu){ .op_seq = UINT64_MAX, .device = TERRA_GPU_NO_DEVICE,
 				    .source_device = TERRA_GPU_NO_DEVICE, .target_device = TERRA_GPU_NO_DEVICE };
 	return convert(&c, kind) ? walk->sink(walk->ctx, &c.event) : 0;

@@ -21,6 +21,7 @@ struct cupti_walk {
 	uint64_t unwalked_bytes;      /* behind a record that could not be passed, or of one that was cut */
 	uint64_t unwalked_buffers;
 	char long_name[4096]; /* a name that was cut */
+	uint64_t last_ns;     /* of the last record with times: stands in where there are none */
 };
 
 /* 0, or the sink's error. Everything that is not understood is counted and passed over. */
