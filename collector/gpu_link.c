@@ -9,15 +9,16 @@
 
 #define NONE UINT32_MAX
 
-/* An op of one thread. Its exit is UINT64_MAX until it is seen: then it lasts as long as the op around it. */
+/* An op of one thread. */
 struct op {
-	uint64_t seq, enter_ns, exit_ns;
-	uint32_t parent; /* index among the thread's, NONE */
+	uint64_t seq, enter_ns;
+	uint64_t open_ns; /* until when it is known to have been open: its exit, or the last event inside */
+	uint32_t parent;  /* index among the thread's, NONE */
+	bool ended;       /* by itself, which was seen */
 };
 
 struct thread {
 	uint32_t tid;
-	uint32_t innermost; /* the op that is open now, NONE */
 	struct trace_buffer ops; /* struct op, by seq; times rise too */
 };
 
@@ -85,7 +86,7 @@ static struct thread *thread_of(struct gpu_linker *linker, uint32_t tid)
 		return NULL;
 	linker->threads = larger;
 	thread = &larger[linker->n_threads++];
-	*thread = (struct thread){ .tid = tid, .innermost = NONE };
+	*thread = (struct thread){ .tid = tid };
 	return thread;
 }
 
@@ -105,12 +106,22 @@ static uint32_t index_of(const struct thread *thread, uint64_t seq)
 	return found ? (uint32_t)(found - ops_of(thread)) : NONE;
 }
 
+/* Something happened inside the op and those around it. */
+static void is_open(struct thread *thread, uint32_t index, uint64_t time_ns)
+{
+	struct op *ops = ops_of(thread);
+
+	for (; index != NONE && ops[index].open_ns < time_ns; index = ops[index].parent)
+		ops[index].open_ns = time_ns;
+}
+
 static int enter(struct thread *thread, const struct terra_event *event)
 {
-	struct op op = { .seq = event->seq, .enter_ns = event->time_ns, .exit_ns = UINT64_MAX, .parent = NONE };
+	struct op op = { .seq = event->seq, .enter_ns = event->time_ns, .open_ns = event->time_ns, .parent = NONE };
 
 	if (event->parent_seq != UINT64_MAX)
 		op.parent = index_of(thread, event->parent_seq);
+	is_open(thread, op.parent, event->time_ns);
 	trace_buffer_put(&thread->ops, &op, sizeof(op));
 	return thread->ops.failed ? -ENOMEM : 0;
 }
@@ -127,9 +138,10 @@ int gpu_linker_op(struct gpu_linker *linker, const struct terra_event *event)
 		return -ENOMEM;
 	if (event->type == TERRA_EVENT_OP_ENTER)
 		return enter(thread, event);
-	index = index_of(thread, event->enter_seq);
+	index = event->raised ? NONE : index_of(thread, event->enter_seq); /* a raised exit has the time when it was noticed */
+	is_open(thread, index, event->time_ns);
 	if (index != NONE)
-		ops_of(thread)[index].exit_ns = event->time_ns;
+		ops_of(thread)[index].ended = true;
 	return 0;
 }
 
@@ -150,19 +162,14 @@ static uint32_t last_entered(const struct thread *thread, uint64_t time_ns)
 	return low ? low - 1 : NONE;
 }
 
-/* The innermost op of those around `index`, itself included, that is open with all that is around it. */
+/* The innermost op of those around `index`, itself included, that was open. */
 static uint32_t innermost_open(const struct thread *thread, uint32_t index, uint64_t time_ns)
 {
 	const struct op *ops = ops_of(thread);
-	uint32_t found = NONE;
 
-	for (; index != NONE; index = ops[index].parent) {
-		if (ops[index].exit_ns < time_ns)
-			found = NONE;
-		else if (found == NONE)
-			found = index;
-	}
-	return found;
+	while (index != NONE && ops[index].open_ns < time_ns)
+		index = ops[index].parent;
+	return index;
 }
 
 uint64_t gpu_linker_by_time(const struct gpu_linker *linker, uint32_t tid, uint64_t time_ns)
@@ -174,20 +181,27 @@ uint64_t gpu_linker_by_time(const struct gpu_linker *linker, uint32_t tid, uint6
 	return index == NONE ? UINT64_MAX : ops_of(thread)[index].seq;
 }
 
-static uint64_t entered_at(const struct thread *thread, uint64_t enter_ns)
+/* CUPTI keeps the id of an op that an exception left until the recorder sees the thread again. */
+static bool was_open(const struct op *op, uint64_t time_ns)
 {
-	uint32_t index = last_entered(thread, enter_ns);
-
-	return index != NONE && ops_of(thread)[index].enter_ns == enter_ns ? ops_of(thread)[index].seq : UINT64_MAX;
+	return time_ns ? time_ns >= op->enter_ns && time_ns <= op->open_ns : op->ended;
 }
 
-uint64_t gpu_linker_by_external_id(const struct gpu_linker *linker, uint32_t tid, uint64_t id)
+static uint64_t entered_at(const struct thread *thread, uint64_t enter_ns, uint64_t time_ns)
+{
+	uint32_t index = last_entered(thread, enter_ns);
+	const struct op *op = index == NONE ? NULL : &ops_of(thread)[index];
+
+	return op && op->enter_ns == enter_ns && was_open(op, time_ns) ? op->seq : UINT64_MAX;
+}
+
+uint64_t gpu_linker_by_external_id(const struct gpu_linker *linker, uint32_t tid, uint64_t id, uint64_t time_ns)
 {
 	uint64_t found = UINT64_MAX;
 
 	for (uint32_t i = 0; i < linker->n_threads; i++) {
 		const struct thread *thread = &linker->threads[i];
-		uint64_t seq = tid && tid != thread->tid ? UINT64_MAX : entered_at(thread, id);
+		uint64_t seq = tid && tid != thread->tid ? UINT64_MAX : entered_at(thread, id, time_ns);
 
 		if (seq != UINT64_MAX && found != UINT64_MAX)
 			return UINT64_MAX;
@@ -257,8 +271,10 @@ static uint64_t count_differences(const struct gpu_linker *linker)
 
 	for (size_t i = 0; i < linker->calls.size / sizeof(*calls); i++) {
 		const struct link *link = find(&linker->links, sizeof(*link), calls[i].correlation);
-		uint64_t by_id = link ? gpu_linker_by_external_id(linker, calls[i].thread, link->external) : UINT64_MAX;
+		uint64_t by_id = UINT64_MAX;
 
+		if (link)
+			by_id = gpu_linker_by_external_id(linker, calls[i].thread, link->external, calls[i].begin_ns);
 		n += by_id != UINT64_MAX && by_id != gpu_linker_by_time(linker, calls[i].thread, calls[i].begin_ns);
 	}
 	return n;
@@ -276,7 +292,9 @@ static void set_op(struct gpu_linker *linker, struct terra_gpu *gpu)
 	const struct call *call = call_of(linker, gpu->correlation);
 	const struct link *link = find(&linker->links, sizeof(*link), gpu->correlation);
 
-	gpu->op_seq = link ? gpu_linker_by_external_id(linker, call ? call->thread : 0, link->external) : UINT64_MAX;
+	gpu->op_seq = UINT64_MAX;
+	if (link)
+		gpu->op_seq = gpu_linker_by_external_id(linker, call ? call->thread : 0, link->external, call ? call->begin_ns : 0);
 	gpu->linked = TERRA_GPU_BY_EXTERNAL_ID;
 	if (gpu->op_seq == UINT64_MAX && call) {
 		gpu->op_seq = gpu_linker_by_time(linker, call->thread, call->begin_ns);

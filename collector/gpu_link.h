@@ -5,6 +5,9 @@
  * thread and begin: the innermost op that was open there then. The first goes before the second; where both are there and
  * differ, that is counted.
  *
+ * Only an op that is known to have been open counts. When one was left that has no exit, or that an exception left, nobody saw:
+ * it was open until the last event inside it, and what was launched later is said to be of the op around it.
+ *
  * First all ops, then all calls and links, then gpu_linker_ready; from then on activities can be asked about, calls too.
  */
 #ifndef TERRA_COLLECTOR_GPU_LINK_H
@@ -32,8 +35,9 @@ void gpu_linker_find(struct gpu_linker *linker, struct terra_event *event);
 uint64_t gpu_linker_asked_ns(const struct gpu_linker *linker, const struct terra_event *event);
 const struct gpu_link_counts *gpu_linker_counts(const struct gpu_linker *linker);
 
-/* The two ways alone, as numbers of ops: seq, or UINT64_MAX. `thread` 0: any, if only one has such an op. */
+/* The two ways alone: an op's seq, or UINT64_MAX. */
 uint64_t gpu_linker_by_time(const struct gpu_linker *linker, uint32_t thread, uint64_t time_ns);
-uint64_t gpu_linker_by_external_id(const struct gpu_linker *linker, uint32_t thread, uint64_t id);
+/* `thread` 0: any, if only one has such an op. `time_ns` 0: not known; then an op counts whose end was seen. */
+uint64_t gpu_linker_by_external_id(const struct gpu_linker *linker, uint32_t thread, uint64_t id, uint64_t time_ns);
 
 #endif

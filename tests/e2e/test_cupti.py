@@ -16,7 +16,8 @@ DOUBLE_CUPTI = os.path.join(BUILD, "lib", "libdouble_cupti.so")
 DOUBLE_CUDART = os.path.join(BUILD, "lib", "libdouble_cudart.a")
 _folder = temporary_folder()
 
-# Forward, backward on autograd's own thread for the device, copies both ways, a fill, and a launch that no op makes.
+# Forward, backward on autograd's own thread for the device, copies both ways, a fill, and, behind an op that raises, a launch that no op
+# makes.
 PROGRAM = """
 import ctypes, os, signal, sys
 import torch
@@ -27,6 +28,10 @@ def step(x):
 x = torch.ones(3, 4).cuda().requires_grad_()
 for _ in range(3):
     z = step(x)
+try:
+    list(map(lambda n: x + torch.zeros(n, device="cuda"), [7]))  # its frames are deeper than those of what follows
+except RuntimeError:
+    pass
 ctypes.CDLL("libcudart.so.13").cudaMemsetAsync(ctypes.c_void_p(z.data_ptr()), 0, ctypes.c_size_t(16), None)
 print(torch.zeros(5, device="cuda").cpu().tolist(), z.shape, x.grad.shape, flush=True)
 if sys.argv[1] == "kill":
