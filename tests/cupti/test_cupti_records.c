@@ -337,6 +337,34 @@ static void a_step_to_elsewhere_is_not_followed(void **state)
 	assert_int_equal(t.walk.unwalked_bytes, sizeof(CUpti_ActivityAPI));
 }
 
+/* A CUPTI that looks at no sizes. */
+static CUptiResult steps_blindly(uint8_t *bytes, size_t size, CUpti_Activity **record)
+{
+	CUpti_ActivityKind kind = *record ? (*record)->kind : (CUpti_ActivityKind)0;
+
+	*record = *record ? (CUpti_Activity *)((uint8_t *)*record + t.layouts.size[kind]) : (CUpti_Activity *)bytes;
+	return CUPTI_SUCCESS;
+}
+
+static void sizes_are_checked_whatever_cupti_does(void **state)
+{
+	uint8_t *cut;
+
+	append_call(CUPTI_ACTIVITY_KIND_RUNTIME, 1);
+	append_kernel(1, "cut");
+	t.api.next_record = steps_blindly;
+	walk();
+	assert_int_equal(t.n, 2);
+	for (size_t left = 0; left < sizeof(NEWEST_KERNEL); left += 4) {
+		cut = malloc(sizeof(CUpti_ActivityAPI) + left);
+		memcpy(cut, buffer.bytes, sizeof(CUpti_ActivityAPI) + left);
+		t.n = 0;
+		assert_int_equal(cupti_walk_buffer(&t.walk, cut, sizeof(CUpti_ActivityAPI) + left), 0);
+		assert_int_equal(t.n, 1);
+		free(cut);
+	}
+}
+
 static void long_names_are_cut(void **state)
 {
 	char name[9000];
@@ -399,6 +427,7 @@ int main(void)
 		CASE(any_kind_anywhere_is_survived),
 		CASE(records_of_an_unknown_layout_are_only_counted),
 		CASE(a_step_to_elsewhere_is_not_followed),
+		CASE(sizes_are_checked_whatever_cupti_does),
 		CASE(long_names_are_cut),
 		CASE(a_failing_sink_ends_the_walk),
 		CASE(an_older_cupti_is_read),

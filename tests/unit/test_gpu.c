@@ -191,6 +191,10 @@ static const struct recorded_op recorded_ops[] = {
 	{ TERRA_EVENT_OP_EXIT, MAIN, 2600, 11, NO, "aten::raises" },      /* 14: an exception, noticed at the next op */
 	{ TERRA_EVENT_OP_ENTER, MAIN, 2600, NO, NO, "aten::neg" },        /* 15 */
 	{ TERRA_EVENT_OP_EXIT, MAIN, 2700, 15, NO, "aten::neg" },         /* 16 */
+	{ TERRA_EVENT_OP_ENTER, MAIN, 3000, NO, NO, "aten::raises" },     /* 17 */
+	{ TERRA_EVENT_OP_ENTER, MAIN, 3100, NO, 17, "aten::raises" },     /* 18 */
+	{ TERRA_EVENT_OP_EXIT, MAIN, 3500, 18, NO, "aten::raises" },      /* 19 */
+	{ TERRA_EVENT_OP_EXIT, MAIN, 3500, 17, NO, "aten::raises" },      /* 20 */
 };
 
 /* Calls with what they launched, and the op that did: by hand, for both ways. */
@@ -207,7 +211,7 @@ static const struct recorded_call recorded_calls[] = {
 	{ 14, MAIN, 1400, 1000, 0, false },  { 15, MAIN, 1550, 0, NO, false },	  { 16, MAIN, 1610, 1600, 5, false },
 	{ 17, MAIN, 1750, 0, NO, false },    { 18, MAIN, 1800, 1800, 9, false },  { 19, 4251, 1200, 0, NO, false },
 	{ 20, MAIN, 1630, 1620, 5, true },   { 21, MAIN, 2150, 2100, 12, false }, { 22, MAIN, 2050, 2000, 11, false },
-	{ 23, MAIN, 2400, 2000, NO, true },  { 24, MAIN, 2650, 2600, 15, false },
+	{ 23, MAIN, 2400, 2000, NO, true },  { 24, MAIN, 2650, 2600, 15, false }, { 25, MAIN, 3050, 3000, 17, false },
 };
 #define N_CALLS (sizeof(recorded_calls) / sizeof(recorded_calls[0]))
 
@@ -271,7 +275,7 @@ static void external_ids_and_time_name_the_same_ops(void **state)
 		}
 		assert_int_equal(gpu_linker_counts(linker)->differ, 0);
 		assert_int_equal(gpu_linker_counts(linker)->without, 4);
-		assert_int_equal(gpu_linker_counts(linker)->by_external_id, ids ? 9 : 0);
+		assert_int_equal(gpu_linker_counts(linker)->by_external_id, ids ? 10 : 0);
 		gpu_linker_free(linker);
 	}
 }
@@ -425,11 +429,11 @@ static void activity_is_put_behind_the_ops(void **state)
 	write_ops(trace, PID, true);
 	write_activity(gpu, PID, true);
 	assert_int_equal(terra_gpu_merge(trace, gpu, &whole, err, sizeof(err)), 0);
-	n = read_merged(trace, "6 found by external id, 4 by thread and time, 4 not");
+	n = read_merged(trace, "6 found by external id, 5 by thread and time, 4 not");
 	assert_int_equal(n.kernels, N_CALLS);
 	assert_int_equal(n.calls, N_CALLS);
 	assert_int_equal(n.links, 0);
-	assert_int_equal(n.ops, 9);
+	assert_int_equal(n.ops, 11);
 	assert_int_equal(n.lost, 3);
 	assert_true(n.clean && n.has_text);
 	assert_int_equal(n.notes, 2);
@@ -471,7 +475,7 @@ static void only_what_was_recorded_is_kept(void **state)
 	assert_int_equal(terra_trace_finish(writer), 0);
 	write_activity(gpu, PID, true);
 	assert_int_equal(terra_gpu_merge(trace, gpu, &recorded, err, sizeof(err)), 0);
-	n = read_merged(trace, "12 GPU activities before or after");
+	n = read_merged(trace, "14 GPU activities before or after");
 	assert_int_equal(n.kernels, 8); /* asked for from 1000 to 1700 */
 	assert_int_equal(n.calls, 8);
 	assert_true(n.has_text);
@@ -584,10 +588,10 @@ static void a_report_tells_gpu_time_by_op(void **state)
 	write_activity(gpu, PID, true);
 	assert_int_equal(terra_gpu_merge(trace, gpu, &whole, err, sizeof(err)), 0);
 	text = report_of(trace, false);
-	assert_non_null(strstr(text, "GPU: 14 activities, 0.014 ms; 14 calls"));
-	assert_non_null(strstr(text, "0.002   14.3        2  aten::linear\n"));
-	assert_non_null(strstr(text, "0.004   28.6        4  (without an op)\n"));
-	assert_true(strstr(text, "14  scale(float*, int)\n") || strstr(text, "14  _Z5scalePfi\n"));
+	assert_non_null(strstr(text, "GPU: 15 activities, 0.015 ms; 15 calls"));
+	assert_non_null(strstr(text, "0.002   13.3        2  aten::linear\n"));
+	assert_non_null(strstr(text, "0.004   26.7        4  (without an op)\n"));
+	assert_true(strstr(text, "15  scale(float*, int)\n") || strstr(text, "15  _Z5scalePfi\n"));
 	free(text);
 	text = report_of(trace, true);
 	assert_non_null(strstr(text, "\"without_op\":{\"count\":4,\"total_ns\":4004,\"bytes\":0}"));
