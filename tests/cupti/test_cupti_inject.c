@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "collector/gpu_hooks.h"
+#include "collector/gpu_session.h"
 #include "tests/cupti/double_cupti.h"
 #include "tests/unit/trace_sample.h"
 
@@ -413,7 +414,115 @@ static void the_real_cupti_without_a_driver_is_a_note(void **state)
 	assert_true(n.has_text && n.clean);
 }
 
-int main(void)
+/* ---- a process that runs already ---- */
+
+static char said[512];
+
+static void say(const char *text)
+{
+	snprintf(said, sizeof(said), "%s", text);
+}
+
+/* The program again, which had the library from its start: the environment of a process is that of its exec. */
+static pid_t start_running(int *ready)
+{
+	char file[256];
+	int fds[2];
+	pid_t pid;
+
+	snprintf(file, sizeof(file), "%s", sample_tmp("live.gpu"));
+	assert_int_equal(pipe(fds), 0);
+	pid = fork();
+	if (pid == 0) {
+		setenv("TERRA_GPU_FILE", file, 1);
+		setenv("TERRA_GPU_CUPTI", DOUBLE, 1);
+		dup2(fds[1], 1);
+		execl("/proc/self/exe", "test_cupti_inject", "running", sample_tmp("libcuda.so.1"), NULL);
+		_exit(99);
+	}
+	close(fds[1]);
+	*ready = fds[0];
+	return pid;
+}
+
+static int run_on(const char *driver)
+{
+	if (!dlopen(driver, RTLD_NOW))
+		return 98;
+	some_work();
+	d.deliver();
+	if (write(1, "r", 1) != 1)
+		return 97;
+	pause();
+	return 0;
+}
+
+static void write_trace_of(pid_t pid, const char *path)
+{
+	struct terra_trace_info info = *sample_info();
+	struct terra_trace_writer *writer;
+	struct terra_event note = { .type = TERRA_EVENT_NOTE, .text = "begin", .time_ns = now_ns() - 60000000000u };
+
+	info.pid = (uint32_t)pid;
+	assert_int_equal(terra_trace_create(path, &info, &writer, NULL, 0), 0);
+	assert_int_equal(terra_trace_write(writer, &note), 0);
+	note.time_ns = now_ns();
+	assert_int_equal(terra_trace_write(writer, &note), 0);
+	assert_int_equal(terra_trace_finish(writer), 0);
+}
+
+static void kernels_in(const char *path, unsigned int *kernels, bool *has_text)
+{
+	struct terra_trace_reader *reader;
+	struct terra_event event;
+
+	*kernels = 0;
+	*has_text = false;
+	assert_int_equal(terra_trace_open(path, &reader, NULL, 0), 0);
+	while (terra_trace_next(reader, &event) == 1) {
+		*kernels += event.type == TERRA_EVENT_GPU && event.gpu->kind == TERRA_GPU_KERNEL;
+		*has_text |= event.type == TERRA_EVENT_NOTE && strstr(event.text, "about the last second");
+	}
+	terra_trace_close(reader);
+}
+
+static void a_running_process_has_activity_if_it_was_started_so(void **state)
+{
+	struct sample_bytes library = sample_read_file(DOUBLE);
+	const char *trace = sample_tmp("live.terra");
+	unsigned int kernels;
+	char text[256];
+	bool has_text;
+	void *driver;
+	int ready;
+	pid_t pid;
+
+	assert_false(terra_gpu_attach(getpid(), text, sizeof(text)));
+	assert_string_equal(text, ""); /* no CUDA in use */
+	sample_write_file(sample_tmp("libcuda.so.1"), library.data, library.size); /* any library of that name */
+	driver = dlopen(sample_tmp("libcuda.so.1"), RTLD_NOW);
+	assert_non_null(driver);
+	assert_false(terra_gpu_attach(getpid(), text, sizeof(text)));
+	assert_non_null(strstr(text, "started without libterra_cupti.so"));
+	dlclose(driver);
+
+	pid = start_running(&ready);
+	assert_int_equal(read(ready, text, 1), 1);
+	assert_true(terra_gpu_attach(pid, text, sizeof(text)));
+	write_trace_of(pid, trace);
+	terra_gpu_collect_running(pid, trace, say);
+	assert_string_equal(said, "");
+	kernels_in(trace, &kernels, &has_text);
+	assert_true(kernels == 5 && has_text);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	close(ready);
+	terra_gpu_collect_running(pid, trace, say);
+	assert_string_not_equal(said, "");
+	free(library.data);
+}
+
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(exit_writes_what_there_is),
@@ -432,7 +541,11 @@ int main(void)
 		cmocka_unit_test(no_cupti_is_a_note),
 		cmocka_unit_test(a_file_that_cannot_be_made_harms_nothing),
 		cmocka_unit_test(the_real_cupti_without_a_driver_is_a_note),
+		cmocka_unit_test(a_running_process_has_activity_if_it_was_started_so),
 	};
+
+	if (argc == 3)
+		return run_on(argv[2]);
 
 	return cmocka_run_group_tests(tests, sample_tmp_create, sample_tmp_remove);
 }
