@@ -197,3 +197,20 @@ int terra_gpu_merge(const char *trace, const char *gpu, const struct terra_gpu_m
 	gpu_linker_free(m.linker);
 	return code;
 }
+
+int terra_gpu_note(const char *trace, const char *text, char *err, size_t err_size)
+{
+	struct merge m = { .trace = trace, .linker = gpu_linker_new(), .err = err, .err_size = err_size };
+	struct trace_tail tail;
+	uint32_t pid;
+	int end_err, code = m.linker ? read_trace(&m, &tail, &pid) : fail(&m, -ENOMEM, "no memory");
+
+	gpu_linker_free(m.linker);
+	if (!code)
+		code = trace_writer_append(trace, &tail, &m.writer, err, err_size);
+	if (code)
+		return code;
+	code = note(&m, "%s", text);
+	end_err = tail.clean ? terra_trace_finish(m.writer) : trace_writer_leave(m.writer);
+	return code || end_err ? fail(&m, code ? code : end_err, "cannot write to %s", trace) : 0;
+}

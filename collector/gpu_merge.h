@@ -16,4 +16,7 @@ struct terra_gpu_merge_options {
 int terra_gpu_merge(const char *trace, const char *gpu, const struct terra_gpu_merge_options *options, char *err,
 		    size_t err_size);
 
+/* Appends a note to a trace that is finished. As above. */
+int terra_gpu_note(const char *trace, const char *text, char *err, size_t err_size);
+
 #endif

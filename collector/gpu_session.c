@@ -157,28 +157,20 @@ static bool find_running(pid_t pid, char *file, size_t size)
 	return found && access(file, R_OK) == 0;
 }
 
-bool terra_gpu_attach(pid_t pid, char *text, size_t size)
+void terra_gpu_attached(pid_t pid, const char *trace, void (*say)(const char *text))
 {
-	char file[4096];
-
-	text[0] = 0;
-	if (!has_mapped(pid, "/libcuda.so"))
-		return false;
-	if (has_mapped(pid, "/libterra_cupti.so") && find_running(pid, file, sizeof(file))) {
-		snprintf(text, size, "GPU activity is of the library that was injected when the program was started");
-		return true;
-	}
-	snprintf(text, size, "no GPU activity: the program was started without libterra_cupti.so, which CUDA loads at its start only");
-	return false;
-}
-
-void terra_gpu_collect_running(pid_t pid, const char *trace, void (*say)(const char *text))
-{
+	static const char none[] = "no GPU activity: the program was started without libterra_cupti.so, which CUDA loads at its start "
+				   "only";
 	const struct terra_gpu_merge_options options = { .recorded_only = true, .running = true };
 	char file[4096], err[1024];
+	int code;
 
-	if (!find_running(pid, file, sizeof(file)))
-		say("the file with the GPU activity of the program is gone");
-	else if (terra_gpu_merge(trace, file, &options, err, sizeof(err)) != 0)
+	if (!has_mapped(pid, "/libcuda.so"))
+		return;
+	if (has_mapped(pid, "/libterra_cupti.so") && find_running(pid, file, sizeof(file)))
+		code = terra_gpu_merge(trace, file, &options, err, sizeof(err));
+	else
+		code = terra_gpu_note(trace, none, err, sizeof(err));
+	if (code)
 		say(err);
 }

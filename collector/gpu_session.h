@@ -16,9 +16,8 @@ int terra_gpu_prepare(const char *output, const char *kinds, char *remark, size_
  * and is said by `say`. `recorded_only`: see gpu_merge.h. */
 void terra_gpu_collect(const char *output, bool recorded_only, void (*say)(const char *text));
 
-/* For a recording of a process that runs already: `text` says what becomes of its GPU activity, "" when it doesn't use CUDA.
- * True: the library is in it since its start, and terra_gpu_collect_running finds what it wrote. */
-bool terra_gpu_attach(pid_t pid, char *text, size_t size);
-void terra_gpu_collect_running(pid_t pid, const char *trace, void (*say)(const char *text));
+/* After the recording of a process that ran already: the part of its GPU activity that belongs to the trace is put there,
+ * if the library was in it from its start; else, if it uses CUDA, a note that says so. */
+void terra_gpu_attached(pid_t pid, const char *trace, void (*say)(const char *text));
 
 #endif

@@ -175,12 +175,22 @@ struct terra_trace_writer;
 /* Creates the file with its header. The writer buffers; a block is complete on disk after each flush. */
 int terra_trace_create(const char *path, const struct terra_trace_info *info, struct terra_trace_writer **out, char *err,
 		       size_t err_size);
+/* A writer that keeps its blocks in memory, and of these only what is not older than keep_ns before the last event, and at
+ * most about keep_bytes (0: no limit): a flight recorder. 0 or -errno. */
+int terra_trace_create_kept(const struct terra_trace_info *info, uint64_t keep_ns, uint64_t keep_bytes,
+			    struct terra_trace_writer **out);
+/* Writes what is kept now to `path` as a whole trace, in place of a file that is there. May be called again. */
+int terra_trace_write_kept(struct terra_trace_writer *writer, const char *path, char *err, size_t err_size);
+/* What the file has at most if it were flushed now, in bytes. */
+uint64_t terra_trace_size(const struct terra_trace_writer *writer);
 /* Writes one event (copied). Frames and op names are interned by the writer; `seq` and `op_index` are assigned. Returns
  * 0 or -errno. -EINVAL (an event that contradicts itself) and -E2BIG (docs/trace-format.md has the limits) refuse this
  * event only; a failure to write is for good: what is on disk stays readable and every later call returns it again. */
 int terra_trace_write(struct terra_trace_writer *writer, struct terra_event *event);
 int terra_trace_flush(struct terra_trace_writer *writer);
-/* Writes the end marker and closes. Returns 0 or -errno (a full disk is reported here at the latest). */
+/* Closes without writing anything: for a forked child, whose parent goes on with the file. */
+void terra_trace_abandon(struct terra_trace_writer *writer);
+/* Writes the end marker and closes; what a writer keeps in memory is dropped. Returns 0 or -errno (a full disk is reported here at the latest). */
 int terra_trace_finish(struct terra_trace_writer *writer);
 
 #endif

@@ -113,7 +113,7 @@ struct terra_regs {
 	uint64_t xmm[8]; /* low halves */
 	uint64_t sp;
 	uint64_t rax;    /* exit only */
-	uint64_t has_xmm; /* 0: xmm could not be read (BPF) */
+	uint64_t has_xmm; /* bit per xmm register that could be read */
 };
 
 /* What decoding needs to know of an op: struct terra_op without its pointers, for a BPF array map. */

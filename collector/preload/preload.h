@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "collector/gate.h"
 #include "collector/pystack.h"
 #include "probes/offsets.h"
 #include "probes/op.h"
@@ -27,9 +28,10 @@ struct record_target {
 
 struct record_state {
 	bool active;        /* recording; read by every stub */
+	bool forked;        /* a child whose trace begins with its first op */
 	bool stacks;
 	bool have_layout;   /* pystack was found */
-	bool levels[2];
+	uint32_t levels; /* which entry points, as terra_op_chosen has it */
 	uint32_t owner;     /* pid that records: a forked child has another */
 	struct terra_op_table *table;
 	struct terra_op_layout *layouts;
@@ -48,6 +50,8 @@ extern char record_trampoline[];
 /* setup.c. `record_libtorch_seen` is called by entry.c; `record_look_for_libraries` patches what was loaded since. */
 void record_libtorch_seen(void);
 void record_look_for_libraries(void);
+/* The forked child's own trace. Any thread, once. */
+void record_begin_child(void);
 /* Takes the hooks out of the program; what is recorded so far is written. Any thread. */
 void record_stop(void);
 
@@ -80,12 +84,17 @@ bool record_ring_put(struct record_ring *ring, const struct terra_record *record
 const struct terra_record *record_ring_peek(struct record_ring *ring);
 void record_ring_pop(struct record_ring *ring, const struct terra_record *record);
 bool record_ring_half_full(const struct record_ring *ring);
+/* In a forked child: the rings of other threads are dead, and what all hold is the parent's. */
+void record_rings_forked(void);
 /* Frees the rings of ended threads. Under the drain lock. */
 void record_rings_sweep(void);
 
 /* drain.c: from the rings to the trace file. */
-/* `iterations`, when not 0: recording ends after so many. */
-int record_drain_open(const char *path, uint64_t iterations, char *err, size_t err_size);
+#define RECORD_WRITE_SIGNAL SIGUSR2
+/* `further`: the trace of another process of the program; without an op it is removed. */
+int record_drain_open(const char *path, bool further, const struct terra_limits *limits, char *err, size_t err_size);
+/* In a forked child, whose parent goes on with the file. */
+void record_drain_forget(void);
 /* Everything recorded before now, of all threads, in the order of time. `wait`: even when another thread is at it. */
 void record_drain(bool wait);
 void record_drain_close(void);

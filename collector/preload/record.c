@@ -106,7 +106,7 @@ static void push_op(struct record_ring *ring, uint64_t sp, uint64_t enter_ns)
 
 static void set_regs(struct terra_regs *regs, const struct record_registers *registers)
 {
-	*regs = (struct terra_regs){ .sp = registers->sp, .rax = registers->rax, .has_xmm = 1 };
+	*regs = (struct terra_regs){ .sp = registers->sp, .rax = registers->rax, .has_xmm = 0xff };
 	for (int i = 0; i < 6; i++)
 		regs->gpr[i] = registers->gpr[i];
 	for (int i = 0; i < 8; i++)
@@ -119,7 +119,8 @@ static uint64_t make_record(struct record_ring *ring, const struct record_regist
 	uint32_t op = (uint32_t)registers->index;
 	uint64_t now = record_now();
 	struct terra_regs regs;
-	struct terra_decoder d = { .layout = &record_state.layouts[op], .offsets = &record_state.offsets,
+	struct terra_cursor cursor;
+	struct terra_decoder d = { .at = &cursor, .layout = &record_state.layouts[op], .offsets = &record_state.offsets,
 				   .regs = &regs, .chunk = (uint8_t *)ring->chunk, .sink = ring, .op = op,
 				   .tid = ring->tid, .producer = ring->tid };
 
@@ -146,6 +147,8 @@ struct record_way record_enter(struct record_registers *registers)
 	if (!__atomic_load_n(&record_state.active, __ATOMIC_ACQUIRE) || !target->enabled || inside)
 		return way;
 	inside = true;
+	if (record_state.forked)
+		record_begin_child();
 	record_look_for_libraries();
 	ring = record_ring();
 	if (ring)

@@ -128,3 +128,15 @@ void record_rings_sweep(void)
 	}
 	pthread_mutex_unlock(&list_lock);
 }
+
+void record_rings_forked(void)
+{
+	pthread_mutex_init(&list_lock, NULL); /* a thread that is not here may have held it */
+	for (struct record_ring *ring = all_rings; ring; ring = ring->next) {
+		ring->tail = ring->head;
+		ring->seq = 0;
+		ring->dead = ring != my_ring;
+	}
+	if (my_ring)
+		my_ring->tid = (uint32_t)syscall(SYS_gettid);
+}

@@ -471,54 +471,66 @@ static void write_trace_of(pid_t pid, const char *path)
 	assert_int_equal(terra_trace_finish(writer), 0);
 }
 
-static void kernels_in(const char *path, unsigned int *kernels, bool *has_text)
+/* Kernels and notes of a trace. */
+static unsigned int kernels_in(const char *path, const char *text, bool *has_text)
 {
 	struct terra_trace_reader *reader;
 	struct terra_event event;
+	unsigned int kernels = 0;
 
-	*kernels = 0;
 	*has_text = false;
 	assert_int_equal(terra_trace_open(path, &reader, NULL, 0), 0);
 	while (terra_trace_next(reader, &event) == 1) {
-		*kernels += event.type == TERRA_EVENT_GPU && event.gpu->kind == TERRA_GPU_KERNEL;
-		*has_text |= event.type == TERRA_EVENT_NOTE && strstr(event.text, "about the last second");
+		kernels += event.type == TERRA_EVENT_GPU && event.gpu->kind == TERRA_GPU_KERNEL;
+		*has_text |= event.type == TERRA_EVENT_NOTE && strstr(event.text, text);
 	}
+	assert_true(terra_trace_ended_cleanly(reader));
 	terra_trace_close(reader);
+	return kernels;
+}
+
+static void a_process_without_cuda_has_no_note(const char *trace)
+{
+	struct sample_bytes before = sample_read_file(trace), after;
+
+	terra_gpu_attached(getpid(), trace, say);
+	after = sample_read_file(trace);
+	assert_int_equal(after.size, before.size);
+	free(before.data);
+	free(after.data);
 }
 
 static void a_running_process_has_activity_if_it_was_started_so(void **state)
 {
 	struct sample_bytes library = sample_read_file(DOUBLE);
 	const char *trace = sample_tmp("live.terra");
-	unsigned int kernels;
-	char text[256];
+	char ready_byte;
 	bool has_text;
 	void *driver;
 	int ready;
 	pid_t pid;
 
-	assert_false(terra_gpu_attach(getpid(), text, sizeof(text)));
-	assert_string_equal(text, ""); /* no CUDA in use */
+	said[0] = 0;
+	write_trace_of(getpid(), trace);
+	a_process_without_cuda_has_no_note(trace);
 	sample_write_file(sample_tmp("libcuda.so.1"), library.data, library.size); /* any library of that name */
 	driver = dlopen(sample_tmp("libcuda.so.1"), RTLD_NOW);
 	assert_non_null(driver);
-	assert_false(terra_gpu_attach(getpid(), text, sizeof(text)));
-	assert_non_null(strstr(text, "started without libterra_cupti.so"));
+	terra_gpu_attached(getpid(), trace, say);
+	assert_int_equal(kernels_in(trace, "started without libterra_cupti.so", &has_text), 0);
+	assert_true(has_text);
 	dlclose(driver);
 
 	pid = start_running(&ready);
-	assert_int_equal(read(ready, text, 1), 1);
-	assert_true(terra_gpu_attach(pid, text, sizeof(text)));
+	assert_int_equal(read(ready, &ready_byte, 1), 1);
 	write_trace_of(pid, trace);
-	terra_gpu_collect_running(pid, trace, say);
+	terra_gpu_attached(pid, trace, say);
+	assert_int_equal(kernels_in(trace, "about the last second", &has_text), 5);
+	assert_true(has_text);
 	assert_string_equal(said, "");
-	kernels_in(trace, &kernels, &has_text);
-	assert_true(kernels == 5 && has_text);
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
 	close(ready);
-	terra_gpu_collect_running(pid, trace, say);
-	assert_string_not_equal(said, "");
 	free(library.data);
 }
 

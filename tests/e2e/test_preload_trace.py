@@ -17,9 +17,9 @@ ZOO = os.path.join(ROOT, "tests", "e2e", "op_zoo.py")
 
 
 def record(command, folder, *, env=None, timeout=120, check=True):
-    """Runs a command under the recorder; its outcome and the path of the trace."""
+    """Runs a command under the recorder, all levels; its outcome and the path of the trace."""
     path = os.path.join(folder, "program.terra")
-    result = run(command, env={"TERRA_RECORD_FILE": path, **(env or {})}, preload=RECORD, timeout=timeout, check=check)
+    result = run(command, env={"TERRA_RECORD_FILE": path, "TERRA_RECORD_LEVELS": "call,redispatch", **(env or {})}, preload=RECORD, timeout=timeout, check=check)
     return result, path
 
 
@@ -271,6 +271,26 @@ def levels_can_be_chosen():
             _, path = record_python("import torch; torch.ones(3).relu()", folder, env={"TERRA_RECORD_LEVELS": level})
             enters = trace_oracle.Trace.read(DUMP, path).enters
             assert enters and {enter["level"] for enter in enters} == {number}
+
+
+@test
+def ops_leave_out_what_only_calls_others():
+    "TERRA_RECORD_LEVELS=ops, as by default: linear and reshape are not recorded, and what they call is."
+    code = """if True:
+        import torch
+        torch.nn.functional.linear(torch.ones(2, 3), torch.ones(4, 3), torch.ones(4)).reshape(8).relu()
+    """
+    with temporary_folder() as folder:
+        streams = []
+        for env in ({"TERRA_RECORD_LEVELS": "ops"}, {"TERRA_RECORD_LEVELS": ""}, {"TERRA_RECORD_LEVELS": "call"}):
+            _, path = record_python(code, folder, env=env)
+            enters = trace_oracle.Trace.read(DUMP, path).enters
+            os.unlink(path)
+            assert all(enter["level"] == 0 for enter in enters)
+            streams.append([enter["op"].removeprefix("aten::") for enter in enters])
+        assert streams[0] == streams[1] and len(streams[0]) < len(streams[2]), streams
+        assert {"addmm", "view", "relu"} <= set(streams[0]) and not {"linear", "reshape"} & set(streams[0]), streams[0]
+        assert {"linear", "reshape", "addmm", "view", "relu"} <= set(streams[2]), streams[2]
 
 
 @test

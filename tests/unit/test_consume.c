@@ -162,6 +162,29 @@ static void nested_ops(void **state)
 	terra_consumer_free(c);
 }
 
+/* A way out of an op may pass two of its sites. The second exit changes nothing: not the op around it, not one of the same
+ * kind that is still running further out, not what comes at the same place next. */
+static void second_exits_are_dropped(void **state)
+{
+	struct terra_consumer *c = begin();
+
+	enter(c, 1, MUL, 1000);
+	enter(c, 1, MUL, 900);
+	leave(c, 1, MUL, 900);
+	leave(c, 1, MUL, 900);
+	enter(c, 1, MUL, 900);
+	leave(c, 1, MUL, 900);
+	leave(c, 1, MUL, 900);
+	leave(c, 1, MUL, 1000);
+	leave(c, 1, MUL, 1000);
+	enter(c, 1, ADD, 1000);
+	leave(c, 1, ADD, 1000);
+	assert_string_equal(sink.text, "+mul +mul(0) -mul +mul(0) -mul -mul +add -add ");
+	assert_int_equal(terra_consumer_stats(c)->damaged, 0);
+	assert_int_equal(terra_consumer_stats(c)->lost, 0);
+	terra_consumer_free(c);
+}
+
 static void threads_have_their_own_stacks(void **state)
 {
 	struct terra_consumer *c = begin();
@@ -456,6 +479,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup(nested_ops, setup),
+		cmocka_unit_test_setup(second_exits_are_dropped, setup),
 		cmocka_unit_test_setup(threads_have_their_own_stacks, setup),
 		cmocka_unit_test_setup(exceptions, setup),
 		cmocka_unit_test_setup(ops_whose_exit_nobody_sees, setup),

@@ -94,7 +94,8 @@ static void take_chunk(struct terra_decoder *d, struct terra_record *record, uin
 static void decode(struct terra_op_layout *layout, struct terra_regs *regs, const struct terra_offsets *offsets,
 		   uint8_t type)
 {
-	struct terra_decoder d = { .layout = layout, .offsets = offsets, .regs = regs, .op = 12, .tid = 34,
+	struct terra_cursor cursor;
+	struct terra_decoder d = { .at = &cursor, .layout = layout, .offsets = offsets, .regs = regs, .op = 12, .tid = 34,
 				   .chunk = (uint8_t *)chunk_space, .producer = 56 };
 
 	memset(chunk_space, 0xa5, sizeof(chunk_space));
@@ -517,7 +518,7 @@ static void places(void **state)
 			{ .kind = TERRA_KIND_OPAQUE, .place = TERRA_PLACE_UNKNOWN },
 		},
 	};
-	struct terra_regs regs = { .gpr = { 1, 0x8001, 3, 0x101 }, .sp = (uintptr_t)stack, .has_xmm = 1 };
+	struct terra_regs regs = { .gpr = { 1, 0x8001, 3, 0x101 }, .sp = (uintptr_t)stack, .has_xmm = 0xff };
 	struct terra_record *record = (struct terra_record *)taken.bytes;
 	struct terra_packed *value;
 
@@ -543,6 +544,11 @@ static void places(void **state)
 	value = next_value(value);
 	check_tensor((struct terra_packed_tensor *)(value + 1), &impl);
 	assert_int_equal(next_value(value)->flags, TERRA_PACKED_UNREADABLE);
+	/* each register is readable or not for itself */
+	regs.has_xmm = 2;
+	decode(&layout, &regs, &fake_offsets, TERRA_RECORD_ENTER);
+	assert_int_equal(first_value()->flags, TERRA_PACKED_UNREADABLE);
+	assert_int_equal(next_value(first_value())->flags, 0);
 	/* without xmm registers doubles are unreadable, and an absent optional is still absent */
 	regs.has_xmm = 0;
 	decode(&layout, &regs, &fake_offsets, TERRA_RECORD_ENTER);
@@ -613,6 +619,78 @@ static void results(void **state)
 	assert_int_equal(taken.size, sizeof(struct terra_record));
 }
 
+/* Registers with values of their own, and a frame that rsp and rbp point into. */
+static void make_live(uint64_t *live, uint64_t *frame)
+{
+	for (unsigned int i = 0; i < TERRA_REGISTERS; i++)
+		live[i] = 100 + i;
+	live[TERRA_RSP] = (uintptr_t)frame;
+	live[TERRA_RBP] = (uintptr_t)(frame + 6);
+}
+
+static void entry_sites(void **state)
+{
+	uint64_t frame[8] = { 0, 1000, 2000, 3000, 4000, 5000, 6000, 7000 }, live[TERRA_REGISTERS];
+	static const uint64_t order[6] = { 100 + TERRA_RDI, 100 + TERRA_RSI, 100 + TERRA_RDX,
+					   100 + TERRA_RCX, 100 + TERRA_R8,  100 + TERRA_R9 };
+	struct terra_site site = { .plain = 1 };
+	struct terra_regs regs;
+
+	make_live(live, frame);
+	memset(&regs, 0xff, sizeof(regs));
+	assert_int_equal(terra_entry_regs(&site, live, &regs), 0);
+	assert_memory_equal(regs.gpr, order, sizeof(order));
+	assert_int_equal(regs.sp, (uintptr_t)frame);
+	assert_int_equal(regs.has_xmm, 0);
+	site = (struct terra_site){ .sp = { TERRA_SOURCE_REGISTER, TERRA_RSP, 56 },
+				    .gpr = { { TERRA_SOURCE_REGISTER, TERRA_R13, 0 },
+					     { TERRA_SOURCE_MEMORY, TERRA_RSP, 16 },
+					     { TERRA_SOURCE_MEMORY, TERRA_RBP, -8 },
+					     [5] = { TERRA_SOURCE_REGISTER, TERRA_R15, 0 } },
+				    .xmm = { { TERRA_SOURCE_MEMORY, TERRA_RSP, 8 },
+					     [2] = { TERRA_SOURCE_REGISTER, TERRA_RBX, 0 },
+					     [3] = { TERRA_SOURCE_MEMORY, TERRA_RAX, 0 },
+					     [7] = { TERRA_SOURCE_MEMORY, TERRA_RBP, 0 } } };
+	assert_int_equal(terra_entry_regs(&site, live, &regs), 0);
+	assert_int_equal(regs.sp, (uintptr_t)(frame + 7));
+	assert_int_equal(regs.gpr[0], 100 + TERRA_R13);
+	assert_int_equal(regs.gpr[1], 2000);
+	assert_int_equal(regs.gpr[2], 5000);
+	assert_int_equal(regs.gpr[3], 0); /* of no argument */
+	assert_int_equal(regs.gpr[5], 100 + TERRA_R15);
+	assert_int_equal(regs.xmm[0], 1000);
+	assert_int_equal(regs.xmm[2], 100 + TERRA_RBX);
+	assert_int_equal(regs.xmm[7], 6000);
+	assert_int_equal(regs.has_xmm, 1 | 1 << 2 | 1 << 7); /* 3 is in memory that is not there */
+	site.sp.kind = TERRA_SOURCE_NONE;
+	assert_int_not_equal(terra_entry_regs(&site, live, &regs), 0);
+}
+
+static void exit_sites(void **state)
+{
+	uint64_t frame[8] = { 0, 1000 }, live[TERRA_REGISTERS];
+	struct terra_site site = { .plain = 1 };
+	struct terra_regs regs;
+
+	make_live(live, frame);
+	assert_int_equal(terra_exit_regs(&site, live, &regs), 0);
+	assert_int_equal(regs.sp, (uintptr_t)frame);
+	assert_int_equal(regs.rax, 100 + TERRA_RAX);
+	site = (struct terra_site){ .sp = { TERRA_SOURCE_REGISTER, TERRA_RBP, 8 },
+				    .result = { TERRA_SOURCE_MEMORY, TERRA_RBP, -40 } };
+	assert_int_equal(terra_exit_regs(&site, live, &regs), 0);
+	assert_int_equal(regs.sp, (uintptr_t)(frame + 7));
+	assert_int_equal(regs.rax, 1000);
+	site.result = (struct terra_source){ TERRA_SOURCE_REGISTER, TERRA_R12, -4 };
+	assert_int_equal(terra_exit_regs(&site, live, &regs), 0);
+	assert_int_equal(regs.rax, 96 + TERRA_R12);
+	/* nothing is returned */
+	site.result = (struct terra_source){ 0 };
+	assert_int_equal(terra_exit_regs(&site, live, &regs), 0);
+	site.sp.kind = TERRA_SOURCE_NONE;
+	assert_int_not_equal(terra_exit_regs(&site, live, &regs), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -630,6 +708,8 @@ int main(void)
 		cmocka_unit_test(strings),
 		cmocka_unit_test(places),
 		cmocka_unit_test(results),
+		cmocka_unit_test(entry_sites),
+		cmocka_unit_test(exit_sites),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
