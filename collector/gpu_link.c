@@ -284,7 +284,8 @@ void gpu_linker_ready(struct gpu_linker *linker)
 {
 	sort(&linker->calls, sizeof(struct call));
 	sort(&linker->links, sizeof(struct link));
-	linker->counts = (struct gpu_link_counts){ .differ = count_differences(linker) };
+	linker->counts = (struct gpu_link_counts){ .calls = linker->calls.size / sizeof(struct call),
+						   .differ = count_differences(linker) };
 }
 
 static void set_op(struct gpu_linker *linker, struct terra_gpu *gpu)

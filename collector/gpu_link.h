@@ -19,6 +19,7 @@ struct gpu_linker;
 
 struct gpu_link_counts {
 	uint64_t by_external_id, by_time, without; /* activities of devices, not calls */
+	uint64_t calls;  /* whose begin is known */
 	uint64_t differ; /* calls for which the two ways name different ops */
 };
 

@@ -151,6 +151,9 @@ static int write_notes(struct merge *m)
 
 	err = note(m, "ops of GPU activity: %" PRIu64 " found by external id, %" PRIu64 " by thread and time, %" PRIu64 " not",
 		   n->by_external_id, n->by_time, n->without);
+	if (!err && n->without && !n->calls)
+		err = note(m, "no calls of CUDA's are in this trace (--gpu runtime,driver): without them ops are not found by thread and "
+			      "time");
 	if (!err && n->differ)
 		err = note(m, "for %" PRIu64 " calls external id and time name different ops; the id was taken", n->differ);
 	if (!err && m->left_out)

@@ -436,7 +436,7 @@ static void activity_is_put_behind_the_ops(void **state)
 	assert_int_equal(n.ops, 11);
 	assert_int_equal(n.lost, 3);
 	assert_true(n.clean && n.has_text);
-	assert_int_equal(n.notes, 2);
+	assert_int_equal(n.notes, 2); /* of the file, and of the ops */
 	assert_int_equal(terra_gpu_merge(trace, gpu, &whole, err, sizeof(err)), -EINVAL);
 	assert_non_null(strstr(err, "already"));
 }
@@ -479,6 +479,22 @@ static void only_what_was_recorded_is_kept(void **state)
 	assert_int_equal(n.kernels, 8); /* asked for from 1000 to 1700 */
 	assert_int_equal(n.calls, 8);
 	assert_true(n.has_text);
+}
+
+static void without_calls_that_is_said(void **state)
+{
+	const char *trace = sample_tmp("n.terra"), *gpu = sample_tmp("n.gpu");
+	struct terra_gpu kernel = gpu_sample_full(TERRA_GPU_KERNEL);
+	struct terra_event event = gpu_event(&kernel, 0, 1200);
+	struct terra_trace_writer *writer;
+	char err[512] = "";
+
+	write_ops(trace, PID, true);
+	assert_int_equal(terra_trace_create(gpu, sample_info(), &writer, NULL, 0), 0);
+	assert_int_equal(terra_trace_write(writer, &event), 0);
+	assert_int_equal(terra_trace_finish(writer), 0);
+	assert_int_equal(terra_gpu_merge(trace, gpu, &whole, err, sizeof(err)), 0);
+	assert_true(read_merged(trace, "no calls of CUDA's").has_text);
 }
 
 static void files_that_do_not_belong_together_stay_as_they_are(void **state)
@@ -639,6 +655,7 @@ int main(void)
 		cmocka_unit_test(activity_is_put_behind_the_ops),
 		cmocka_unit_test(files_that_ended_early_are_merged),
 		cmocka_unit_test(only_what_was_recorded_is_kept),
+		cmocka_unit_test(without_calls_that_is_said),
 		cmocka_unit_test(files_that_do_not_belong_together_stay_as_they_are),
 		cmocka_unit_test(files_of_a_recording_are_collected),
 		cmocka_unit_test(kinds_are_words),
