@@ -112,7 +112,7 @@ void terra_preload_environment_free(char **environment)
 	free(environment);
 }
 
-int terra_preload_find(char *path, size_t size)
+int terra_library_find(const char *name, char *path, size_t size)
 {
 	char self[4096], *slash;
 	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
@@ -126,7 +126,12 @@ int terra_preload_find(char *path, size_t size)
 			return -ENOENT;
 		*slash = 0;
 	}
-	if ((size_t)snprintf(path, size, "%s/lib/libterra_record.so", self) >= size)
+	if ((size_t)snprintf(path, size, "%s/lib/%s", self, name) >= size)
 		return -ENAMETOOLONG;
 	return access(path, R_OK) ? -errno : 0;
+}
+
+int terra_preload_find(char *path, size_t size)
+{
+	return terra_library_find("libterra_record.so", path, size);
 }

@@ -25,5 +25,7 @@ void terra_preload_environment_free(char **environment);
 
 /* The recorder that was installed or built with the running program: ../lib beside its folder. 0 or -errno. */
 int terra_preload_find(char *path, size_t size);
+/* Likewise any library of ours. */
+int terra_library_find(const char *name, char *path, size_t size);
 
 #endif

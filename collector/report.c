@@ -39,6 +39,7 @@ struct summary_state {
 	struct trace_buffer marks;
 	struct trace_buffer key;
 	struct terra_op_stream *stream;
+	struct gpu_report *gpu;
 };
 
 /* The number of a key, which is the index of its entry in `data`, and that entry; NULL when memory ran out. A new key
@@ -267,11 +268,13 @@ static int note(struct terra_summary *s, const struct terra_event *event)
 static int take(struct terra_summary *s, const struct terra_event *event)
 {
 	s->events++;
+	if (event->type == TERRA_EVENT_GPU && event->gpu->untimed)
+		return gpu_report_add(s->state->gpu, event);
 	if (s->first_ns == 0 || event->time_ns < s->first_ns)
 		s->first_ns = event->time_ns;
 	if (event->time_ns > s->last_ns)
 		s->last_ns = event->time_ns;
-	if (terra_op_stream_add(s->state->stream, event) != 0)
+	if (terra_op_stream_add(s->state->stream, event) != 0 || gpu_report_add(s->state->gpu, event) != 0)
 		return -ENOMEM;
 	if (event->type == TERRA_EVENT_OP_ENTER)
 		return enter(s, event);
@@ -444,9 +447,11 @@ static struct terra_summary *summary_alloc(void)
 	if (!s)
 		return NULL;
 	s->state = calloc(1, sizeof(*s->state));
-	if (s->state)
+	if (s->state) {
 		s->state->stream = terra_op_stream_new();
-	if (s->state && s->state->stream)
+		s->state->gpu = gpu_report_new();
+	}
+	if (s->state && s->state->stream && s->state->gpu)
 		return s;
 	terra_summary_free(s);
 	return NULL;
@@ -471,6 +476,7 @@ int terra_summary_new(struct terra_trace_reader *reader, struct terra_summary **
 	name_kinds(s);
 	name_sites(s);
 	name_rest(s);
+	s->gpu = gpu_report_finish(s->state->gpu);
 	*out = s;
 	return 0;
 }
@@ -493,6 +499,7 @@ static void state_free(struct summary_state *state)
 	free(state->marks.data);
 	free(state->key.data);
 	terra_op_stream_free(state->stream);
+	gpu_report_free(state->gpu);
 	free(state);
 }
 

@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "collector/iterations.h"
+#include "collector/report_gpu.h"
 #include "collector/report_json.h"
 #include "collector/trace.h"
 
@@ -62,6 +63,7 @@ struct terra_summary {
 	bool has_iterations;
 	struct terra_iterations iterations;
 	uint64_t median_ns; /* of the iterations; 0 unknown */
+	const struct report_gpu_sums *gpu;
 	struct summary_state *state; /* private: backs the strings */
 };
 

@@ -231,6 +231,8 @@ static void print_event(const struct terra_event *event, uint64_t start_ns, FILE
 	} else if (event->type == TERRA_EVENT_NOTE) {
 		fputs("# ", out);
 		report_print_plain(event->text, out);
+	} else if (event->type == TERRA_EVENT_GPU) {
+		report_gpu_print_event(event->gpu, out);
 	} else {
 		print_op(event, out);
 	}
@@ -494,6 +496,7 @@ static void json_event(struct json *json, const struct terra_event *event)
 		[TERRA_EVENT_OP_EXIT] = "exit",
 		[TERRA_EVENT_LOST] = "lost",
 		[TERRA_EVENT_NOTE] = "note",
+		[TERRA_EVENT_GPU] = "gpu",
 	};
 
 	json_open(json, '{');
@@ -505,6 +508,8 @@ static void json_event(struct json *json, const struct terra_event *event)
 		member_u64(json, "lost", event->lost);
 	else if (event->type == TERRA_EVENT_NOTE)
 		member_string(json, "text", event->text);
+	else if (event->type == TERRA_EVENT_GPU)
+		report_gpu_json_event(event->gpu, json);
 	else
 		json_op(json, event);
 	json_close(json, '}');

@@ -197,6 +197,7 @@ void terra_summary_print(const struct terra_summary *s, const char *path, unsign
 	print_end(s, out);
 	print_threads(s, top, out);
 	print_kinds(s, top, out);
+	report_gpu_print(s->gpu, top, out);
 	print_sites(s, top, out);
 	print_notes(s, top, out);
 }
@@ -368,6 +369,7 @@ void terra_summary_json(const struct terra_summary *s, const char *path, struct 
 	json_iterations(s, json);
 	json_threads(s, json);
 	json_kinds(s, json);
+	report_gpu_json(s->gpu, json);
 	json_sites(s, json);
 	json_notes(s, json);
 }

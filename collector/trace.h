@@ -61,6 +61,55 @@ enum terra_event_type {
 	TERRA_EVENT_LOST = 3,      /* `lost` events are missing here on this thread (0: on an unknown thread) */
 	TERRA_EVENT_NOTE = 4,      /* text: a gap or a fact about the recording */
 	TERRA_EVENT_HOST_READ = 5, /* reserved */
+	TERRA_EVENT_GPU = 6,       /* an activity of a GPU, or a call that asked for one: `gpu` */
+};
+
+/* What CUPTI saw. Numbers without a comment are CUPTI's own (cupti_activity.h). */
+enum terra_gpu_kind {
+	TERRA_GPU_KERNEL = 1,
+	TERRA_GPU_MEMCPY = 2,   /* between devices too */
+	TERRA_GPU_MEMSET = 3,
+	TERRA_GPU_RUNTIME = 4,  /* a call of CUDA's runtime; the event's thread made it */
+	TERRA_GPU_DRIVER = 5,   /* likewise, of the driver's interface */
+	TERRA_GPU_GRAPH = 6,    /* a CUDA graph as a whole */
+	TERRA_GPU_OVERHEAD = 7, /* what CUPTI and the driver took themselves */
+	TERRA_GPU_LINK = 8,     /* the external id of a call; only in the file of the injected library */
+	TERRA_GPU_KIND_END
+};
+
+/* How op_seq is known. */
+enum terra_gpu_link {
+	TERRA_GPU_BY_NOTHING = 0,
+	TERRA_GPU_BY_EXTERNAL_ID = 1,
+	TERRA_GPU_BY_TIME = 2, /* the op that was open on the calling thread when the call began */
+};
+
+#define TERRA_GPU_NO_DEVICE UINT32_MAX
+
+struct terra_gpu {
+	uint8_t kind;         /* enum terra_gpu_kind; a reader may meet larger ones: then what is common to all is there */
+	uint8_t untimed;      /* 1: the device gave no times; the event's time means nothing and the duration is 0 */
+	uint8_t linked;       /* enum terra_gpu_link */
+	const char *name;     /* of the kernel (mangled), of the function called, of the overhead; NULL: not known */
+	uint64_t duration_ns; /* from the event's time on */
+	uint64_t op_seq;      /* seq of the OP_ENTER of the innermost recorded op that launched this; UINT64_MAX: none known */
+	uint64_t correlation; /* the same for a call and what it launched; 0: none */
+	uint32_t device;      /* TERRA_GPU_NO_DEVICE: none */
+	uint32_t context, stream;
+	uint32_t graph;       /* 0: not from a CUDA graph */
+	uint64_t graph_node;
+	/* KERNEL */
+	uint32_t grid[3], block[3];
+	uint32_t static_shared, dynamic_shared; /* bytes */
+	uint32_t registers;   /* per thread */
+	/* MEMCPY, MEMSET */
+	uint64_t bytes;
+	uint32_t value;       /* MEMSET */
+	uint8_t copy_kind, source_kind, target_kind; /* CUPTI's kinds of copy and memory; a memset has target_kind */
+	uint32_t source_device, target_device;       /* MEMCPY between devices, else TERRA_GPU_NO_DEVICE */
+	/* RUNTIME, DRIVER: the function's number and what it returned; OVERHEAD: the kind of overhead in `function` */
+	uint32_t function, result;
+	uint64_t external;    /* LINK */
 };
 
 struct terra_frame {
@@ -89,6 +138,7 @@ struct terra_event {
 	struct terra_frame *frames; /* innermost first; empty when stacks were not recorded */
 	uint64_t lost;
 	const char *text;
+	struct terra_gpu *gpu; /* GPU only */
 };
 
 struct terra_trace_info {

@@ -71,6 +71,14 @@ enum {
 	TRACE_FLAGS_KNOWN = 7,
 };
 
+/* Bits of a GPU event's flags byte. */
+enum {
+	TRACE_GPU_UNTIMED = 1,
+	TRACE_GPU_BY_EXTERNAL_ID = 2,
+	TRACE_GPU_BY_TIME = 4,
+	TRACE_GPU_FLAGS_KNOWN = 7,
+};
+
 /* Limits, kept by the writer and checked by the reader: no file can make a reader take more than these allow. */
 #define TRACE_BLOCK_TARGET (256u << 10) /* a block is closed once its records reach this size */
 #define TRACE_BLOCK_MAX (8u << 20)      /* records of one block */

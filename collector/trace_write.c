@@ -1,4 +1,5 @@
 /* trace_write.c - the trace writer: blocks of records to a file that is readable whatever happens next. */
+#include "collector/trace_append.h"
 #include "collector/trace_encode.h"
 #include "collector/trace_keep.h"
 
@@ -219,6 +220,45 @@ uint64_t terra_trace_size(const struct terra_trace_writer *writer)
 	return (uint64_t)writer->good + writer->encoder.raw.size;
 }
 
+/* Cuts off the end and goes on there. */
+static int open_behind(struct terra_trace_writer *writer, const char *path, const struct trace_tail *tail)
+{
+	writer->fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (writer->fd < 0)
+		return -errno;
+	if (lseek(writer->fd, (off_t)tail->end, SEEK_SET) < 0 || ftruncate(writer->fd, (off_t)tail->end) != 0)
+		return -errno;
+	return 0;
+}
+
+int trace_writer_append(const char *path, const struct trace_tail *tail, struct terra_trace_writer **out, char *err,
+			size_t err_size)
+{
+	struct terra_trace_writer *writer = calloc(1, sizeof(*writer));
+	int ret = -ENOMEM;
+
+	*out = NULL;
+	if (!writer)
+		return create_failed(path, -ENOMEM, err, err_size);
+	*writer = (struct terra_trace_writer){.fd = -1,
+					      .good = (off_t)tail->end,
+					      .file_id = tail->file_id,
+					      .seq = tail->next_seq,
+					      .lost = tail->lost,
+					      .n_blocks = tail->next_block};
+	trace_encoder_init(&writer->encoder);
+	trace_encoder_begin(&writer->encoder, writer->seq);
+	writer->zstd = ZSTD_createCCtx();
+	if (writer->zstd)
+		ret = open_behind(writer, path, tail);
+	if (!ret) {
+		*out = writer;
+		return 0;
+	}
+	writer_free(writer);
+	return create_failed(path, ret, err, err_size);
+}
+
 static void fill_block_header(struct terra_trace_writer *writer, uint32_t type, uint32_t raw_size)
 {
 	uint8_t *h = writer->out.data;
@@ -334,7 +374,7 @@ void terra_trace_abandon(struct terra_trace_writer *writer)
 		writer_free(writer);
 }
 
-int terra_trace_finish(struct terra_trace_writer *writer)
+static int finish(struct terra_trace_writer *writer, bool with_end)
 {
 	int err;
 
@@ -344,11 +384,21 @@ int terra_trace_finish(struct terra_trace_writer *writer)
 	}
 	err = terra_trace_flush(writer);
 
-	if (!err)
+	if (!err && with_end)
 		err = write_end(writer);
 	if (close(writer->fd) != 0 && !err && errno != EINTR)
 		err = -errno;
 	writer->fd = -1;
 	writer_free(writer);
 	return err;
+}
+
+int terra_trace_finish(struct terra_trace_writer *writer)
+{
+	return finish(writer, true);
+}
+
+int trace_writer_leave(struct terra_trace_writer *writer)
+{
+	return finish(writer, false);
 }

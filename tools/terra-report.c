@@ -47,6 +47,7 @@ static const char help[] =
 	"                 SEQ SECONDS tTHREAD < OP LEVEL [of=SEQ] [raised] (RESULTS)\n"
 	"                 SEQ SECONDS tTHREAD ! N events lost\n"
 	"                 SEQ SECONDS tTHREAD # NOTE\n"
+	"                 SEQ SECONDS tTHREAD @ GPU-ACTIVITY NAME DURATION correlation=N [op=SEQ] ...\n"
 	"               Stacks go from the innermost frame outwards; \"?\" is a value that could not be read.\n"
 	"    -h, --help Print this text.\n"
 	"\n"

@@ -14,6 +14,7 @@
 
 #include "collector/bpf/backend.h"
 #include "collector/bpf/session.h"
+#include "collector/gpu_session.h"
 #include "collector/launch.h"
 #include "collector/machine.h"
 #include "collector/preload_session.h"
@@ -278,6 +279,32 @@ static void finish_session(const struct options *options, struct terra_session *
 	terra_session_close(session);
 }
 
+static void say_text(const char *text)
+{
+	say("%s", text);
+}
+
+/* Before the command is started, which inherits our environment. */
+static void prepare_gpu(const struct options *options)
+{
+	char remark[8192];
+	int error = terra_gpu_prepare(options->output, options->gpu, remark, sizeof(remark));
+
+	if (remark[0] && (error || !options->quiet))
+		say("%s", remark);
+	if (error)
+		exit(error == -EINVAL ? 2 : EXIT_OURS);
+}
+
+/* When the program has ended. */
+static void collect_gpu(const struct options *options)
+{
+	const struct terra_limits *limits = &options->limits;
+
+	terra_gpu_collect(options->output, limits->start_after || limits->iterations || limits->duration_ns || limits->max_bytes,
+			  say_text);
+}
+
 static void run_bpf(const struct options *options, struct terra_launch *launch, struct terra_session *session,
 		    struct summary *summary)
 {
@@ -289,6 +316,7 @@ static void run_bpf(const struct options *options, struct terra_launch *launch, 
 	launch->wake_fd = -1;
 	while (!launch->ended)
 		terra_launch_wait(launch, -1);
+	collect_gpu(options);
 }
 
 static struct terra_session_options session_options(const struct options *options)
@@ -403,6 +431,8 @@ static int attach(const struct options *options, struct summary *summary)
 		say("attached to process %d", options->pid);
 	ok = record_running(options, session, signals);
 	finish_session(options, session, ok, summary);
+	if (summary->traces)
+		terra_gpu_attached(options->pid, options->output, say_text);
 	close(signals);
 	return !ok ? EXIT_OURS : summary->traces ? 0 : EXIT_NOTHING;
 }
@@ -516,6 +546,7 @@ static void run_preload(const struct options *options, struct terra_launch *laun
 	release(launch, options);
 	while (!launch->ended)
 		terra_launch_wait(launch, -1);
+	collect_gpu(options);
 	find_traces(options, &since, &index);
 	summarise_traces(&index, summary);
 	write_index(options, &index);
@@ -579,10 +610,12 @@ int main(int argc, char **argv)
 	if (options.list_ops)
 		return terra_list_ops(options.library, options.json, stdout) ? 1 : 0;
 	choose_output(&options);
-	if (options.pid)
+	if (options.pid) {
 		status = attach(&options, &summary);
-	else
+	} else {
+		prepare_gpu(&options);
 		run(&options, &launch, &summary);
+	}
 	if (options.json)
 		print_json(&options, &summary);
 	else if (!options.quiet && status != EXIT_OURS)

@@ -62,6 +62,10 @@ static const char usage[] =
 	"                        not found by itself\n"
 	"        --buffer MB     memory for what waits to be written, a power of two\n"
 	"                        (bpf backend; 128 by default)\n"
+	"        --gpu KINDS     GPU activity to record through CUPTI, where the command uses\n"
+	"                        CUDA: kernels, memcpy, memset, runtime, driver, overhead\n"
+	"                        (all of these by default), graphs (CUDA graphs as a\n"
+	"                        whole, without their kernels), none\n"
 	"    -q, --quiet         say nothing but errors\n"
 	"        --list-ops      print the operators of the libtorch found, and how their\n"
 	"                        arguments are passed\n"
@@ -246,6 +250,9 @@ static void parse_option(int option, struct options *out)
 	case 'l':
 		out->library = optarg;
 		break;
+	case 'G':
+		out->gpu = optarg;
+		break;
 	case 'q':
 		out->quiet = true;
 		break;
@@ -269,6 +276,8 @@ static void check_options(const struct options *options)
 		wrong_usage("--list-ops runs no command", NULL);
 	if (options->pid && options->argv[0])
 		wrong_usage("-p takes no command", options->argv[0]);
+	if (options->pid && options->gpu)
+		wrong_usage("--gpu is for a command: CUDA loads its library at a program's start only", NULL);
 	if (options->pid && options->backend == BACKEND_PRELOAD)
 		wrong_usage("-p needs the bpf backend: a library can be preloaded only into a program that begins", NULL);
 	if (!options->list_ops && !options->pid && !options->argv[0])
@@ -292,6 +301,7 @@ void options_parse(int argc, char **argv, struct options *out)
 		{ "no-stacks", no_argument, NULL, 'S' },
 		{ "library", required_argument, NULL, 'l' },
 		{ "buffer", required_argument, NULL, 'b' },
+		{ "gpu", required_argument, NULL, 'G' },
 		{ "quiet", no_argument, NULL, 'q' },
 		{ "list-ops", no_argument, NULL, 'O' },
 		{ "json", no_argument, NULL, 'J' },

@@ -13,6 +13,7 @@ enum backend { BACKEND_AUTO, BACKEND_BPF, BACKEND_PRELOAD };
 
 struct options {
 	const char *output, *library;
+	const char *gpu; /* kinds of activity, NULL: the usual ones */
 	char *ops; /* malloc'ed; NULL: all */
 	enum backend backend;
 	uint32_t levels;

@@ -55,6 +55,9 @@ void record_begin_child(void);
 /* Takes the hooks out of the program; what is recorded so far is written. Any thread. */
 void record_stop(void);
 
+/* Ops inside each other that GPU activity is told apart by; those further in count as the last. */
+#define RECORD_PUSHED 64
+
 /* ring.c: single producer (its thread), single consumer (who holds the drain lock). */
 struct record_ring {
 	struct record_ring *next; /* of all rings */
@@ -62,6 +65,8 @@ struct record_ring {
 	uint32_t dead;            /* its thread has ended */
 	uint64_t seq;
 	uint64_t outer_sp;        /* stack pointer of the outermost op that runs, 0: none */
+	uint32_t n_pushed;        /* ops that CUPTI knows this thread to be in, and their stack pointers */
+	uint64_t pushed_sp[RECORD_PUSHED];
 	uint64_t last_drain_ns;
 	uint64_t head __attribute__((aligned(64))); /* bytes written, by the producer */
 	uint64_t tail __attribute__((aligned(64))); /* bytes taken, by the consumer */

@@ -1,6 +1,8 @@
 /* record.c - the C half of the trampoline: one ENTER record before an op, one EXIT record behind it. */
 #include "collector/preload/preload.h"
 
+#include "collector/gpu_hooks.h"
+
 #include <errno.h>
 #include <time.h>
 
@@ -37,6 +39,8 @@ struct record_way record_enter(struct record_registers *registers);
 void record_exit(struct record_registers *registers);
 
 struct record_state record_state;
+
+__attribute__((visibility("default"))) struct terra_gpu_hooks terra_record_gpu;
 
 /* Set while this thread is inside the recorder: whatever it calls there is not the program's. */
 static __thread bool inside __attribute__((tls_model("initial-exec")));
@@ -80,6 +84,26 @@ static void put_stack(struct terra_decoder *d)
 		terra_put_frames(d, (uintptr_t)entries, n * 2);
 }
 
+/* Ops that were left: an exception makes no exit. */
+static void pop_left(struct record_ring *ring, uint64_t sp)
+{
+	while (ring->n_pushed && ring->pushed_sp[ring->n_pushed - 1] <= sp) {
+		ring->n_pushed--;
+		terra_record_gpu.pop();
+	}
+}
+
+static void push_op(struct record_ring *ring, uint64_t sp, uint64_t enter_ns)
+{
+	void (*push)(uint64_t) = __atomic_load_n(&terra_record_gpu.push, __ATOMIC_ACQUIRE);
+
+	pop_left(ring, sp);
+	if (!push || ring->n_pushed == RECORD_PUSHED)
+		return;
+	ring->pushed_sp[ring->n_pushed++] = sp;
+	push(enter_ns);
+}
+
 static void set_regs(struct terra_regs *regs, const struct record_registers *registers)
 {
 	*regs = (struct terra_regs){ .sp = registers->sp, .rax = registers->rax, .has_xmm = 0xff };
@@ -89,7 +113,8 @@ static void set_regs(struct terra_regs *regs, const struct record_registers *reg
 		regs->xmm[i] = registers->xmm[i][0];
 }
 
-static void make_record(struct record_ring *ring, const struct record_registers *registers, uint8_t type)
+/* Returns the record's time. */
+static uint64_t make_record(struct record_ring *ring, const struct record_registers *registers, uint8_t type)
 {
 	uint32_t op = (uint32_t)registers->index;
 	uint64_t now = record_now();
@@ -108,6 +133,7 @@ static void make_record(struct record_ring *ring, const struct record_registers 
 		ring->last_drain_ns = now;
 		record_drain(false);
 	}
+	return now;
 }
 
 struct record_way record_enter(struct record_registers *registers)
@@ -116,6 +142,7 @@ struct record_way record_enter(struct record_registers *registers)
 	struct record_way way = { target->original, -1 };
 	int saved_errno = errno;
 	struct record_ring *ring;
+	uint64_t now = 0;
 
 	if (!__atomic_load_n(&record_state.active, __ATOMIC_ACQUIRE) || !target->enabled || inside)
 		return way;
@@ -125,9 +152,11 @@ struct record_way record_enter(struct record_registers *registers)
 	record_look_for_libraries();
 	ring = record_ring();
 	if (ring)
-		make_record(ring, registers, TERRA_RECORD_ENTER);
-	if (ring && !target->jump)
+		now = make_record(ring, registers, TERRA_RECORD_ENTER);
+	if (ring && !target->jump) {
 		way.stack_bytes = target->stack_bytes;
+		push_op(ring, registers->sp, now);
+	}
 	inside = false;
 	errno = saved_errno;
 	return way;
@@ -138,11 +167,13 @@ void record_exit(struct record_registers *registers)
 	int saved_errno = errno;
 	struct record_ring *ring;
 
-	if (!__atomic_load_n(&record_state.active, __ATOMIC_ACQUIRE) || inside)
+	if (inside)
 		return;
 	inside = true;
 	ring = record_ring();
-	if (ring) {
+	if (ring)
+		pop_left(ring, registers->sp);
+	if (ring && __atomic_load_n(&record_state.active, __ATOMIC_ACQUIRE)) {
 		if (ring->outer_sp <= registers->sp)
 			ring->outer_sp = 0;
 		make_record(ring, registers, TERRA_RECORD_EXIT);

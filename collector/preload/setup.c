@@ -26,6 +26,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "collector/gpu_hooks.h"
 #include "collector/op_filter.h"
 #include "probes/got.h"
 
@@ -399,8 +400,12 @@ __attribute__((destructor)) static void record_end(void)
 static void leave(int status) __attribute__((noreturn));
 static void leave(int status)
 {
+	void (*gpu_leaves)(void) = __atomic_load_n(&terra_record_gpu.leave, __ATOMIC_ACQUIRE);
+
 	if (record_state.owner == (uint32_t)getpid())
 		record_end();
+	if (gpu_leaves)
+		gpu_leaves();
 	for (;;)
 		syscall(SYS_exit_group, status);
 }

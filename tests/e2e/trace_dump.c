@@ -199,9 +199,9 @@ static void put_op(const struct terra_event *e)
 
 static void put_event(const struct terra_event *e)
 {
-	static const char *const names[] = {"", "enter", "exit", "lost", "note", "host_read"};
+	static const char *const names[] = {"", "enter", "exit", "lost", "note", "host_read", "gpu"};
 
-	printf("{\"event\":\"%s\",\"seq\":%llu,\"thread\":%u,\"time\":%llu", names[e->type <= 5 ? e->type : 0],
+	printf("{\"event\":\"%s\",\"seq\":%llu,\"thread\":%u,\"time\":%llu", names[e->type <= 6 ? e->type : 0],
 	       (unsigned long long)e->seq, e->thread, (unsigned long long)e->time_ns);
 	if (e->type == TERRA_EVENT_OP_ENTER || e->type == TERRA_EVENT_OP_EXIT)
 		put_op(e);

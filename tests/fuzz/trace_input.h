@@ -68,6 +68,8 @@ static inline uint64_t input_sum_event(const struct terra_event *event)
 
 	if (event->type == TERRA_EVENT_OP_ENTER || event->type == TERRA_EVENT_OP_EXIT)
 		sum += strlen(event->op) + strlen(event->overload);
+	if (event->type == TERRA_EVENT_GPU)
+		sum += (event->gpu->name ? strlen(event->gpu->name) : 0) + event->gpu->duration_ns + event->gpu->bytes;
 	for (uint32_t i = 0; i < event->n_values; i++)
 		sum += input_sum_value(&event->values[i]);
 	for (uint32_t i = 0; i < event->n_frames; i++) {
@@ -103,7 +105,8 @@ static inline uint64_t input_read(struct terra_trace_reader *reader, uint64_t *s
 			input_check(++errors < 1000000, "errors end");
 			continue;
 		}
-		input_check(event.type >= TERRA_EVENT_OP_ENTER && event.type <= TERRA_EVENT_NOTE,
+		input_check((event.type >= TERRA_EVENT_OP_ENTER && event.type <= TERRA_EVENT_NOTE) ||
+				    event.type == TERRA_EVENT_GPU,
 			    "event types are known");
 		input_check(event.seq >= next_seq, "seqs rise");
 		next_seq = event.seq + 1;

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "collector/trace.h"
+#include "tests/unit/gpu_sample.h"
 
 #define SAMPLE_UNUSED __attribute__((unused))
 
@@ -243,6 +244,8 @@ static SAMPLE_UNUSED bool same_event(const struct terra_event *a, const struct t
 		return a->lost == b->lost;
 	if (a->type == TERRA_EVENT_NOTE)
 		return same_string(a->text, b->text);
+	if (a->type == TERRA_EVENT_GPU)
+		return same_gpu(a->gpu, b->gpu);
 	return same_op_event(a, b);
 }
 
@@ -256,6 +259,7 @@ static SAMPLE_UNUSED struct terra_event *sample_event(uint64_t i)
 	static struct terra_frame frames[3];
 	static int64_t ints[3];
 	static char text[64];
+	static struct terra_gpu gpu;
 	static struct terra_event event;
 
 	for (int t = 0; t < 5; t++)
@@ -301,6 +305,12 @@ static SAMPLE_UNUSED struct terra_event *sample_event(uint64_t i)
 	} else if (i % 23 == 22) {
 		event = (struct terra_event){.type = TERRA_EVENT_LOST, .thread = 0, .time_ns = event.time_ns, .seq = i,
 					     .lost = i};
+	} else if (i % 23 == 20) {
+		gpu = gpu_sample_full((uint8_t)(1 + i / 23 % (TERRA_GPU_KIND_END - 1)));
+		gpu.op_seq = i > 40 ? i - 30 : UINT64_MAX;
+		gpu.linked = i > 40 ? TERRA_GPU_BY_TIME : TERRA_GPU_BY_NOTHING;
+		event = (struct terra_event){.type = TERRA_EVENT_GPU, .thread = i % 3, .time_ns = event.time_ns, .seq = i,
+					     .gpu = &gpu};
 	}
 	return &event;
 }
