@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "collector/report_values.h"
 #include "collector/trace_format.h"
 
 /* Present 0 of a kind without "optional" is a value that could not be read (collector/consume.h). */
@@ -18,7 +19,7 @@ static bool is_optional(unsigned int kind)
 /* Text. */
 
 /* The numbers of c10::ScalarType are part of PyTorch's serialised models: known ones never change. */
-static void print_dtype(int64_t dtype, FILE *out)
+void report_print_dtype(int64_t dtype, FILE *out)
 {
 	static const char *const names[] = {"uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64",
 					    "complex32", "complex64", "complex128", "bool"};
@@ -39,7 +40,7 @@ static void print_dims(const int64_t *dims, int n, FILE *out)
 	fputc(']', out);
 }
 
-static void print_device(int type, int index, FILE *out)
+void report_print_device(int type, int index, FILE *out)
 {
 	if (type == 0)
 		fputs("cpu", out);
@@ -59,7 +60,7 @@ static void print_tensor(const struct terra_tensor *t, FILE *out)
 		fputs("undefined", out);
 		return;
 	}
-	print_dtype(t->dtype, out);
+	report_print_dtype(t->dtype, out);
 	print_dims(t->size, dims, out);
 	if (t->ndim > TERRA_MAX_DIM)
 		fprintf(out, "(%d dims)", t->ndim);
@@ -69,7 +70,7 @@ static void print_tensor(const struct terra_tensor *t, FILE *out)
 		fprintf(out, " offset=%" PRId64, t->storage_offset);
 	if (t->device_type != 0) {
 		fputc(' ', out);
-		print_device(t->device_type, t->device_index, out);
+		report_print_device(t->device_type, t->device_index, out);
 	}
 	if (t->requires_grad == 1)
 		fputs(" grad", out);
@@ -135,11 +136,11 @@ static void print_int(const struct terra_value *value, FILE *out)
 		break;
 	case TERRA_KIND_DTYPE:
 	case TERRA_KIND_OPT_DTYPE:
-		print_dtype(value->u.i, out);
+		report_print_dtype(value->u.i, out);
 		break;
 	case TERRA_KIND_DEVICE:
 	case TERRA_KIND_OPT_DEVICE:
-		print_device((int)(value->u.i >> 8), (int8_t)(value->u.i & 0xff), out);
+		report_print_device((int)(value->u.i >> 8), (int8_t)(value->u.i & 0xff), out);
 		break;
 	case TERRA_KIND_INT:
 	case TERRA_KIND_OPT_INT:
@@ -152,7 +153,7 @@ static void print_int(const struct terra_value *value, FILE *out)
 	}
 }
 
-static void print_value(const struct terra_value *value, FILE *out)
+void report_print_value(const struct terra_value *value, FILE *out)
 {
 	if (!value->present) {
 		fputs(is_optional(value->kind) ? "None" : "?", out);
@@ -204,7 +205,7 @@ static void print_op(const struct terra_event *event, FILE *out)
 	for (uint32_t i = 0; i < event->n_values; i++) {
 		if (i)
 			fputs(", ", out);
-		print_value(&event->values[i], out);
+		report_print_value(&event->values[i], out);
 	}
 	fputc(')', out);
 	for (uint32_t i = 0; i < event->n_frames; i++) {
@@ -412,7 +413,7 @@ static bool has_count(enum trace_form form)
 	       form == TRACE_FORM_SCALARS || form == TRACE_FORM_STRING;
 }
 
-static void json_value(struct json *json, const struct terra_value *value)
+void report_json_value(struct json *json, const struct terra_value *value)
 {
 	const char tag[2] = {(char)value->scalar_tag, 0};
 	enum trace_form form = trace_form_of(value->kind);
@@ -437,7 +438,7 @@ static void json_value(struct json *json, const struct terra_value *value)
 	json_close(json, '}');
 }
 
-static void json_stack(struct json *json, const struct terra_event *event)
+void report_json_stack(struct json *json, const struct terra_event *event)
 {
 	json_key(json, "stack");
 	json_open(json, '[');
@@ -475,9 +476,9 @@ static void json_op(struct json *json, const struct terra_event *event)
 	json_key(json, enter ? "args" : "results");
 	json_open(json, '[');
 	for (uint32_t i = 0; i < event->n_values; i++)
-		json_value(json, &event->values[i]);
+		report_json_value(json, &event->values[i]);
 	json_close(json, ']');
-	json_stack(json, event);
+	report_json_stack(json, event);
 }
 
 static void json_event(struct json *json, const struct terra_event *event)
