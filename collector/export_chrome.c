@@ -190,10 +190,10 @@ static int end(struct export_walk *walk)
 }
 
 const struct export_writer export_chrome = {
-    .begin = begin,
-    .thread = thread,
-    .enter = enter,
-    .leave = leave,
-    .mark = mark,
-    .end = end,
+	.begin = begin,
+	.thread = thread,
+	.enter = enter,
+	.leave = leave,
+	.mark = mark,
+	.end = end,
 };

@@ -218,11 +218,11 @@ static int end(struct export_walk *walk)
 }
 
 const struct export_writer export_json = {
-    .begin = begin,
-    .thread = thread,
-    .enter = enter,
-    .leave = leave,
-    .mark = mark,
-    .end = end,
-    .dataflow = true,
+	.begin = begin,
+	.thread = thread,
+	.enter = enter,
+	.leave = leave,
+	.mark = mark,
+	.end = end,
+	.dataflow = true,
 };

@@ -341,10 +341,10 @@ static int end(struct export_walk *walk)
 }
 
 const struct export_writer export_perfetto = {
-    .begin = begin,
-    .thread = thread,
-    .enter = enter,
-    .leave = leave,
-    .mark = mark,
-    .end = end,
+	.begin = begin,
+	.thread = thread,
+	.enter = enter,
+	.leave = leave,
+	.mark = mark,
+	.end = end,
 };
