@@ -98,6 +98,9 @@ static void test_new_and_views(void **state)
 	assert_int_equal(made.storage, view.storage);
 	assert_int_not_equal(made.tensor, view.tensor);
 	assert_int_equal(look(flow, tensor(1, 1)).producer, TERRA_DATAFLOW_NONE);
+	run(flow, (struct op){"aten::t", ARGS(1, tensor(2, 2)), RESULTS(1, tensor(3, 2))}, 12); /* the view before is gone */
+	assert_true(look(flow, tensor(3, 2)).tensor > view.tensor);
+	assert_int_equal(look(flow, tensor(3, 2)).storage, view.storage);
 	terra_dataflow_free(flow);
 }
 

@@ -6,10 +6,20 @@
 #include <cmocka.h>
 
 #include <inttypes.h>
+#include <sys/resource.h>
 
 #include "collector/export.h"
 #include "collector/protobuf.h"
 #include "trace_sample.h"
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define WITH_ASAN 1
+#endif
+#endif
+#ifdef __SANITIZE_ADDRESS__
+#define WITH_ASAN 1
+#endif
 
 struct script {
 	struct terra_trace_writer *writer;
@@ -475,6 +485,41 @@ static void test_loss_forgets(void **state)
 	free(bytes.data);
 }
 
+static long peak_kb_of(const char *name)
+{
+	struct terra_export_result result;
+	struct terra_trace_reader *reader;
+	struct rusage usage;
+	FILE *out = fopen("/dev/null", "w");
+
+	assert_non_null(out);
+	for (unsigned int format = 0; terra_export_name(format); format++) {
+		assert_int_equal(terra_trace_open(sample_tmp(name), &reader, NULL, 0), 0);
+		assert_int_equal(terra_export(reader, (enum terra_export_format)format, out, &result), 0);
+		assert_true(result.ops > 2000);
+		terra_trace_close(reader);
+	}
+	fclose(out);
+	assert_int_equal(getrusage(RUSAGE_SELF, &usage), 0);
+	return usage.ru_maxrss;
+}
+
+/* What an export keeps does not grow with the trace: ten times the events, and the process's peak stays where it was. */
+static void test_memory(void **state)
+{
+	long small, large;
+
+#ifdef WITH_ASAN
+	skip(); /* it keeps what was freed */
+#endif
+	assert_int_equal(sample_write_trace(sample_tmp("small_one"), 5000, 0), 0);
+	assert_int_equal(sample_write_trace(sample_tmp("large_one"), 50000, 0), 0);
+	small = peak_kb_of("small_one");
+	large = peak_kb_of("large_one");
+	if (large > small + 1024)
+		fail_msg("5,000 events: %ld kB, 50,000: %ld kB", small, large);
+}
+
 static void test_failed_write(void **state)
 {
 	struct terra_export_result result;
@@ -499,7 +544,7 @@ int main(void)
 		cmocka_unit_test(test_protobuf),  cmocka_unit_test(test_perfetto),
 		cmocka_unit_test(test_irregular), cmocka_unit_test(test_enclosing_missing),
 		cmocka_unit_test(test_cut),	  cmocka_unit_test(test_loss_forgets),
-		cmocka_unit_test(test_failed_write),
+		cmocka_unit_test(test_memory),	  cmocka_unit_test(test_failed_write),
 	};
 
 	return cmocka_run_group_tests(tests, sample_tmp_create, sample_tmp_remove);
