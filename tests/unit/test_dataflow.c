@@ -33,18 +33,22 @@ static struct terra_event event_of(const struct op *op, bool exit, struct terra_
 {
 	struct terra_tensor *tensors = (struct terra_tensor *)(exit ? op->results : op->args);
 	uint32_t n = exit ? op->n_results : op->n_args, at = 0;
-	struct terra_event event = {.type = exit ? TERRA_EVENT_OP_EXIT : TERRA_EVENT_OP_ENTER, .op = op->name, .overload = "",
+	struct terra_event event = {.type = exit ? TERRA_EVENT_OP_EXIT : TERRA_EVENT_OP_ENTER,
+				    .op = op->name,
+				    .overload = "",
 				    .values = values};
 
 	if (!exit && op->list) {
-		values[event.n_values++] = (struct terra_value){.kind = TERRA_KIND_TENSOR_LIST, .present = 1,
+		values[event.n_values++] = (struct terra_value){.kind = TERRA_KIND_TENSOR_LIST,
+								.present = 1,
 								.count = op->count ? op->count : op->list,
-								.recorded = op->list, .u.tensors = tensors};
+								.recorded = op->list,
+								.u.tensors = tensors};
 		at = op->list;
 	}
 	for (; at < n; at++)
 		values[event.n_values++] =
-			(struct terra_value){.kind = TERRA_KIND_TENSOR, .present = 1, .u.tensor = &tensors[at]};
+		    (struct terra_value){.kind = TERRA_KIND_TENSOR, .present = 1, .u.tensor = &tensors[at]};
 	return event;
 }
 
@@ -98,13 +102,15 @@ static void test_new_and_views(void **state)
 	assert_int_equal(made.storage, view.storage);
 	assert_int_not_equal(made.tensor, view.tensor);
 	assert_int_equal(look(flow, tensor(1, 1)).producer, TERRA_DATAFLOW_NONE);
-	run(flow, (struct op){"aten::t", ARGS(1, tensor(2, 2)), RESULTS(1, tensor(3, 2))}, 12); /* the view before is gone */
+	run(flow, (struct op){"aten::t", ARGS(1, tensor(2, 2)), RESULTS(1, tensor(3, 2))},
+	    12); /* the view before is gone */
 	assert_true(look(flow, tensor(3, 2)).tensor > view.tensor);
 	assert_int_equal(look(flow, tensor(3, 2)).storage, view.storage);
 	terra_dataflow_free(flow);
 }
 
-/* Writes through a view are writes to all that share the storage; contiguous() returns its argument and writes nothing. */
+/* Writes through a view are writes to all that share the storage; contiguous() returns its argument and writes nothing.
+ */
 static void test_in_place(void **state)
 {
 	struct terra_dataflow *flow = terra_dataflow_new();
@@ -129,7 +135,8 @@ static void test_out_and_void(void **state)
 	struct op foreach = {"aten::_foreach_add_", ARGS(3, tensor(1, 1), tensor(2, 2), tensor(3, 3)), .list = 2};
 	struct op fused = {"aten::_fused_adamw_", ARGS(3, tensor(1, 1), tensor(2, 2), tensor(3, 3)), .list = 2};
 
-	run(flow, (struct op){"aten::add", ARGS(3, tensor(1, 1), tensor(2, 2), tensor(3, 3)), RESULTS(1, tensor(3, 3))}, 1);
+	run(flow, (struct op){"aten::add", ARGS(3, tensor(1, 1), tensor(2, 2), tensor(3, 3)), RESULTS(1, tensor(3, 3))},
+	    1);
 	assert_int_equal(look(flow, tensor(3, 3)).producer, 1);
 	assert_int_equal(look(flow, tensor(2, 2)).producer, TERRA_DATAFLOW_NONE);
 	run(flow, foreach, 2);
@@ -138,7 +145,8 @@ static void test_out_and_void(void **state)
 	assert_int_equal(look(flow, tensor(3, 3)).producer, 1);
 	run(flow, fused, 3);
 	assert_int_equal(look(flow, tensor(3, 3)).producer, 3);
-	foreach.count = 3; /* one of the list is not in the trace: it may be any */
+	foreach
+		.count = 3; /* one of the list is not in the trace: it may be any */
 	run(flow, foreach, 4);
 	assert_int_equal(look(flow, tensor(1, 1)).producer, 4);
 	assert_int_equal(look(flow, tensor(3, 3)).producer, TERRA_DATAFLOW_NONE);
@@ -224,10 +232,10 @@ static void test_forgotten(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_new_and_views),  cmocka_unit_test(test_in_place),
-		cmocka_unit_test(test_out_and_void),   cmocka_unit_test(test_inner_ops),
-		cmocka_unit_test(test_address_reuse),  cmocka_unit_test(test_new_memory_in_place),
-		cmocka_unit_test(test_forgotten),
+	    cmocka_unit_test(test_new_and_views), cmocka_unit_test(test_in_place),
+	    cmocka_unit_test(test_out_and_void),  cmocka_unit_test(test_inner_ops),
+	    cmocka_unit_test(test_address_reuse), cmocka_unit_test(test_new_memory_in_place),
+	    cmocka_unit_test(test_forgotten),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -43,7 +43,8 @@ static uint64_t put(struct script *s, struct terra_event event)
 
 static uint64_t enter(struct script *s, const char *op, uint64_t parent)
 {
-	return put(s, (struct terra_event){.type = TERRA_EVENT_OP_ENTER, .op = op, .overload = "", .parent_seq = parent});
+	return put(s,
+		   (struct terra_event){.type = TERRA_EVENT_OP_ENTER, .op = op, .overload = "", .parent_seq = parent});
 }
 
 static void leave(struct script *s, const char *op, uint64_t seq)
@@ -52,7 +53,8 @@ static void leave(struct script *s, const char *op, uint64_t seq)
 }
 
 /* The bytes of an export, freed by the caller, with a NUL behind them. */
-static struct sample_bytes exported(const char *name, enum terra_export_format format, struct terra_export_result *result)
+static struct sample_bytes exported(const char *name, enum terra_export_format format,
+				    struct terra_export_result *result)
 {
 	struct terra_trace_reader *reader;
 	struct sample_bytes bytes;
@@ -70,97 +72,87 @@ static struct sample_bytes exported(const char *name, enum terra_export_format f
 	return bytes;
 }
 
-static void expect_text(const char *name, enum terra_export_format format, const char *wanted)
+/* The export is, byte by byte, the file of that name in tests/unit/golden. */
+static void expect_golden(const char *name, enum terra_export_format format, const char *golden)
 {
 	struct terra_export_result result;
-	struct sample_bytes bytes = exported(name, format, &result);
+	struct sample_bytes bytes = exported(name, format, &result), wanted;
+	char path[512];
 
-	assert_string_equal((char *)bytes.data, wanted);
+	snprintf(path, sizeof(path), "%s/tests/unit/golden/%s", TERRA_SOURCE_DIR, golden);
+	wanted = sample_read_file(path);
+	wanted.data[wanted.size] = 0;
+	assert_string_equal((char *)bytes.data, (char *)wanted.data);
+	free(wanted.data);
 	free(bytes.data);
 }
 
 /* mul.Tensor of a tensor and a scalar, with a stack; one exception; a note. */
 static void small_trace(const char *name)
 {
-	static struct terra_frame frames[] = {{"/usr/lib/python3/site-packages/torch/functional.py", "f", 7}, {"train.py", "main", 22}};
+	static struct terra_frame frames[] = {{"/usr/lib/python3/site-packages/torch/functional.py", "f", 7},
+					      {"train.py", "main", 22}};
 	struct terra_tensor in = sample_tensor(1), out = sample_tensor(2);
 	struct terra_value args[] = {
-		{.kind = TERRA_KIND_TENSOR, .present = 1, .u.tensor = &in},
-		{.kind = TERRA_KIND_SCALAR, .present = 1, .scalar_tag = 'f', .u.d = 0.5},
+	    {.kind = TERRA_KIND_TENSOR, .present = 1, .u.tensor = &in},
+	    {.kind = TERRA_KIND_SCALAR, .present = 1, .scalar_tag = 'f', .u.d = 0.5},
 	};
 	struct terra_value result = {.kind = TERRA_KIND_TENSOR, .present = 1, .u.tensor = &out};
 	struct script s;
 	uint64_t outer, inner;
 
 	begin(&s, name);
-	outer = put(&s, (struct terra_event){.type = TERRA_EVENT_OP_ENTER, .op = "aten::mul", .overload = "Tensor",
-					     .parent_seq = UINT64_MAX, .values = args, .n_values = 2, .frames = frames,
+	outer = put(&s, (struct terra_event){.type = TERRA_EVENT_OP_ENTER,
+					     .op = "aten::mul",
+					     .overload = "Tensor",
+					     .parent_seq = UINT64_MAX,
+					     .values = args,
+					     .n_values = 2,
+					     .frames = frames,
 					     .n_frames = 2});
-	inner = put(&s, (struct terra_event){.type = TERRA_EVENT_OP_ENTER, .op = "aten::empty", .overload = "", .level = 1,
-					     .keyset = 0x10, .parent_seq = outer});
-	put(&s, (struct terra_event){.type = TERRA_EVENT_OP_EXIT, .op = "aten::empty", .overload = "", .level = 1,
-				     .enter_seq = inner, .raised = 1});
-	put(&s, (struct terra_event){.type = TERRA_EVENT_OP_EXIT, .op = "aten::mul", .overload = "Tensor", .enter_seq = outer,
-				     .values = &result, .n_values = 1});
+	inner = put(&s, (struct terra_event){.type = TERRA_EVENT_OP_ENTER,
+					     .op = "aten::empty",
+					     .overload = "",
+					     .level = 1,
+					     .keyset = 0x10,
+					     .parent_seq = outer});
+	put(&s, (struct terra_event){.type = TERRA_EVENT_OP_EXIT,
+				     .op = "aten::empty",
+				     .overload = "",
+				     .level = 1,
+				     .enter_seq = inner,
+				     .raised = 1});
+	put(&s, (struct terra_event){.type = TERRA_EVENT_OP_EXIT,
+				     .op = "aten::mul",
+				     .overload = "Tensor",
+				     .enter_seq = outer,
+				     .values = &result,
+				     .n_values = 1});
 	put(&s, (struct terra_event){.type = TERRA_EVENT_NOTE, .text = "a \"note\""});
 	assert_int_equal(terra_trace_finish(s.writer), 0);
 }
 
-static void test_chrome(void **state)
+static void test_golden(void **state)
 {
 	small_trace("small");
-	expect_text("small", TERRA_EXPORT_CHROME,
-		"{\"displayTimeUnit\":\"ns\",\"traceEvents\":["
-		"{\"ph\":\"M\",\"pid\":4242,\"tid\":4242,\"name\":\"process_name\",\"args\":{\"name\":\"python train.py --epochs 3\"}}\n"
-		",{\"ph\":\"M\",\"pid\":4242,\"tid\":4242,\"name\":\"thread_name\",\"args\":{\"name\":\"main thread\"}}\n"
-		",{\"ph\":\"B\",\"pid\":4242,\"tid\":4242,\"ts\":1.000,\"name\":\"aten::mul.Tensor\",\"cat\":\"call\",\"args\":"
-		"{\"seq\":\"0\",\"arg0\":\"float32[2,3,4]\",\"arg1\":\"0.5\",\"at\":\"torch/functional.py:7 f\",\"from\":\"train.py:22 main\"}}\n"
-		",{\"ph\":\"B\",\"pid\":4242,\"tid\":4242,\"ts\":2.000,\"name\":\"aten::empty\",\"cat\":\"redispatch\",\"args\":"
-		"{\"seq\":\"1\",\"keys\":\"0x10\"}}\n"
-		",{\"ph\":\"E\",\"pid\":4242,\"tid\":4242,\"ts\":3.000,\"args\":{\"end\":\"left by an exception\"}}\n"
-		",{\"ph\":\"E\",\"pid\":4242,\"tid\":4242,\"ts\":4.000,\"args\":{\"result0\":\"float32[3,3,4]\"}}\n"
-		",{\"ph\":\"i\",\"pid\":4242,\"tid\":4242,\"ts\":5.000,\"name\":\"note\",\"cat\":\"recording\",\"s\":\"t\",\"args\":{\"text\":\"a \\\"note\\\"\"}}\n"
-		"],\"otherData\":{\"backend\":\"preload\",\"library\":\"/usr/lib/libtorch_cpu.so\",\"cpu\":\"Some CPU, AVX2 FMA\","
-		"\"ended\":\"cleanly\",\"events_lost\":0,\"events_missing\":0}}\n");
-}
-
-static void test_json(void **state)
-{
-	small_trace("small");
-	expect_text("small", TERRA_EXPORT_JSON,
-		"{\"type\":\"trace\",\"format\":\"terra-trace\",\"version\":1,\"backend\":\"preload\",\"command\":\"python train.py --epochs 3\","
-		"\"library\":\"/usr/lib/libtorch_cpu.so\",\"build_id\":\"0123456789abcdef0123456789abcdef01234567\","
-		"\"cpu\":\"Some CPU, AVX2 FMA\",\"pid\":4242,\"omp_threads\":2,\"start_ns\":1234567890123456789}\n"
-		"{\"type\":\"thread\",\"thread\":4242}\n"
-		"{\"type\":\"op\",\"id\":1,\"parent\":0,\"thread\":4242,\"op\":\"aten::empty\",\"overload\":\"\",\"level\":\"redispatch\","
-		"\"keyset\":\"0x10\",\"start_ns\":1234567890123458789,\"args\":[],\"stack\":[],\"end_ns\":1234567890123459789,"
-		"\"end\":\"raised\",\"results\":null}\n"
-		"{\"type\":\"op\",\"id\":0,\"parent\":null,\"thread\":4242,\"op\":\"aten::mul\",\"overload\":\"Tensor\",\"level\":\"call\","
-		"\"keyset\":\"0x0\",\"start_ns\":1234567890123457789,\"args\":[{\"kind\":\"Tensor\",\"value\":{\"dtype\":6,\"ndim\":3,"
-		"\"size\":[2,3,4],\"stride\":[12,4,1],\"numel\":24,\"storage_offset\":1,\"device_type\":0,\"device_index\":-1,"
-		"\"requires_grad\":true,\"impl\":139637976731840,\"storage\":139637977776192,\"data\":139706696208388,"
-		"\"storage_data\":139706696208384,\"storage_bytes\":96}},{\"kind\":\"Scalar\",\"tag\":\"f\",\"value\":0.5}],"
-		"\"stack\":[{\"file\":\"/usr/lib/python3/site-packages/torch/functional.py\",\"line\":7,\"function\":\"f\"},"
-		"{\"file\":\"train.py\",\"line\":22,\"function\":\"main\"}],\"data_deps\":[],\"end_ns\":1234567890123460789,"
-		"\"end\":\"returned\",\"results\":[{\"kind\":\"Tensor\",\"value\":{\"dtype\":6,\"ndim\":3,\"size\":[3,3,4],\"stride\":[12,4,1],"
-		"\"numel\":36,\"storage_offset\":2,\"device_type\":0,\"device_index\":-1,\"requires_grad\":false,\"impl\":139637976732032,"
-		"\"storage\":139637977776256,\"data\":139706696212488,\"storage_data\":139706696212480,\"storage_bytes\":144}}]}\n"
-		"{\"type\":\"note\",\"id\":4,\"thread\":4242,\"time_ns\":1234567890123461789,\"text\":\"a \\\"note\\\"\"}\n"
-		"{\"type\":\"end\",\"ended_cleanly\":true,\"ops\":2,\"lost\":0,\"missing\":0,\"exits_alone\":0,\"events_unknown\":0}\n");
+	expect_golden("small", TERRA_EXPORT_CHROME, "export_chrome.json");
+	expect_golden("small", TERRA_EXPORT_JSON, "export_json.jsonl");
 }
 
 /* Protobuf. */
 
 static void test_protobuf(void **state)
 {
-	static const uint8_t wanted[] = {0x08, 0x96, 0x01, 0x12, 0x07, 't', 'e', 's', 't', 'i', 'n', 'g', 0x1a, 0x03, 'a', '?', 'b',
-					 0xa2, 0x01, 0x02, 0x08, 0x00};
+	static const uint8_t wanted[] = {0x08, 0x96, 0x01, 0x12, 0x07, 't', 'e',  's',	't',  'i',  'n',
+					 'g',  0x1a, 0x03, 'a',	 '?',  'b', 0xa2, 0x01, 0x02, 0x08, 0x00};
 	struct trace_buffer out = {0};
 	size_t outer, inner, size;
 
 	pb_uint(&out, 1, 150);
 	pb_bytes(&out, 2, "testing", 7);
-	pb_string(&out, 3, "a\xff" "b");
+	pb_string(&out, 3,
+		  "a\xff"
+		  "b");
 	outer = pb_begin(&out, 20);
 	pb_uint(&out, 1, 0);
 	pb_end(&out, outer);
@@ -180,7 +172,7 @@ static void test_protobuf(void **state)
 
 struct field {
 	uint32_t number;
-	uint64_t v;          /* a number, or the length */
+	uint64_t v;	     /* a number, or the length */
 	const uint8_t *data; /* NULL: a number */
 };
 
@@ -338,17 +330,17 @@ static void irregular_trace(const char *name)
 	uint64_t outer, inner, other;
 
 	begin(&s, name);
-	leave(&s, "aten::before", UINT64_MAX);          /* entered before the recording */
+	leave(&s, "aten::before", UINT64_MAX); /* entered before the recording */
 	outer = enter(&s, "aten::outer", UINT64_MAX);
 	inner = enter(&s, "aten::inner", outer);
 	enter(&s, "aten::lost_exit", inner);
-	leave(&s, "aten::inner", inner);                /* closes lost_exit */
+	leave(&s, "aten::inner", inner); /* closes lost_exit */
 	other = enter(&s, "aten::second", outer);
 	put(&s, (struct terra_event){.type = TERRA_EVENT_LOST, .lost = 17});
-	s.clock -= 5000;                                /* goes back */
-	enter(&s, "aten::third", UINT64_MAX);           /* closes second and outer */
-	leave(&s, "aten::second", other);               /* too late */
-	enter(&s, "aten::open", UINT64_MAX);            /* closes third */
+	s.clock -= 5000;		      /* goes back */
+	enter(&s, "aten::third", UINT64_MAX); /* closes second and outer */
+	leave(&s, "aten::second", other);     /* too late */
+	enter(&s, "aten::open", UINT64_MAX);  /* closes third */
 	put(&s, (struct terra_event){.type = TERRA_EVENT_NOTE, .text = "on no thread", .thread = 0});
 	assert_int_equal(terra_trace_finish(s.writer), 0);
 }
@@ -470,11 +462,19 @@ static void test_loss_forgets(void **state)
 
 	begin(&s, "loss");
 	seq = enter(&s, "aten::randn", UINT64_MAX);
-	put(&s, (struct terra_event){.type = TERRA_EVENT_OP_EXIT, .op = "aten::randn", .overload = "", .enter_seq = seq,
-				     .values = &value, .n_values = 1});
+	put(&s, (struct terra_event){.type = TERRA_EVENT_OP_EXIT,
+				     .op = "aten::randn",
+				     .overload = "",
+				     .enter_seq = seq,
+				     .values = &value,
+				     .n_values = 1});
 	for (int i = 0; i < 2; i++) {
-		seq = put(&s, (struct terra_event){.type = TERRA_EVENT_OP_ENTER, .op = "aten::neg", .overload = "",
-						   .parent_seq = UINT64_MAX, .values = &value, .n_values = 1});
+		seq = put(&s, (struct terra_event){.type = TERRA_EVENT_OP_ENTER,
+						   .op = "aten::neg",
+						   .overload = "",
+						   .parent_seq = UINT64_MAX,
+						   .values = &value,
+						   .n_values = 1});
 		leave(&s, "aten::neg", seq);
 		put(&s, (struct terra_event){.type = TERRA_EVENT_LOST, .lost = 1});
 	}
@@ -504,7 +504,8 @@ static long peak_kb_of(const char *name)
 	return usage.ru_maxrss;
 }
 
-/* What an export keeps does not grow with the trace: ten times the events, and the process's peak stays where it was. */
+/* What an export keeps does not grow with the trace: ten times the events, and the process's peak stays where it was.
+ */
 static void test_memory(void **state)
 {
 	long small, large;
@@ -540,11 +541,15 @@ static void test_failed_write(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_chrome),	  cmocka_unit_test(test_json),
-		cmocka_unit_test(test_protobuf),  cmocka_unit_test(test_perfetto),
-		cmocka_unit_test(test_irregular), cmocka_unit_test(test_enclosing_missing),
-		cmocka_unit_test(test_cut),	  cmocka_unit_test(test_loss_forgets),
-		cmocka_unit_test(test_memory),	  cmocka_unit_test(test_failed_write),
+	    cmocka_unit_test(test_golden),
+	    cmocka_unit_test(test_protobuf),
+	    cmocka_unit_test(test_perfetto),
+	    cmocka_unit_test(test_irregular),
+	    cmocka_unit_test(test_enclosing_missing),
+	    cmocka_unit_test(test_cut),
+	    cmocka_unit_test(test_loss_forgets),
+	    cmocka_unit_test(test_memory),
+	    cmocka_unit_test(test_failed_write),
 	};
 
 	return cmocka_run_group_tests(tests, sample_tmp_create, sample_tmp_remove);
