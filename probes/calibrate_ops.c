@@ -10,7 +10,7 @@
 
 #define WORD sizeof(uint64_t)
 
-static void *new_scalar_tensor(const struct terra_torch_abi *abi, void *data, int32_t dtype)
+void *terra_new_scalar_tensor(const struct terra_torch_abi *abi, void *data, int32_t dtype)
 {
 	void *handle = NULL;
 
@@ -99,7 +99,7 @@ void terra_calibrate_autograd(const struct terra_torch_abi *abi, struct terra_of
 	void *(*mul)(void *result, const void *self, const void *other) =
 		dlsym(abi->library, "_ZN2at4_ops10mul_Tensor4callERKNS_6TensorES4_");
 	float value = 3;
-	void *leaf = new_scalar_tensor(abi, &value, abi->float32), *result;
+	void *leaf = terra_new_scalar_tensor(abi, &value, abi->float32), *result;
 
 	if (!leaf || !requires_grad)
 		return;
@@ -129,7 +129,7 @@ static void read_scalar(const struct terra_torch_abi *abi, const char *dtype, vo
 	void *(*item)(void *result, const void *self) =
 		dlsym(abi->library, "_ZN2at4_ops19_local_scalar_dense4callERKNS_6TensorE");
 	_Alignas(16) uint8_t other[SCALAR_SIZE], first[SCALAR_SIZE];
-	void *tensor = item ? new_scalar_tensor(abi, data, terra_torch_dtype(abi, dtype)) : NULL;
+	void *tensor = item ? terra_new_scalar_tensor(abi, data, terra_torch_dtype(abi, dtype)) : NULL;
 
 	sample->valid = tensor != NULL;
 	if (!tensor)
@@ -205,7 +205,7 @@ static bool size_is(const struct terra_torch_abi *abi, const struct scalar_sampl
 		memcpy(scalars + at, two->bytes, size);
 	memcpy(scalars + size, five->bytes, size);
 	for (size_t i = 0; i < 2; i++) {
-		handles[i] = new_scalar_tensor(abi, &values[i], terra_torch_dtype(abi, "float64"));
+		handles[i] = terra_new_scalar_tensor(abi, &values[i], terra_torch_dtype(abi, "float64"));
 		if (!handles[i])
 			return false;
 		tensors[i] = (void *)terra_tensor_impl(handles[i]);
