@@ -83,6 +83,12 @@ struct terra_event {
 	const char *overload; /* "Tensor" */
 	uint32_t op_index;    /* index into the trace's own op table */
 	uint64_t keyset;      /* redispatch only */
+	uint8_t autograd;     /* 1: `node` is set. OP_ENTER: the op is part of a backward pass and `node` the Node that
+			       * autograd evaluates. OP_EXIT: `node` is the Node that the op made, for its first result */
+	uint64_t node;        /* autograd's sequence number, unique for one thread's Nodes; UINT64_MAX: one that
+			       * accumulates into a leaf's grad */
+	uint64_t forward_seq; /* OP_ENTER with `autograd`: seq of the OP_ENTER of the op that made the Node, or
+			       * UINT64_MAX when it is not known */
 	uint32_t n_values;
 	struct terra_value *values; /* arguments (without the keyset) or results */
 	uint32_t n_frames;

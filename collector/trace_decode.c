@@ -422,6 +422,14 @@ static void get_stack_ref(struct trace_decoder *d, struct trace_cursor *c, struc
 	event->frames = event->n_frames ? &d->frames[d->stacks[id - 1].first] : NULL;
 }
 
+static void get_autograd(struct trace_cursor *c, struct terra_event *event)
+{
+	event->autograd = 1;
+	event->node = get_varint(c) - 1;
+	if (event->type == TERRA_EVENT_OP_ENTER)
+		event->forward_seq = get_distance(c, event->seq);
+}
+
 static int get_op_event(struct trace_decoder *d, struct trace_cursor *c, struct terra_event *event)
 {
 	uint8_t flags = get_u8(c);
@@ -436,6 +444,8 @@ static int get_op_event(struct trace_decoder *d, struct trace_cursor *c, struct 
 		event->keyset = get_varint(c);
 	if (flags & TRACE_FLAG_STACK)
 		get_stack_ref(d, c, event);
+	if (flags & TRACE_FLAG_AUTOGRAD)
+		get_autograd(c, event);
 	enclosing = get_distance(c, event->seq);
 	event->parent_seq = event->type == TERRA_EVENT_OP_ENTER ? enclosing : UINT64_MAX;
 	event->enter_seq = event->type == TERRA_EVENT_OP_EXIT ? enclosing : UINT64_MAX;
@@ -455,7 +465,7 @@ static int get_event(struct trace_decoder *d, struct trace_cursor *c, struct ter
 	int err = 0;
 
 	get_time(d, c, event);
-	event->parent_seq = event->enter_seq = UINT64_MAX;
+	event->parent_seq = event->enter_seq = event->forward_seq = UINT64_MAX;
 	if (event->type == TERRA_EVENT_OP_ENTER || event->type == TERRA_EVENT_OP_EXIT)
 		err = get_op_event(d, c, event);
 	else if (event->type == TERRA_EVENT_LOST)

@@ -342,6 +342,13 @@ static int put_distance(struct trace_buffer *body, uint64_t seq, uint64_t to)
 	return 0;
 }
 
+/* The number plus 1, modulo 2^64: that of an accumulating Node is all ones, and short so. */
+static int put_autograd(struct trace_buffer *body, const struct terra_event *event, uint64_t seq)
+{
+	put_varint(body, event->node + 1);
+	return event->type == TERRA_EVENT_OP_ENTER ? put_distance(body, seq, event->forward_seq) : 0;
+}
+
 static int put_op_event(struct trace_encoder *encoder, struct terra_event *event, uint64_t seq)
 {
 	struct trace_buffer *body = &encoder->body;
@@ -357,6 +364,7 @@ static int put_op_event(struct trace_encoder *encoder, struct terra_event *event
 	flags |= event->raised ? TRACE_FLAG_RAISED : 0;
 	flags |= event->keyset ? TRACE_FLAG_KEYSET : 0;
 	flags |= stack ? TRACE_FLAG_STACK : 0;
+	flags |= event->autograd ? TRACE_FLAG_AUTOGRAD : 0;
 	put_u8(body, flags);
 	put_u8(body, event->level);
 	put_varint(body, op);
@@ -364,6 +372,10 @@ static int put_op_event(struct trace_encoder *encoder, struct terra_event *event
 		put_varint(body, event->keyset);
 	if (stack)
 		put_varint(body, stack);
+	if (event->autograd)
+		err = put_autograd(body, event, seq);
+	if (err)
+		return err;
 	err = put_distance(body, seq, event->type == TERRA_EVENT_OP_EXIT ? event->enter_seq : event->parent_seq);
 	return err ? err : put_values(body, event);
 }

@@ -424,6 +424,7 @@ TERRA_INLINE void terra_begin(struct terra_decoder *d, uint8_t type, uint64_t ti
 	record->sp = d->regs->sp;
 	record->return_address = 0;
 	record->keyset = 0;
+	d->node = 0;
 	d->pos = sizeof(*record);
 	d->value = d->pos;
 }
@@ -437,12 +438,49 @@ TERRA_INLINE void terra_put_frames(struct terra_decoder *d, uint64_t words, uint
 	terra_close_value(d);
 }
 
+/* The words of TERRA_PACKED_NODE. */
+TERRA_INLINE void terra_put_words(struct terra_decoder *d, const uint64_t *words, uint32_t n)
+{
+	terra_make_room(d);
+	terra_open_value(d, TERRA_PACKED_NODE, 0, n);
+	for (uint32_t i = 0; i < n; i++)
+		terra_put_word(d, words[i]);
+	terra_value_header(d)->recorded = n;
+	terra_close_value(d);
+}
+
+/* What autograd does on this thread, whose block of the library's storage is at `block`. */
+TERRA_INLINE void terra_put_thread_node(struct terra_decoder *d, uint64_t block)
+{
+	const struct terra_offsets *off = d->offsets;
+	uint64_t words[3] = { 0, 0, 0 };
+
+	if (!block || !off->next_sequence.known || TERRA_READ(&words[0], 8, block + off->next_sequence.offset))
+		return;
+	if (off->current_node.known && !TERRA_READ(&words[1], 8, block + off->current_node.offset) && words[1] &&
+	    !terra_read_field(words[1], &off->node_sequence, &words[2]))
+		terra_put_words(d, words, 3);
+	else
+		terra_put_words(d, words, 1);
+}
+
+TERRA_INLINE void terra_put_result_node(struct terra_decoder *d)
+{
+	uint64_t words[2] = { d->node, 0 };
+
+	if (d->node && !terra_read_field(d->node, &d->offsets->node_sequence, &words[1]))
+		terra_put_words(d, words, 2);
+}
+
 TERRA_INLINE void terra_decode_enter(struct terra_decoder *d, uint64_t time_ns)
 {
 	terra_begin(d, TERRA_RECORD_ENTER, time_ns);
 	if (TERRA_READ(&TERRA_RECORD_OF(d)->return_address, 8, d->regs->sp))
 		TERRA_RECORD_OF(d)->return_address = 0;
 	TERRA_LOOP(d->layout->n_args, terra_put_argument, d);
+#ifdef TERRA_STORAGE_BLOCK
+	terra_put_thread_node(d, TERRA_STORAGE_BLOCK(d));
+#endif
 #ifdef TERRA_STACK
 	TERRA_STACK(d);
 #endif
@@ -515,6 +553,7 @@ TERRA_INLINE void terra_decode_exit(struct terra_decoder *d, uint64_t time_ns)
 		TERRA_LOOP(n, terra_put_tuple_element, d);
 	else
 		terra_put_result(d);
+	terra_put_result_node(d);
 	terra_finish_chunk(d, 0);
 }
 

@@ -50,6 +50,7 @@ struct terra_decoder {
 	uint32_t value; /* where the header of the value being written lies */
 	uint32_t stride, mode; /* list walks */
 	uint64_t base, count;
+	uint64_t node;  /* grad_fn of the first tensor that has one */
 };
 
 #define TERRA_MASK (TERRA_CHUNK_SIZE - 1)

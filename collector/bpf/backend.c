@@ -15,6 +15,8 @@
 #include "collector/bpf/exits.h"
 #include "collector/bpf/link.h"
 #include "collector/bpf/shared.h"
+#include "collector/bpf/task.h"
+#include "collector/target_tls.h"
 #include "trace.skel.h"
 
 #define DEFAULT_RING_BYTES (128u << 20)
@@ -93,6 +95,8 @@ static int fill_config(struct terra_bpf *bpf, const struct terra_offsets *offset
 
 	config->pid = (uint32_t)bpf->options.pid;
 	config->stack_levels = bpf->options.stack_levels;
+	config->storage_levels = bpf->options.levels & 1u << TERRA_LEVEL_CALL ? 1u << TERRA_LEVEL_CALL
+									       : 1u << TERRA_LEVEL_REDISPATCH;
 	config->offsets = *offsets;
 	return fill_namespace(config);
 }
@@ -289,6 +293,26 @@ void terra_bpf_set_python(struct terra_bpf *bpf, const struct pystack_layout *la
 
 	config->python = *layout;
 	__atomic_store_n(&config->python_ready, 1, __ATOMIC_SEQ_CST);
+}
+
+int terra_bpf_look_for_storage(struct terra_bpf *bpf, char *reason, size_t reason_size)
+{
+	struct bpf_config *config = &bpf->skeleton->bss->config;
+	uint64_t module;
+	int error = 0;
+
+	if (!config->offsets.next_sequence.known || !config->offsets.node_sequence.known)
+		return fail(reason, reason_size, -ENOTSUP, "this libtorch's numbers of Nodes were not found");
+	if (!config->task_fsbase)
+		error = task_fsbase_offset(&config->task_fsbase);
+	if (error)
+		return fail(reason, reason_size, -ENOTSUP, "the kernel publishes no types (BTF): %s", strerror(-error));
+	error = terra_target_tls_module(bpf->options.pid, bpf->table->library, &module);
+	if (error)
+		return fail(reason, reason_size, error, "libtorch's thread-local storage was not found: %s",
+			    error == -EAGAIN ? "the program has not set it up" : strerror(-error));
+	__atomic_store_n(&config->storage_module, module, __ATOMIC_SEQ_CST);
+	return 0;
 }
 
 const struct terra_op_layout *terra_bpf_layouts(const struct terra_bpf *bpf)

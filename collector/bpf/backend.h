@@ -43,6 +43,10 @@ void terra_bpf_detach(struct terra_bpf *bpf);
 /* Python stacks are recorded from now on. */
 void terra_bpf_set_python(struct terra_bpf *bpf, const struct pystack_layout *layout);
 
+/* What links backward ops to forward ops lies in memory that the process must have set up: call it now and then until it
+ * returns something else than -EAGAIN. 0: found, and recorded from now on; -errno: it cannot be, for the reason given. */
+int terra_bpf_look_for_storage(struct terra_bpf *bpf, char *reason, size_t reason_size);
+
 /* The layouts that records were made with, by op index; has_exit as found. Lives as long as the backend. */
 const struct terra_op_layout *terra_bpf_layouts(const struct terra_bpf *bpf);
 

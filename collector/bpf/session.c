@@ -46,6 +46,8 @@ struct terra_session {
 	char begin_error[512];
 	bool mapped;	  /* the program has the library */
 	bool python_done; /* no more tries */
+	bool storage_done;
+	char storage_reason[256]; /* why ops are not linked by autograd so far */
 	bool over;
 	struct terra_session_result result;
 };
@@ -325,6 +327,15 @@ static int look_for_python(struct terra_session *session)
 	return 0;
 }
 
+static void look_for_storage(struct terra_session *session)
+{
+	int error = terra_bpf_look_for_storage(session->bpf, session->storage_reason, sizeof(session->storage_reason));
+
+	session->storage_done = error != -EAGAIN;
+	if (!error)
+		session->storage_reason[0] = 0;
+}
+
 /* Looks at the program every few milliseconds until all that is wanted of it is known. */
 static int look(struct terra_session *session, char *err, size_t err_size)
 {
@@ -336,6 +347,8 @@ static int look(struct terra_session *session, char *err, size_t err_size)
 	session->next_look_ns = now + (session->looks++ < QUICK_LOOKS ? FIRST_LOOK_NS : LAST_LOOK_NS);
 	if (!session->mapped)
 		error = look_for_library(session, err, err_size);
+	if (!error && session->mapped && !session->storage_done)
+		look_for_storage(session);
 	if (!error && session->bpf && !session->python_done) {
 		error = look_for_python(session);
 		if (error)
@@ -447,6 +460,16 @@ static int tell_python_reason(struct terra_session *session)
 	return note(session, text);
 }
 
+static int tell_storage_reason(struct terra_session *session)
+{
+	char text[320];
+
+	if (!session->storage_reason[0])
+		return 0;
+	snprintf(text, sizeof(text), "backward ops are not linked to forward ops: %s", session->storage_reason);
+	return note(session, text);
+}
+
 static int take_rest(struct terra_session *session)
 {
 	int error = 0;
@@ -461,6 +484,8 @@ static int take_rest(struct terra_session *session)
 	error = tell_last_losses(session);
 	if (!error)
 		error = tell_python_reason(session);
+	if (!error)
+		error = tell_storage_reason(session);
 	return error;
 }
 

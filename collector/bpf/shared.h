@@ -27,6 +27,9 @@ struct bpf_config {
 	uint32_t stack_levels; /* bit per enum terra_level: at which entries to walk the Python stack */
 	uint32_t python_ready; /* `python` holds a layout */
 	uint32_t stopped;      /* record nothing any more */
+	uint32_t storage_levels; /* bit per enum terra_level: at which entries to look at libtorch's thread-local storage */
+	uint32_t task_fsbase;	 /* offset in the kernel's struct task_struct */
+	uint64_t storage_module; /* number of that storage in the process, 0: not known (yet) */
 	struct pystack_layout python;
 	struct terra_offsets offsets;
 };

@@ -52,11 +52,27 @@ ALWAYS_INLINE void emit(struct bpf_buffer *buffer, struct terra_record *record, 
 		buffer->lost++;
 }
 
+#include "probes/tls.h"
+
 struct terra_decoder;
 static int put_stack(struct terra_decoder *d);
+static uint64_t storage_block(const struct terra_decoder *d);
 
 #define TERRA_STACK(d) put_stack(d)
+#define TERRA_STORAGE_BLOCK(d) storage_block(d)
 #include "probes/decode.h"
+
+/* The thread's block of libtorch's thread-local storage. The kernel has a running task's fsbase in its structure, too. */
+static __attribute__((noinline)) uint64_t storage_block(const struct terra_decoder *d)
+{
+	uint64_t thread_pointer = 0;
+
+	if (!config.storage_module || !(config.storage_levels >> (d->layout->level & 1) & 1) ||
+	    bpf_probe_read_kernel(&thread_pointer, sizeof(thread_pointer),
+				  (const char *)bpf_get_current_task() + config.task_fsbase))
+		return 0;
+	return terra_tls_block(thread_pointer, config.storage_module);
+}
 
 #define PYSTACK_READ(context, destination, size, address)                                                              \
 	bpf_probe_read_user((destination), (size), (const void *)(address))

@@ -51,6 +51,11 @@ void record_look_for_libraries(void);
 /* Takes the hooks out of the program; what is recorded so far is written. Any thread. */
 void record_stop(void);
 
+/* storage.c: `library` is a handle of the libtorch at `path`. The block is the calling thread's and stays where it is;
+ * 0: it cannot be found. */
+void record_storage_open(const char *path, void *library);
+uint64_t record_storage_block(void);
+
 /* ring.c: single producer (its thread), single consumer (who holds the drain lock). */
 struct record_ring {
 	struct record_ring *next; /* of all rings */
@@ -59,6 +64,7 @@ struct record_ring {
 	uint64_t seq;
 	uint64_t outer_sp;        /* stack pointer of the outermost op that runs, 0: none */
 	uint64_t last_drain_ns;
+	uint64_t storage;         /* the thread's block of libtorch's thread-local storage, 0: not known */
 	uint64_t head __attribute__((aligned(64))); /* bytes written, by the producer */
 	uint64_t tail __attribute__((aligned(64))); /* bytes taken, by the consumer */
 	uint64_t chunk[TERRA_CHUNK_BUFFER / 8];     /* where a record is made */

@@ -27,8 +27,10 @@ struct record_way {
 struct terra_decoder;
 static void emit_chunk(struct terra_decoder *d, struct terra_record *record);
 static void put_stack(struct terra_decoder *d);
+static uint64_t storage_block(const struct terra_decoder *d);
 #define TERRA_EMIT(d, record, size) emit_chunk(d, record)
 #define TERRA_STACK(d) put_stack(d)
+#define TERRA_STORAGE_BLOCK(d) storage_block(d)
 #include "probes/decode.h"
 
 #define DRAIN_INTERVAL_NS 100000000ull /* what a kill may cost at most, as long as ops run */
@@ -60,6 +62,15 @@ static void emit_chunk(struct terra_decoder *d, struct terra_record *record)
 		return;
 	record_drain(true);
 	record_ring_put(ring, record);
+}
+
+/* Asked for at the outer of the recorded levels only: autograd does nothing between an op's call and its redispatch that
+ * these words would show. */
+static uint64_t storage_block(const struct terra_decoder *d)
+{
+	const struct record_ring *ring = d->sink;
+
+	return d->layout->level == TERRA_LEVEL_CALL || !record_state.levels[TERRA_LEVEL_CALL] ? ring->storage : 0;
 }
 
 /* The stack of the outermost op holds for those inside. */

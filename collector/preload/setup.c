@@ -135,6 +135,7 @@ static int describe_ops(const char *path, char *err, size_t err_size)
 	for (uint32_t i = 0; i < n; i++)
 		describe_op(i, library, stubs);
 	setup.n = n;
+	record_storage_open(path, library);
 	return 0;
 }
 

@@ -187,6 +187,10 @@ static void put_op(const struct terra_event *e)
 		printf(",\"enter\":%llu", (unsigned long long)e->enter_seq);
 	else if (e->parent_seq != UINT64_MAX)
 		printf(",\"parent\":%llu", (unsigned long long)e->parent_seq);
+	if (e->autograd)
+		printf(",\"node\":%llu", (unsigned long long)e->node);
+	if (e->autograd && e->type == TERRA_EVENT_OP_ENTER && e->forward_seq != UINT64_MAX)
+		printf(",\"forward\":%llu", (unsigned long long)e->forward_seq);
 	put_frames(e);
 	printf(",\"values\":[");
 	for (uint32_t i = 0; i < e->n_values; i++) {

@@ -408,6 +408,94 @@ static void stacks_are_inherited(void **state)
 	terra_consumer_free(c);
 }
 
+/* An ENTER with autograd's words: the next number, and the Node that is evaluated (0: none). */
+static void enter_at_node(struct terra_consumer *c, uint64_t sp, uint64_t next, uint64_t node, uint64_t number)
+{
+	uint64_t words[3] = { next, node, number };
+	uint32_t n = node ? 3 : 1;
+
+	made.record.return_address = sp * 3;
+	assert_int_equal(give(c, TERRA_RECORD_ENTER, 1, ADD, sp, put_value(0, TERRA_PACKED_NODE, 0, n, n, words, n * 8)), 0);
+}
+
+static void leave_with_node(struct terra_consumer *c, uint64_t sp, uint64_t node, uint64_t number)
+{
+	uint64_t words[2] = { node, number };
+
+	assert_int_equal(give(c, TERRA_RECORD_EXIT, 1, ADD, sp, put_value(0, TERRA_PACKED_NODE, 0, 2, 2, words, 16)), 0);
+}
+
+static void backward_ops_know_their_forward_op(void **state)
+{
+	struct terra_consumer *c = begin();
+
+	enter_at_node(c, 1000, 5, 0, 0); /* an op made of others: event 0 */
+	assert_int_equal(sink.last.autograd, 0);
+	enter_at_node(c, 900, 5, 0, 0); /* event 1 */
+	leave_with_node(c, 900, 0xabc0, 5);
+	assert_int_equal(sink.last.autograd, 1);
+	assert_int_equal(sink.last.node, 5);
+	leave_with_node(c, 1000, 0xabc0, 5); /* it returns what the op inside made */
+	assert_int_equal(sink.last.autograd, 0);
+	enter_at_node(c, 1000, 6, 0xabc0, 5); /* event 4, and one inside at another level */
+	assert_int_equal(sink.last.autograd, 1);
+	assert_int_equal(sink.last.forward_seq, 1);
+	enter(c, 1, MUL, 900);
+	assert_int_equal(sink.last.node, 5);
+	assert_int_equal(sink.last.forward_seq, 1);
+	leave(c, 1, MUL, 900);
+	leave(c, 1, ADD, 1000);
+	assert_int_equal(sink.last.autograd, 0);
+	/* a later Node at the same address */
+	enter_at_node(c, 1000, 7, 0xabc0, 6);
+	assert_int_equal(sink.last.node, 6);
+	assert_int_equal(sink.last.forward_seq, UINT64_MAX);
+	terra_consumer_free(c);
+}
+
+/* What an op returns may be linked to a Node that another has made, and that nobody saw. */
+static void nodes_that_an_op_did_not_make(void **state)
+{
+	struct terra_consumer *c = begin();
+
+	enter_at_node(c, 1000, 5, 0, 0);
+	leave_with_node(c, 1000, 0xabc0, 4);
+	assert_int_equal(sink.last.autograd, 0);
+	enter(c, 1, ADD, 1000);
+	leave_with_node(c, 1000, 0xdef0, 5);
+	assert_int_equal(sink.last.autograd, 0);
+	enter_at_node(c, 1000, 6, 0xabc0, 4);
+	assert_int_equal(sink.last.forward_seq, UINT64_MAX);
+	leave(c, 1, ADD, 1000);
+	/* links do not outlive a loss */
+	enter_at_node(c, 1000, 6, 0, 0);
+	leave_with_node(c, 1000, 0xabc0, 6);
+	assert_int_equal(sink.last.autograd, 1);
+	assert_int_equal(terra_consumer_lost(c, 1, 1, 0), 0);
+	enter_at_node(c, 1000, 7, 0xabc0, 6);
+	assert_int_equal(sink.last.autograd, 1);
+	assert_int_equal(sink.last.forward_seq, UINT64_MAX);
+	terra_consumer_free(c);
+}
+
+static void many_nodes(void **state)
+{
+	struct terra_consumer *c = begin();
+
+	for (uint64_t i = 0; i < 5000; i++) {
+		enter_at_node(c, 1000, i, 0, 0);
+		leave_with_node(c, 1000, 0x7f0000000000 + i * 64, i);
+		sink.text[0] = 0;
+	}
+	for (uint64_t i = 5000; i-- > 0;) {
+		enter_at_node(c, 1000, 5000, 0x7f0000000000 + i * 64, i);
+		assert_int_equal(sink.last.forward_seq, 2 * i);
+		leave(c, 1, ADD, 1000);
+		sink.text[0] = 0;
+	}
+	terra_consumer_free(c);
+}
+
 /* A record of random bytes, or a sound one with some changed, is dropped or taken, and nothing is read outside it. */
 static void damaged_records(void **state)
 {
@@ -421,6 +509,7 @@ static void damaged_records(void **state)
 
 		at = put_value(0, TERRA_KIND_TENSOR_LIST, 0, 1, 1, &tensor, sizeof(tensor));
 		at = put_value(at, TERRA_KIND_STRING, 0, 8, 8, "abcdefgh", 8);
+		at = put_value(at, TERRA_PACKED_NODE, 0, 2, 2, "0123456789abcdef", 16);
 		made.record = (struct terra_record){ .size = (uint32_t)(sizeof(made.record) + at), .tid = 1, .producer = 1,
 						     .type = (uint8_t)(1 + round % 2), .op = ADD, .sp = 1000, .seq = seqs[1]++ };
 		exact = malloc(made.record.size);
@@ -467,6 +556,9 @@ int main(void)
 		cmocka_unit_test_setup(invisible_exit_returns_its_argument, setup),
 		cmocka_unit_test_setup(lists_over_several_chunks, setup),
 		cmocka_unit_test_setup(stacks_are_inherited, setup),
+		cmocka_unit_test_setup(backward_ops_know_their_forward_op, setup),
+		cmocka_unit_test_setup(nodes_that_an_op_did_not_make, setup),
+		cmocka_unit_test_setup(many_nodes, setup),
 		cmocka_unit_test_setup(damaged_records, setup),
 		cmocka_unit_test_setup(the_sinks_error_ends_it, setup),
 	};

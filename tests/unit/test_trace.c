@@ -228,6 +228,14 @@ static void test_event_fields(void **state)
 				   .enter_seq = UINT64_MAX};
 
 	expect_same(&enter);
+	enter.autograd = exit.autograd = 1;
+	enter.node = UINT64_MAX;
+	enter.forward_seq = UINT64_MAX;
+	exit.node = UINT64_MAX - 1;
+	expect_same(&enter);
+	expect_same(&exit);
+	enter.node = 0;
+	expect_same(&enter);
 	expect_same(&note);
 	expect_same(&lost);
 	expect_same(&exit);

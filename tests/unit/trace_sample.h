@@ -228,6 +228,10 @@ static SAMPLE_UNUSED bool same_op_event(const struct terra_event *a, const struc
 		return false;
 	if (a->type == TERRA_EVENT_OP_ENTER ? a->parent_seq != b->parent_seq : a->enter_seq != b->enter_seq)
 		return false;
+	if (a->autograd != b->autograd || (a->autograd && a->node != b->node))
+		return false;
+	if (a->autograd && a->type == TERRA_EVENT_OP_ENTER && a->forward_seq != b->forward_seq)
+		return false;
 	for (uint32_t i = 0; i < a->n_values; i++)
 		if (!same_value(&a->values[i], &b->values[i]))
 			return false;
@@ -280,6 +284,9 @@ static SAMPLE_UNUSED struct terra_event *sample_event(uint64_t i)
 		.overload = i / 2 % 4 == 0 ? "Tensor" : "",
 		.op_index = (uint32_t)(i / 2 % 4),
 		.keyset = i % 4 < 2 ? 0 : 0x8000000000000001u + i,
+		.autograd = i % 7 > 4,
+		.node = i % 7 == 5 ? i : UINT64_MAX,
+		.forward_seq = i % 7 == 5 ? i / 2 : UINT64_MAX,
 		.values = values,
 		.frames = frames,
 		.n_frames = i % 2 ? 0 : (uint32_t)(i % 4),
