@@ -1,6 +1,7 @@
 /* consume.c - pairs enters with exits and puts the raw records' events into order; see consume.h for the rules. */
 #include "collector/consume_private.h"
 #include "collector/nodes.h"
+#include "probes/functions.h"
 
 #include <errno.h>
 #include <stdbool.h>
@@ -355,13 +356,49 @@ static int take_exit(struct terra_consumer *c, struct thread *thread, const stru
 	return err;
 }
 
+/* The name that an operator's strings say, kept in the arena; its other values go with the event. */
+static void name_operator(struct consume_values *values, struct terra_event *event)
+{
+	const char **names[2] = { &event->op, &event->overload };
+
+	for (uint32_t i = 0; i < 2 && i < values->n_values; i++)
+		if (values->values[i].kind == TERRA_KIND_STRING && values->values[i].present)
+			*names[i] = values->values[i].u.string;
+}
+
+static int take_function(struct terra_consumer *c, struct thread *thread, const struct terra_record *r,
+			 struct consume_values *values)
+{
+	const struct terra_function *function = &terra_functions[r->op];
+	struct terra_event event = { .type = function->reads ? TERRA_EVENT_HOST_READ : TERRA_EVENT_CALL, .thread = r->tid,
+				     .time_ns = r->time_ns, .text = function->what, .parent_seq = UINT64_MAX };
+	struct frame unused = { 0 };
+	int err = close_from(c, thread, first_over_at_enter(c, thread, r), r->time_ns);
+
+	if (err)
+		return err;
+	if (top(thread))
+		event.parent_seq = top(thread)->enter_seq;
+	if (function->reads) {
+		event.n_values = values->n_values;
+		event.values = values->values;
+	} else {
+		name_operator(values, &event);
+	}
+	err = set_stack(c, top(thread), &unused, values, &event);
+	if (!err)
+		err = emit(c, &event);
+	free(unused.entries);
+	return err;
+}
+
 static int take_whole(struct terra_consumer *c, const struct terra_record *first, const uint8_t *payload, size_t size)
 {
 	struct consume_values values;
 	struct thread *thread;
 	int err;
 
-	if (first->op >= c->options.table->n_ops) {
+	if (first->op >= (first->type == TERRA_RECORD_FUNCTION ? TERRA_N_FUNCTIONS : c->options.table->n_ops)) {
 		c->stats.damaged++;
 		return 0;
 	}
@@ -374,6 +411,8 @@ static int take_whole(struct terra_consumer *c, const struct terra_record *first
 	thread = find_thread(c, first->tid);
 	if (!thread)
 		return -ENOMEM;
+	if (first->type == TERRA_RECORD_FUNCTION)
+		return take_function(c, thread, first, &values);
 	return first->type == TERRA_RECORD_ENTER ? take_enter(c, thread, first, &values) :
 						   take_exit(c, thread, first, &values);
 }
@@ -475,7 +514,7 @@ int terra_consumer_record(struct terra_consumer *c, const struct terra_record *r
 	if (r->type == TERRA_RECORD_LOST)
 		return terra_consumer_lost(c, r->tid, r->keyset, r->time_ns);
 	if (r->size < sizeof(*r) || r->size > TERRA_CHUNK_SIZE ||
-	    (r->type != TERRA_RECORD_ENTER && r->type != TERRA_RECORD_EXIT)) {
+	    (r->type != TERRA_RECORD_ENTER && r->type != TERRA_RECORD_EXIT && r->type != TERRA_RECORD_FUNCTION)) {
 		c->stats.damaged++;
 		return 0;
 	}

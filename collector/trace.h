@@ -60,7 +60,10 @@ enum terra_event_type {
 	TERRA_EVENT_OP_EXIT = 2,   /* results in `values`; `raised` when the op was left by an exception */
 	TERRA_EVENT_LOST = 3,      /* `lost` events are missing here on this thread (0: on an unknown thread) */
 	TERRA_EVENT_NOTE = 4,      /* text: a gap or a fact about the recording */
-	TERRA_EVENT_HOST_READ = 5, /* reserved */
+	TERRA_EVENT_HOST_READ = 5, /* the program gets at a tensor's memory itself: `text` says how, `values` is the
+				    * tensor, or empty where it was not readable */
+	TERRA_EVENT_CALL = 7,      /* ops are run past the typed entry points: `text` says how, `op` and `overload` which,
+				    * NULL where that is not known. The op may be recorded further inside, too */
 };
 
 struct terra_frame {
@@ -78,7 +81,7 @@ struct terra_event {
 	uint64_t time_ns;     /* CLOCK_MONOTONIC */
 	uint64_t seq;         /* position in the file's event stream, from 0 */
 	uint64_t enter_seq;   /* OP_EXIT: seq of its OP_ENTER */
-	uint64_t parent_seq;  /* OP_ENTER: seq of the enclosing op's OP_ENTER, or UINT64_MAX */
+	uint64_t parent_seq;  /* OP_ENTER, HOST_READ, CALL: seq of the enclosing op's OP_ENTER, or UINT64_MAX */
 	const char *op;       /* "aten::mul" */
 	const char *overload; /* "Tensor" */
 	uint32_t op_index;    /* index into the trace's own op table */

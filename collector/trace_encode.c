@@ -388,6 +388,26 @@ static int put_note(struct trace_buffer *body, const struct terra_event *event)
 	return 0;
 }
 
+static int put_function_event(struct trace_encoder *encoder, const struct terra_event *event, uint64_t seq)
+{
+	const char *strings[3] = {event->text, event->op, event->overload};
+	struct trace_buffer *body = &encoder->body;
+	uint32_t ids[3], stack = 0;
+	int err = event->text ? 0 : -EINVAL;
+
+	for (int i = 0; i < 3 && !err; i++)
+		err = string_id(encoder, strings[i], &ids[i]);
+	if (!err && event->n_frames)
+		err = stack_id(encoder, event, &stack);
+	if (err)
+		return err;
+	for (int i = 0; i < 3; i++)
+		put_varint(body, ids[i]);
+	put_varint(body, stack);
+	err = put_distance(body, seq, event->parent_seq);
+	return err ? err : put_values(body, event);
+}
+
 static int put_event(struct trace_encoder *encoder, struct terra_event *event, uint64_t seq)
 {
 	struct trace_buffer *body = &encoder->body;
@@ -403,6 +423,9 @@ static int put_event(struct trace_encoder *encoder, struct terra_event *event, u
 		return 0;
 	case TERRA_EVENT_NOTE:
 		return put_note(body, event);
+	case TERRA_EVENT_HOST_READ:
+	case TERRA_EVENT_CALL:
+		return put_function_event(encoder, event, seq);
 	default:
 		return -EINVAL;
 	}

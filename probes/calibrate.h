@@ -40,6 +40,8 @@ void terra_calibrate_types(const struct terra_torch_abi *abi, struct terra_offse
 void terra_calibrate_autograd(const struct terra_torch_abi *abi, struct terra_offsets *out);
 /* The fields of autograd's Nodes and the thread-local words about them. Needs terra_calibrate_autograd's. */
 void terra_calibrate_node(const struct terra_torch_abi *abi, struct terra_offsets *out);
+/* The name of an operator of TorchScript's registry, which has all of the dispatcher's. */
+void terra_calibrate_operators(const struct terra_torch_abi *abi, struct terra_offsets *out);
 /* c10::Scalar but for unsigned values, which older versions refuse. */
 void terra_calibrate_scalar(const struct terra_torch_abi *abi, struct terra_offsets *out);
 void terra_calibrate_unsigned_scalar(const struct terra_torch_abi *abi, struct terra_offsets *out);

@@ -75,6 +75,10 @@ struct terra_offsets {
 	struct terra_tls_field current_node;
 	struct terra_tls_field next_sequence;
 
+	/* torch::jit::Operator: a word that leads to where a std::string, {characters, length, ...}, holds its name. */
+	struct terra_field operator_definition;
+	struct terra_field definition_name;
+
 	/* TypeMeta index to c10::ScalarType, TERRA_DTYPE_UNKNOWN where no tensor of it could be made. */
 	int8_t scalar_type[TERRA_MAX_TYPE_META];
 	/* Bytes per element of a ScalarType, 0 where not known. */

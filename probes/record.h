@@ -25,6 +25,7 @@
 enum terra_record_type {
 	TERRA_RECORD_ENTER = 1,
 	TERRA_RECORD_EXIT = 2,
+	TERRA_RECORD_FUNCTION = 4, /* `op` is an index into terra_functions (probes/functions.h) */
 	TERRA_RECORD_LOST = 3, /* keyset field: how many chunks were lost that no seq accounts for */
 };
 

@@ -20,7 +20,7 @@
 #include "trace.skel.h"
 
 #define DEFAULT_RING_BYTES (128u << 20)
-#define MAX_LINKS 4
+#define MAX_LINKS 6
 
 struct terra_bpf {
 	const struct terra_op_table *table;
@@ -31,6 +31,7 @@ struct terra_bpf {
 	struct terra_op_layout *layouts;
 	int links[MAX_LINKS];
 	int n_links;
+	uint8_t functions[TERRA_N_FUNCTIONS]; /* 1: probed */
 	uint32_t n_entries, n_exits;
 	terra_bpf_take take; /* of the terra_bpf_consume that runs */
 	void *take_context;
@@ -98,6 +99,9 @@ static int fill_config(struct terra_bpf *bpf, const struct terra_offsets *offset
 	config->storage_levels = bpf->options.levels & 1u << TERRA_LEVEL_CALL ? 1u << TERRA_LEVEL_CALL
 									       : 1u << TERRA_LEVEL_REDISPATCH;
 	config->offsets = *offsets;
+	config->no_op.level = bpf->options.stack_levels & 1u << TERRA_LEVEL_CALL ? TERRA_LEVEL_CALL : TERRA_LEVEL_REDISPATCH;
+	for (size_t i = 0; i < TERRA_N_FUNCTIONS; i++)
+		config->function_forms[i] = terra_functions[i].form;
 	return fill_namespace(config);
 }
 
@@ -122,6 +126,7 @@ static int load_programs(struct terra_bpf *bpf)
 	bpf->skeleton = skeleton;
 	bpf_program__set_expected_attach_type(skeleton->progs.op_enter, (enum bpf_attach_type)LINK_ATTACH_TYPE);
 	bpf_program__set_expected_attach_type(skeleton->progs.op_exit, (enum bpf_attach_type)LINK_ATTACH_TYPE);
+	bpf_program__set_expected_attach_type(skeleton->progs.function_enter, (enum bpf_attach_type)LINK_ATTACH_TYPE);
 	error = bpf_map__set_max_entries(skeleton->maps.ops, bpf->table->n_ops);
 	if (!error)
 		error = bpf_map__set_max_entries(skeleton->maps.ring, (uint32_t)ring_bytes);
@@ -215,13 +220,14 @@ static void probe_list_add(struct probe_list *list, uint64_t offset, uint32_t op
 	list->cookies[list->n++] = op;
 }
 
-static int attach_list(struct terra_bpf *bpf, struct bpf_program *program, const struct probe_list *list)
+static int attach_list(struct terra_bpf *bpf, struct bpf_program *program, const char *library,
+		       const struct probe_list *list)
 {
 	int fd;
 
 	if (!list->n)
 		return 0;
-	fd = link_create(bpf_program__fd(program), bpf->table->library, list->offsets, list->cookies, list->n,
+	fd = link_create(bpf_program__fd(program), library, list->offsets, list->cookies, list->n,
 			 bpf->options.pid);
 	if (fd < 0)
 		return fd;
@@ -239,7 +245,7 @@ static int attach_entries(struct terra_bpf *bpf, uint8_t level)
 		if (table->ops[i].level == level)
 			probe_list_add(&list, table->ops[i].file_offset, i);
 	if (!error)
-		error = attach_list(bpf, bpf->skeleton->progs.op_enter, &list);
+		error = attach_list(bpf, bpf->skeleton->progs.op_enter, table->library, &list);
 	bpf->n_entries += error ? 0 : list.n;
 	probe_list_free(&list);
 	return error;
@@ -255,8 +261,31 @@ static int attach_exits(struct terra_bpf *bpf, uint8_t level)
 		if (bpf->table->ops[exits[i].op].level == level)
 			probe_list_add(&list, exits[i].file_offset, exits[i].op);
 	if (!error)
-		error = attach_list(bpf, bpf->skeleton->progs.op_exit, &list);
+		error = attach_list(bpf, bpf->skeleton->progs.op_exit, bpf->table->library, &list);
 	bpf->n_exits += error ? 0 : list.n;
+	probe_list_free(&list);
+	return error;
+}
+
+/* Those of one library; without it, or without the symbols, there is a gap, which terra_bpf_gap tells. */
+static int attach_functions(struct terra_bpf *bpf, const char *name)
+{
+	uint64_t offsets[TERRA_N_FUNCTIONS] = { 0 };
+	struct probe_list list;
+	char path[4096];
+	int error;
+
+	if (terra_functions_library(bpf->table->library, name, path, sizeof(path)) ||
+	    terra_functions_find(path, name, offsets) <= 0)
+		return 0;
+	error = probe_list_init(&list, TERRA_N_FUNCTIONS);
+	for (uint32_t i = 0; !error && i < TERRA_N_FUNCTIONS; i++)
+		if (offsets[i])
+			probe_list_add(&list, offsets[i], i);
+	if (!error)
+		error = attach_list(bpf, bpf->skeleton->progs.function_enter, path, &list);
+	for (size_t i = 0; !error && i < TERRA_N_FUNCTIONS; i++)
+		bpf->functions[i] |= offsets[i] != 0;
 	probe_list_free(&list);
 	return error;
 }
@@ -272,6 +301,10 @@ int terra_bpf_attach(struct terra_bpf *bpf, char *err, size_t err_size)
 	for (uint8_t level = 0; !error && level < 2; level++)
 		if (bpf->options.levels >> level & 1)
 			error = attach_entries(bpf, level);
+	if (!error)
+		error = attach_functions(bpf, "libtorch_cpu.so");
+	if (!error)
+		error = attach_functions(bpf, "libtorch_python.so");
 	if (!error)
 		return 0;
 	terra_bpf_detach(bpf);
@@ -313,6 +346,11 @@ int terra_bpf_look_for_storage(struct terra_bpf *bpf, char *reason, size_t reaso
 			    error == -EAGAIN ? "the program has not set it up" : strerror(-error));
 	__atomic_store_n(&config->storage_module, module, __ATOMIC_SEQ_CST);
 	return 0;
+}
+
+void terra_bpf_gap(const struct terra_bpf *bpf, char *out, size_t size)
+{
+	terra_functions_gap(bpf->functions, out, size);
 }
 
 const struct terra_op_layout *terra_bpf_layouts(const struct terra_bpf *bpf)

@@ -47,6 +47,9 @@ void terra_bpf_set_python(struct terra_bpf *bpf, const struct pystack_layout *la
  * returns something else than -EAGAIN. 0: found, and recorded from now on; -errno: it cannot be, for the reason given. */
 int terra_bpf_look_for_storage(struct terra_bpf *bpf, char *reason, size_t reason_size);
 
+/* What the probes do not see, as far as it is known now: text for people, "" when there is nothing to say. */
+void terra_bpf_gap(const struct terra_bpf *bpf, char *out, size_t size);
+
 /* The layouts that records were made with, by op index; has_exit as found. Lives as long as the backend. */
 const struct terra_op_layout *terra_bpf_layouts(const struct terra_bpf *bpf);
 

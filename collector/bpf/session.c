@@ -234,13 +234,16 @@ static int note(struct terra_session *session, const char *text)
 /* What the reader of the trace has to know of this backend. */
 static int write_notes(struct terra_session *session)
 {
-	char text[512];
+	char text[512], gap[384];
 	int error = note(session, "child processes of the program are not recorded");
 
 	if (!error && terra_offsets_remark(&session->offsets, text, sizeof(text)))
 		error = note(session, text);
 	if (!error)
 		error = note(session, "floating-point arguments passed in registers are not readable by this backend");
+	terra_bpf_gap(session->bpf, gap, sizeof(gap));
+	if (!error && gap[0] && snprintf(text, sizeof(text), "not seen in this libtorch: %s", gap) > 0)
+		error = note(session, text);
 	return error;
 }
 

@@ -3,6 +3,7 @@
 #define TERRA_COLLECTOR_BPF_SHARED_H
 
 #include "collector/pystack_layout.h"
+#include "probes/functions.h"
 #include "probes/offsets.h"
 #include "probes/record.h"
 
@@ -30,8 +31,10 @@ struct bpf_config {
 	uint32_t storage_levels; /* bit per enum terra_level: at which entries to look at libtorch's thread-local storage */
 	uint32_t task_fsbase;	 /* offset in the kernel's struct task_struct */
 	uint64_t storage_module; /* number of that storage in the process, 0: not known (yet) */
+	uint8_t function_forms[TERRA_N_FUNCTIONS];
 	struct pystack_layout python;
 	struct terra_offsets offsets;
+	struct terra_op_layout no_op; /* of a function; its level is one at which stacks are recorded */
 };
 
 struct bpf_counts {

@@ -1,4 +1,5 @@
-/* The probes' programs: one at the first instruction of every op, one at each of its `ret`s. */
+/* The probes' programs: one at the first instruction of every op, one at each of its `ret`s, one at the first instruction
+ * of other functions that a trace tells of. */
 #include <linux/bpf.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -197,11 +198,10 @@ ALWAYS_INLINE void read_regs(const struct pt_regs *ctx, struct terra_regs *regs)
 	regs->rax = ctx->rax;
 }
 
-/* Fills what both programs need; NULL when there is nothing to record. */
-ALWAYS_INLINE struct bpf_buffer *begin(struct pt_regs *ctx, struct terra_decoder *d, struct terra_regs *regs)
+/* Fills what all programs need; NULL when there is nothing to record. */
+ALWAYS_INLINE struct bpf_buffer *begin(struct pt_regs *ctx, struct terra_decoder *d, struct terra_regs *regs, uint32_t op,
+				       const struct terra_op_layout *layout)
 {
-	uint32_t op = (uint32_t)bpf_get_attach_cookie(ctx);
-	const struct terra_op_layout *layout = bpf_map_lookup_elem(&ops, &op);
 	struct bpf_buffer *buffer;
 	uint32_t tid;
 
@@ -230,7 +230,8 @@ int op_enter(struct pt_regs *ctx)
 {
 	struct terra_decoder d = {};
 	struct terra_regs regs = {};
-	struct bpf_buffer *buffer = begin(ctx, &d, &regs);
+	uint32_t op = (uint32_t)bpf_get_attach_cookie(ctx);
+	struct bpf_buffer *buffer = begin(ctx, &d, &regs, op, bpf_map_lookup_elem(&ops, &op));
 
 	if (!buffer)
 		return 0;
@@ -244,11 +245,30 @@ int op_exit(struct pt_regs *ctx)
 {
 	struct terra_decoder d = {};
 	struct terra_regs regs = {};
-	struct bpf_buffer *buffer = begin(ctx, &d, &regs);
+	uint32_t op = (uint32_t)bpf_get_attach_cookie(ctx);
+	struct bpf_buffer *buffer = begin(ctx, &d, &regs, op, bpf_map_lookup_elem(&ops, &op));
 
 	if (!buffer)
 		return 0;
 	terra_decode_exit(&d, bpf_ktime_get_ns());
+	give_buffer(buffer);
+	return 0;
+}
+
+SEC("kprobe")
+int function_enter(struct pt_regs *ctx)
+{
+	struct terra_decoder d = {};
+	struct terra_regs regs = {};
+	uint32_t function = (uint32_t)bpf_get_attach_cookie(ctx);
+	struct bpf_buffer *buffer;
+
+	if (function >= TERRA_N_FUNCTIONS)
+		return 0;
+	buffer = begin(ctx, &d, &regs, function, &config.no_op);
+	if (!buffer)
+		return 0;
+	terra_decode_function(&d, config.function_forms[function], bpf_ktime_get_ns());
 	give_buffer(buffer);
 	return 0;
 }

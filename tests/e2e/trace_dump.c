@@ -176,6 +176,17 @@ static void put_frames(const struct terra_event *e)
 	putchar(']');
 }
 
+static void put_values(const struct terra_event *e)
+{
+	printf(",\"values\":[");
+	for (uint32_t i = 0; i < e->n_values; i++) {
+		if (i)
+			putchar(',');
+		put_value(&e->values[i]);
+	}
+	putchar(']');
+}
+
 static void put_op(const struct terra_event *e)
 {
 	printf(",\"op\":");
@@ -192,23 +203,37 @@ static void put_op(const struct terra_event *e)
 	if (e->autograd && e->type == TERRA_EVENT_OP_ENTER && e->forward_seq != UINT64_MAX)
 		printf(",\"forward\":%llu", (unsigned long long)e->forward_seq);
 	put_frames(e);
-	printf(",\"values\":[");
-	for (uint32_t i = 0; i < e->n_values; i++) {
-		if (i)
-			putchar(',');
-		put_value(&e->values[i]);
+	put_values(e);
+}
+
+static void put_function(const struct terra_event *e)
+{
+	printf(",\"how\":");
+	put_string(e->text);
+	if (e->op) {
+		printf(",\"op\":");
+		put_string(e->op);
 	}
-	putchar(']');
+	if (e->overload) {
+		printf(",\"overload\":");
+		put_string(e->overload);
+	}
+	if (e->parent_seq != UINT64_MAX)
+		printf(",\"parent\":%llu", (unsigned long long)e->parent_seq);
+	put_frames(e);
+	put_values(e);
 }
 
 static void put_event(const struct terra_event *e)
 {
-	static const char *const names[] = {"", "enter", "exit", "lost", "note", "host_read"};
+	static const char *const names[] = {"", "enter", "exit", "lost", "note", "host_read", "gpu", "call"};
 
-	printf("{\"event\":\"%s\",\"seq\":%llu,\"thread\":%u,\"time\":%llu", names[e->type <= 5 ? e->type : 0],
+	printf("{\"event\":\"%s\",\"seq\":%llu,\"thread\":%u,\"time\":%llu", names[e->type <= TERRA_EVENT_CALL ? e->type : 0],
 	       (unsigned long long)e->seq, e->thread, (unsigned long long)e->time_ns);
 	if (e->type == TERRA_EVENT_OP_ENTER || e->type == TERRA_EVENT_OP_EXIT)
 		put_op(e);
+	if (e->type == TERRA_EVENT_HOST_READ || e->type == TERRA_EVENT_CALL)
+		put_function(e);
 	if (e->type == TERRA_EVENT_LOST)
 		printf(",\"lost\":%llu", (unsigned long long)e->lost);
 	if (e->type == TERRA_EVENT_NOTE) {

@@ -37,6 +37,7 @@ static void test_all_known(void **state)
 	assert_true(offsets.key_set.known && offsets.data_ptr.known && offsets.nbytes.known);
 	assert_true(offsets.requires_grad.known && offsets.grad_fn.known && offsets.node_sequence.known);
 	assert_true(offsets.current_node.known && offsets.next_sequence.known);
+	assert_true(offsets.operator_definition.known && offsets.definition_name.known);
 	assert_in_range(offsets.inline_dims, 1, 8);
 	assert_int_not_equal(offsets.undefined_type, UINT16_MAX);
 	assert_in_range(offsets.scalar.size, 16, 64);

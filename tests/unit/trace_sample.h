@@ -238,6 +238,14 @@ static SAMPLE_UNUSED bool same_op_event(const struct terra_event *a, const struc
 	return same_frames(a, b);
 }
 
+static SAMPLE_UNUSED bool same_function_event(const struct terra_event *a, const struct terra_event *b)
+{
+	if (!same_string(a->text, b->text) || !same_string(a->op, b->op) || !same_string(a->overload, b->overload) ||
+	    a->n_values != b->n_values || a->parent_seq != b->parent_seq)
+		return false;
+	return (a->n_values == 0 || same_value(&a->values[0], &b->values[0])) && same_frames(a, b);
+}
+
 /* What was written against what was read. */
 static SAMPLE_UNUSED bool same_event(const struct terra_event *a, const struct terra_event *b)
 {
@@ -247,6 +255,8 @@ static SAMPLE_UNUSED bool same_event(const struct terra_event *a, const struct t
 		return a->lost == b->lost;
 	if (a->type == TERRA_EVENT_NOTE)
 		return same_string(a->text, b->text);
+	if (a->type == TERRA_EVENT_HOST_READ || a->type == TERRA_EVENT_CALL)
+		return same_function_event(a, b);
 	return same_op_event(a, b);
 }
 
