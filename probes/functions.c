@@ -120,6 +120,29 @@ int terra_functions_find(const char *path, const char *name, uint64_t *offsets)
 	return n;
 }
 
+/* One way is enough where the library has no other. */
+static bool is_gap(const uint8_t *seen, const char *what)
+{
+	bool any = false;
+
+	for (size_t i = 0; i < TERRA_N_FUNCTIONS; i++) {
+		if (strcmp(terra_functions[i].what, what) != 0)
+			continue;
+		if (seen[i] == TERRA_FUNCTION_UNSEEN)
+			return true;
+		any |= seen[i] == TERRA_FUNCTION_SEEN;
+	}
+	return !any;
+}
+
+static bool is_first(size_t i)
+{
+	for (size_t k = 0; k < i; k++)
+		if (strcmp(terra_functions[k].what, terra_functions[i].what) == 0)
+			return false;
+	return true;
+}
+
 void terra_functions_gap(const uint8_t *seen, char *out, size_t size)
 {
 	size_t n = 0;
@@ -128,13 +151,9 @@ void terra_functions_gap(const uint8_t *seen, char *out, size_t size)
 		out[0] = 0;
 	for (size_t i = 0; i < TERRA_N_FUNCTIONS; i++) {
 		const struct terra_function *function = &terra_functions[i];
-		bool told = seen[i];
 
-		for (size_t k = 0; k < TERRA_N_FUNCTIONS && !told; k++)
-			told = strcmp(terra_functions[k].what, function->what) == 0 && (seen[k] || k < i);
-		if (told || n >= size)
-			continue;
-		n += (size_t)snprintf(out + n, size - n, "%s%s through %s", n ? ", " : "",
-				      function->reads ? "reads of memory" : "ops", function->what);
+		if (is_first(i) && is_gap(seen, function->what) && n < size)
+			n += (size_t)snprintf(out + n, size - n, "%s%s through %s", n ? ", " : "",
+					      function->reads ? "reads of memory" : "ops", function->what);
 	}
 }

@@ -40,7 +40,14 @@ int terra_functions_library(const char *libtorch, const char *name, char *path, 
  * of functions that are not exported are looked at too. Returns how many were found, or -errno. */
 int terra_functions_find(const char *path, const char *name, uint64_t *offsets);
 
-/* Which of them are not `seen` (one byte each), in words for people; "" when all are. */
+enum terra_function_seen {
+	TERRA_FUNCTION_ABSENT, /* the library has no such symbol */
+	TERRA_FUNCTION_SEEN,
+	TERRA_FUNCTION_UNSEEN, /* it is there, but calls of it are not seen */
+};
+
+/* What of `what` is not seen, or not on all its ways, in words for people; "" when all is. `seen` has an enum
+ * terra_function_seen for each function. */
 void terra_functions_gap(const uint8_t *seen, char *out, size_t size);
 #endif
 

@@ -31,7 +31,7 @@ struct terra_bpf {
 	struct terra_op_layout *layouts;
 	int links[MAX_LINKS];
 	int n_links;
-	uint8_t functions[TERRA_N_FUNCTIONS]; /* 1: probed */
+	uint8_t functions[TERRA_N_FUNCTIONS]; /* enum terra_function_seen */
 	uint32_t n_entries, n_exits;
 	terra_bpf_take take; /* of the terra_bpf_consume that runs */
 	void *take_context;
@@ -285,7 +285,8 @@ static int attach_functions(struct terra_bpf *bpf, const char *name)
 	if (!error)
 		error = attach_list(bpf, bpf->skeleton->progs.function_enter, path, &list);
 	for (size_t i = 0; !error && i < TERRA_N_FUNCTIONS; i++)
-		bpf->functions[i] |= offsets[i] != 0;
+		if (offsets[i])
+			bpf->functions[i] = TERRA_FUNCTION_SEEN;
 	probe_list_free(&list);
 	return error;
 }

@@ -120,6 +120,21 @@ static void make_record(struct record_ring *ring, const struct record_registers 
 	}
 }
 
+/* A function's call leaves the outermost op what it is. */
+static void make_function_record(struct record_ring *ring, const struct record_registers *registers, uint32_t function)
+{
+	static const struct terra_op_layout no_op;
+	uint64_t outer_sp = ring->outer_sp;
+	struct terra_regs regs;
+	struct terra_decoder d = { .layout = &no_op, .offsets = &record_state.offsets, .regs = &regs,
+				   .chunk = (uint8_t *)ring->chunk, .sink = ring, .op = function, .tid = ring->tid,
+				   .producer = ring->tid };
+
+	set_regs(&regs, registers);
+	terra_decode_function(&d, terra_functions[function].form, record_now());
+	ring->outer_sp = outer_sp;
+}
+
 struct record_way record_enter(struct record_registers *registers)
 {
 	const struct record_target *target = &record_state.targets[registers->index];
@@ -132,7 +147,9 @@ struct record_way record_enter(struct record_registers *registers)
 	inside = true;
 	record_look_for_libraries();
 	ring = record_ring();
-	if (ring)
+	if (ring && registers->index >= record_state.table->n_ops)
+		make_function_record(ring, registers, (uint32_t)registers->index - record_state.table->n_ops);
+	else if (ring)
 		make_record(ring, registers, TERRA_RECORD_ENTER);
 	if (ring && !target->jump)
 		way.stack_bytes = target->stack_bytes;
