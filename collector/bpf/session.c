@@ -13,6 +13,7 @@
 
 #include "collector/bpf/backend.h"
 #include "collector/consume.h"
+#include "collector/extensions.h"
 #include "collector/iterations.h"
 #include "collector/machine.h"
 #include "collector/pystack.h"
@@ -24,6 +25,8 @@
 #define FIRST_LOOK_NS 10000000
 #define LAST_LOOK_NS 100000000
 #define QUICK_LOOKS 1000
+
+#define EXTENSIONS_INTERVAL_NS 250000000 /* a program that ends sooner after it loaded one is not asked */
 
 #define FLUSH_INTERVAL_NS 250000000 /* what a tracer that is killed may lose of the file */
 
@@ -47,6 +50,8 @@ struct terra_session {
 	bool mapped;	  /* the program has the library */
 	bool python_done; /* no more tries */
 	bool storage_done;
+	struct terra_extensions extensions;
+	uint64_t next_extensions_ns;
 	char storage_reason[256]; /* why ops are not linked by autograd so far */
 	bool over;
 	struct terra_session_result result;
@@ -155,6 +160,7 @@ void terra_session_close(struct terra_session *session)
 	if (session->writer)
 		terra_trace_finish(session->writer);
 	terra_iteration_finder_free(session->finder);
+	terra_extensions_free(&session->extensions);
 	pystack_names_free(session->names);
 	free(session);
 }
@@ -339,6 +345,20 @@ static void look_for_storage(struct terra_session *session)
 		session->storage_reason[0] = 0;
 }
 
+static int on_extension(void *context, const char *path)
+{
+	char text[4600];
+
+	terra_extensions_remark(path, text, sizeof(text));
+	return note(context, text);
+}
+
+static int look_for_extensions(struct terra_session *session)
+{
+	session->next_extensions_ns = now_ns() + EXTENSIONS_INTERVAL_NS;
+	return terra_extensions_look(&session->extensions, session->launch->pid, session->library, on_extension, session);
+}
+
 /* Looks at the program every few milliseconds until all that is wanted of it is known. */
 static int look(struct terra_session *session, char *err, size_t err_size)
 {
@@ -352,6 +372,11 @@ static int look(struct terra_session *session, char *err, size_t err_size)
 		error = look_for_library(session, err, err_size);
 	if (!error && session->mapped && !session->storage_done)
 		look_for_storage(session);
+	if (!error && session->consumer && now >= session->next_extensions_ns) {
+		error = look_for_extensions(session);
+		if (error)
+			fail(err, err_size, error, "cannot write %s: %s", session->options.output, strerror(-error));
+	}
 	if (!error && session->bpf && !session->python_done) {
 		error = look_for_python(session);
 		if (error)
