@@ -277,6 +277,72 @@ static void nodes_at_an_exit(void **state)
 	assert_ptr_equal((uint8_t *)next_value(next_value(first_value())), taken.bytes + taken.size);
 }
 
+/* The entry of a function, with registers; the values are taken. */
+static struct terra_packed *decode_function(uint32_t form, const struct terra_offsets *offsets, const uint64_t *gpr)
+{
+	static const struct terra_op_layout no_op;
+	struct terra_regs regs = { .gpr = { gpr[0], gpr[1], gpr[2], gpr[3] } };
+	struct terra_decoder d = { .layout = &no_op, .offsets = offsets, .regs = &regs, .op = 3, .tid = 34,
+				   .chunk = (uint8_t *)chunk_space, .producer = 56 };
+
+	memset(chunk_space, 0xa5, sizeof(chunk_space));
+	taken.size = taken.n_chunks = 0;
+	terra_decode_function(&d, form, 789);
+	assert_int_equal(((struct terra_record *)taken.bytes)->type, TERRA_RECORD_FUNCTION);
+	assert_int_equal(((struct terra_record *)taken.bytes)->op, 3);
+	return first_value();
+}
+
+static void functions_that_read(void **state)
+{
+	struct fake_storage storage = make_storage(), *storage_pointer = &storage;
+	struct fake_tensor impl = make_tensor(&storage, NULL), *tensor = &impl;
+	struct terra_packed_tensor *t = (struct terra_packed_tensor *)(first_value() + 1);
+
+	decode_function(TERRA_FUNCTION_TENSOR, &fake_offsets, (uint64_t[4]){ (uintptr_t)&tensor });
+	check_tensor(t, &impl);
+	assert_int_equal(decode_function(TERRA_FUNCTION_TENSOR, &fake_offsets, (uint64_t[4]){ 8 })->present, 0);
+	decode_function(TERRA_FUNCTION_STORAGE, &fake_offsets, (uint64_t[4]){ (uintptr_t)&storage_pointer });
+	assert_int_equal(t->storage, (uintptr_t)&storage);
+	assert_int_equal(t->storage_data, 0x123456789000);
+	assert_int_equal(t->storage_bytes, 4096);
+	assert_int_equal(t->flags, TERRA_TENSOR_NO_GEOMETRY);
+	decode_function(TERRA_FUNCTION_BYTES, &fake_offsets, (uint64_t[4]){ 1, 2, 0x5000, 77 });
+	assert_int_equal(t->storage_data, 0x5000);
+	assert_int_equal(t->storage_bytes, 77);
+	assert_int_equal(t->dtype, -1);
+	decode_function(TERRA_FUNCTION_PLAIN, &fake_offsets, (uint64_t[4]){ 8, 8, 8, 8 });
+	assert_int_equal(taken.size, sizeof(struct terra_record));
+}
+
+static void functions_that_call_operators(void **state)
+{
+	struct {
+		const char *characters;
+		uint64_t size;
+		char room[16];
+	} names[2] = { { "torchvision::nms", 16, "" }, { NULL, 7, "Tensor_" } };
+	uint64_t operator[2] = { 0, (uintptr_t)names }, shared[4] = { (uintptr_t)operator, 0, (uintptr_t)operator, 0 };
+	struct terra_offsets offsets = fake_offsets;
+	struct terra_packed *value;
+
+	_Static_assert(sizeof(names[0]) == TERRA_STD_STRING_BYTES, "as std::string");
+	names[1].characters = names[1].room;
+	decode_function(TERRA_FUNCTION_OPERATORS, &offsets, (uint64_t[4]){ 1, (uintptr_t)shared, 1 });
+	assert_int_equal(taken.size, sizeof(struct terra_record)); /* where the name lies is not known */
+	offsets.operator_definition = (struct terra_field){ 8, 8, 1 };
+	offsets.definition_name = (struct terra_field){ 0, 8, 1 };
+	value = decode_function(TERRA_FUNCTION_OPERATORS, &offsets, (uint64_t[4]){ 1, (uintptr_t)shared, 1 });
+	assert_int_equal(value->kind, TERRA_KIND_STRING);
+	assert_int_equal(value->count, 16);
+	assert_memory_equal(value + 1, "torchvision::nms", 16);
+	assert_int_equal(next_value(value)->count, 7);
+	assert_memory_equal(next_value(value) + 1, "Tensor_", 7);
+	/* several overloads: the name alone */
+	value = decode_function(TERRA_FUNCTION_OPERATORS, &offsets, (uint64_t[4]){ 1, (uintptr_t)shared, 2 });
+	assert_ptr_equal((uint8_t *)next_value(value), taken.bytes + taken.size);
+}
+
 static void blocks_of_thread_local_storage(void **state)
 {
 	uint64_t vector[10] = { 3, 0, 0, 0, 0x1000, 0, ~0ull, 0, 0x3000, 0 }; /* its size, a generation, modules 1 to 3 */
@@ -708,6 +774,8 @@ int main(void)
 		cmocka_unit_test(requires_grad_through_grad_fn),
 		cmocka_unit_test(nodes_at_an_enter),
 		cmocka_unit_test(nodes_at_an_exit),
+		cmocka_unit_test(functions_that_read),
+		cmocka_unit_test(functions_that_call_operators),
 		cmocka_unit_test(blocks_of_thread_local_storage),
 		cmocka_unit_test(tensor_of_many_dimensions),
 		cmocka_unit_test(undefined_and_unreadable_tensors),
