@@ -112,7 +112,7 @@ try:
     import torchvision
     torchvision.ops.nms(torch.rand(2, 4), torch.rand(2), 0.5)
     print("torchvision")
-except ImportError:
+except (ImportError, RuntimeError):    # or one that does not fit this PyTorch
     print("no torchvision")
 time.sleep(0.6)
 """
