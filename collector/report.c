@@ -35,7 +35,8 @@ struct summary_state {
 	struct trace_intern sites;   /* two frames */
 	struct trace_intern threads; /* tid */
 	struct trace_intern notes;   /* text NUL */
-	struct trace_buffer kind_data, site_data, thread_data, note_data; /* arrays, one entry per number above */
+	struct trace_intern others;  /* likewise */
+	struct trace_buffer kind_data, site_data, thread_data, note_data, other_data; /* arrays, one entry per number above */
 	struct trace_buffer open;    /* struct open_ops per thread */
 	struct trace_buffer marks;
 	struct trace_buffer key;
@@ -253,17 +254,32 @@ static int exit_op(struct terra_summary *s, const struct terra_event *event)
 	return 0;
 }
 
-static int note(struct terra_summary *s, const struct terra_event *event)
+static int count_text(struct trace_intern *texts, struct trace_buffer *data, const char *text)
 {
 	struct summary_note *entry;
 	uint32_t index;
 
-	entry = entry_of(&s->state->notes, &s->state->note_data, sizeof(*entry), event->text, strlen(event->text) + 1,
-			 &index);
+	entry = entry_of(texts, data, sizeof(*entry), text, strlen(text) + 1, &index);
 	if (!entry)
 		return -ENOMEM;
 	entry->count++;
 	return 0;
+}
+
+static int note(struct terra_summary *s, const struct terra_event *event)
+{
+	return count_text(&s->state->notes, &s->state->note_data, event->text);
+}
+
+static int other(struct terra_summary *s, const struct terra_event *event)
+{
+	bool overload = event->overload && event->overload[0];
+	char text[1024];
+
+	snprintf(text, sizeof(text), "%s %s%s%s%s%s", event->type == TERRA_EVENT_HOST_READ ? "read by" : "call by",
+		 event->text, event->op ? " " : "", event->op ? event->op : "", overload ? "." : "",
+		 overload ? event->overload : "");
+	return count_text(&s->state->others, &s->state->other_data, text);
 }
 
 static int take(struct terra_summary *s, const struct terra_event *event)
@@ -281,6 +297,8 @@ static int take(struct terra_summary *s, const struct terra_event *event)
 		return enter(s, event);
 	if (event->type == TERRA_EVENT_OP_EXIT)
 		return exit_op(s, event);
+	if (event->type == TERRA_EVENT_HOST_READ || event->type == TERRA_EVENT_CALL)
+		return other(s, event);
 	return event->type == TERRA_EVENT_NOTE ? note(s, event) : 0;
 }
 
@@ -389,6 +407,10 @@ static void name_rest(struct terra_summary *s)
 	s->n_notes = state->notes.n_entries;
 	for (uint32_t i = 0; i < s->n_notes; i++)
 		s->notes[i].text = key_at(&state->notes, i);
+	s->others = (struct summary_note *)state->other_data.data;
+	s->n_others = state->others.n_entries;
+	for (uint32_t i = 0; i < s->n_others; i++)
+		s->others[i].text = key_at(&state->others, i);
 }
 
 /* Iterations. */
@@ -492,10 +514,12 @@ static void state_free(struct summary_state *state)
 	trace_intern_free(&state->sites);
 	trace_intern_free(&state->threads);
 	trace_intern_free(&state->notes);
+	trace_intern_free(&state->others);
 	free(state->kind_data.data);
 	free(state->site_data.data);
 	free(state->thread_data.data);
 	free(state->note_data.data);
+	free(state->other_data.data);
 	free(state->open.data);
 	free(state->marks.data);
 	free(state->key.data);

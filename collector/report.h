@@ -60,6 +60,8 @@ struct terra_summary {
 	uint32_t n_threads;
 	struct summary_note *notes;     /* in order of appearance */
 	uint32_t n_notes;
+	struct summary_note *others;    /* reads of memory and ops run past the entry points, in order of appearance */
+	uint32_t n_others;
 	bool has_iterations;
 	struct terra_iterations iterations;
 	uint64_t median_ns; /* of the iterations; 0 unknown */

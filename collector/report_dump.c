@@ -189,6 +189,23 @@ void report_print_value(const struct terra_value *value, FILE *out)
 	}
 }
 
+static void print_values(const struct terra_event *event, FILE *out)
+{
+	fputs(" (", out);
+	for (uint32_t i = 0; i < event->n_values; i++) {
+		if (i)
+			fputs(", ", out);
+		report_print_value(&event->values[i], out);
+	}
+	fputc(')', out);
+	for (uint32_t i = 0; i < event->n_frames; i++) {
+		fputs(i ? " < " : " at ", out);
+		report_print_plain(event->frames[i].file ? event->frames[i].file : "?", out);
+		fprintf(out, ":%" PRId32 " ", event->frames[i].line);
+		report_print_plain(event->frames[i].function ? event->frames[i].function : "?", out);
+	}
+}
+
 static void print_op(const struct terra_event *event, FILE *out)
 {
 	bool enter = event->type == TERRA_EVENT_OP_ENTER;
@@ -208,19 +225,28 @@ static void print_op(const struct terra_event *event, FILE *out)
 		fprintf(out, " of=%" PRIu64, event->enter_seq);
 	if (event->raised)
 		fputs(" raised", out);
-	fputs(" (", out);
-	for (uint32_t i = 0; i < event->n_values; i++) {
-		if (i)
-			fputs(", ", out);
-		report_print_value(&event->values[i], out);
+	if (event->autograd && event->node != UINT64_MAX)
+		fprintf(out, " node=%" PRIu64, event->node);
+	if (enter && event->autograd && event->forward_seq != UINT64_MAX)
+		fprintf(out, " forward=%" PRIu64, event->forward_seq);
+	print_values(event, out);
+}
+
+static void print_function(const struct terra_event *event, FILE *out)
+{
+	fputs(event->type == TERRA_EVENT_HOST_READ ? "= read by " : "= call by ", out);
+	report_print_plain(event->text, out);
+	if (event->op) {
+		fputc(' ', out);
+		report_print_plain(event->op, out);
 	}
-	fputc(')', out);
-	for (uint32_t i = 0; i < event->n_frames; i++) {
-		fputs(i ? " < " : " at ", out);
-		report_print_plain(event->frames[i].file ? event->frames[i].file : "?", out);
-		fprintf(out, ":%" PRId32 " ", event->frames[i].line);
-		report_print_plain(event->frames[i].function ? event->frames[i].function : "?", out);
+	if (event->overload && event->overload[0]) {
+		fputc('.', out);
+		report_print_plain(event->overload, out);
 	}
+	if (event->parent_seq != UINT64_MAX)
+		fprintf(out, " in=%" PRIu64, event->parent_seq);
+	print_values(event, out);
 }
 
 static void print_event(const struct terra_event *event, uint64_t start_ns, FILE *out)
@@ -234,6 +260,8 @@ static void print_event(const struct terra_event *event, uint64_t start_ns, FILE
 		report_print_plain(event->text, out);
 	} else if (event->type == TERRA_EVENT_GPU) {
 		report_gpu_print_event(event->gpu, out);
+	} else if (event->type == TERRA_EVENT_HOST_READ || event->type == TERRA_EVENT_CALL) {
+		print_function(event, out);
 	} else {
 		print_op(event, out);
 	}
@@ -482,7 +510,27 @@ static void json_op(struct json *json, const struct terra_event *event)
 		json_key(json, "raised");
 		json_bool(json, event->raised);
 	}
+	if (event->autograd && event->node != UINT64_MAX)
+		member_u64(json, "node", event->node);
+	if (enter && event->autograd)
+		member_seq(json, "forward", event->forward_seq);
 	json_key(json, enter ? "args" : "results");
+	json_open(json, '[');
+	for (uint32_t i = 0; i < event->n_values; i++)
+		report_json_value(json, &event->values[i]);
+	json_close(json, ']');
+	report_json_stack(json, event);
+}
+
+static void json_function(struct json *json, const struct terra_event *event)
+{
+	member_string(json, "how", event->text);
+	if (event->op)
+		member_string(json, "op", event->op);
+	if (event->overload)
+		member_string(json, "overload", event->overload);
+	member_seq(json, "parent", event->parent_seq);
+	json_key(json, "args");
 	json_open(json, '[');
 	for (uint32_t i = 0; i < event->n_values; i++)
 		report_json_value(json, &event->values[i]);
@@ -498,6 +546,8 @@ static void json_event(struct json *json, const struct terra_event *event)
 		[TERRA_EVENT_LOST] = "lost",
 		[TERRA_EVENT_NOTE] = "note",
 		[TERRA_EVENT_GPU] = "gpu",
+		[TERRA_EVENT_HOST_READ] = "host_read",
+		[TERRA_EVENT_CALL] = "call",
 	};
 
 	json_open(json, '{');
@@ -511,6 +561,8 @@ static void json_event(struct json *json, const struct terra_event *event)
 		member_string(json, "text", event->text);
 	else if (event->type == TERRA_EVENT_GPU)
 		report_gpu_json_event(event->gpu, json);
+	else if (event->type == TERRA_EVENT_HOST_READ || event->type == TERRA_EVENT_CALL)
+		json_function(json, event);
 	else
 		json_op(json, event);
 	json_close(json, '}');

@@ -60,8 +60,11 @@ enum terra_event_type {
 	TERRA_EVENT_OP_EXIT = 2,   /* results in `values`; `raised` when the op was left by an exception */
 	TERRA_EVENT_LOST = 3,      /* `lost` events are missing here on this thread (0: on an unknown thread) */
 	TERRA_EVENT_NOTE = 4,      /* text: a gap or a fact about the recording */
-	TERRA_EVENT_HOST_READ = 5, /* reserved */
+	TERRA_EVENT_HOST_READ = 5, /* the program gets at a tensor's memory itself: `text` says how, `values` is the
+				    * tensor, or empty where it was not readable */
 	TERRA_EVENT_GPU = 6,       /* an activity of a GPU, or a call that asked for one: `gpu` */
+	TERRA_EVENT_CALL = 7,      /* ops are run past the typed entry points: `text` says how, `op` and `overload` which,
+				    * NULL where that is not known. The op may be recorded further inside, too */
 };
 
 /* What CUPTI saw. Numbers without a comment are CUPTI's own (cupti_activity.h). */
@@ -127,11 +130,17 @@ struct terra_event {
 	uint64_t time_ns;     /* CLOCK_MONOTONIC */
 	uint64_t seq;         /* position in the file's event stream, from 0 */
 	uint64_t enter_seq;   /* OP_EXIT: seq of its OP_ENTER */
-	uint64_t parent_seq;  /* OP_ENTER: seq of the enclosing op's OP_ENTER, or UINT64_MAX */
+	uint64_t parent_seq;  /* OP_ENTER, HOST_READ, CALL: seq of the enclosing op's OP_ENTER, or UINT64_MAX */
 	const char *op;       /* "aten::mul" */
 	const char *overload; /* "Tensor" */
 	uint32_t op_index;    /* index into the trace's own op table */
 	uint64_t keyset;      /* redispatch only */
+	uint8_t autograd;     /* 1: `node` is set. OP_ENTER: the op is part of a backward pass and `node` the Node that
+			       * autograd evaluates. OP_EXIT: `node` is the Node that the op made, for its first result */
+	uint64_t node;        /* autograd's sequence number, unique for one thread's Nodes; UINT64_MAX: one that
+			       * accumulates into a leaf's grad */
+	uint64_t forward_seq; /* OP_ENTER with `autograd`: seq of the OP_ENTER of the op that made the Node, or
+			       * UINT64_MAX when it is not known */
 	uint32_t n_values;
 	struct terra_value *values; /* arguments (without the keyset) or results */
 	uint32_t n_frames;

@@ -410,6 +410,12 @@ static void get_op_ref(struct trace_decoder *d, struct trace_cursor *c, struct t
 	event->overload = string_at(d, c, d->ops[id - 1].overload);
 }
 
+static void set_stack(struct trace_decoder *d, uint32_t id, struct terra_event *event)
+{
+	event->n_frames = d->stacks[id - 1].n;
+	event->frames = event->n_frames ? &d->frames[d->stacks[id - 1].first] : NULL;
+}
+
 static void get_stack_ref(struct trace_decoder *d, struct trace_cursor *c, struct terra_event *event)
 {
 	uint32_t id = get_varint32(c);
@@ -418,8 +424,15 @@ static void get_stack_ref(struct trace_decoder *d, struct trace_cursor *c, struc
 		c->bad = true;
 		return;
 	}
-	event->n_frames = d->stacks[id - 1].n;
-	event->frames = event->n_frames ? &d->frames[d->stacks[id - 1].first] : NULL;
+	set_stack(d, id, event);
+}
+
+static void get_autograd(struct trace_cursor *c, struct terra_event *event)
+{
+	event->autograd = 1;
+	event->node = get_varint(c) - 1;
+	if (event->type == TERRA_EVENT_OP_ENTER)
+		event->forward_seq = get_distance(c, event->seq);
 }
 
 static int get_op_event(struct trace_decoder *d, struct trace_cursor *c, struct terra_event *event)
@@ -436,6 +449,8 @@ static int get_op_event(struct trace_decoder *d, struct trace_cursor *c, struct 
 		event->keyset = get_varint(c);
 	if (flags & TRACE_FLAG_STACK)
 		get_stack_ref(d, c, event);
+	if (flags & TRACE_FLAG_AUTOGRAD)
+		get_autograd(c, event);
 	enclosing = get_distance(c, event->seq);
 	event->parent_seq = event->type == TERRA_EVENT_OP_ENTER ? enclosing : UINT64_MAX;
 	event->enter_seq = event->type == TERRA_EVENT_OP_EXIT ? enclosing : UINT64_MAX;
@@ -537,6 +552,23 @@ static int get_gpu(struct trace_decoder *d, struct trace_cursor *c, struct terra
 	return 0;
 }
 
+/* HOST_READ and CALL. */
+static int get_function_event(struct trace_decoder *d, struct trace_cursor *c, struct terra_event *event)
+{
+	uint32_t stack;
+
+	event->text = string_at(d, c, get_varint32(c));
+	event->op = string_at(d, c, get_varint32(c));
+	event->overload = string_at(d, c, get_varint32(c));
+	stack = get_varint32(c);
+	if (!event->text || stack > d->n_stacks)
+		return -EBADMSG;
+	if (stack)
+		set_stack(d, stack, event);
+	event->parent_seq = get_distance(c, event->seq);
+	return c->bad ? -EBADMSG : get_values(d, c, event);
+}
+
 /* Every event begins so, those of later versions too: times are differences from event to event. */
 static void get_time(struct trace_decoder *d, struct trace_cursor *c, struct terra_event *event)
 {
@@ -550,9 +582,11 @@ static int get_event(struct trace_decoder *d, struct trace_cursor *c, struct ter
 	int err = 0;
 
 	get_time(d, c, event);
-	event->parent_seq = event->enter_seq = UINT64_MAX;
+	event->parent_seq = event->enter_seq = event->forward_seq = UINT64_MAX;
 	if (event->type == TERRA_EVENT_OP_ENTER || event->type == TERRA_EVENT_OP_EXIT)
 		err = get_op_event(d, c, event);
+	else if (event->type == TERRA_EVENT_HOST_READ || event->type == TERRA_EVENT_CALL)
+		err = get_function_event(d, c, event);
 	else if (event->type == TERRA_EVENT_LOST)
 		event->lost = get_varint(c);
 	else if (event->type == TERRA_EVENT_GPU)
@@ -566,8 +600,7 @@ static int get_event(struct trace_decoder *d, struct trace_cursor *c, struct ter
 
 static bool known_event(uint8_t record)
 {
-	return (record >= TRACE_RECORD_EVENT + TERRA_EVENT_OP_ENTER && record <= TRACE_RECORD_EVENT + TERRA_EVENT_NOTE) ||
-	       record == TRACE_RECORD_EVENT + TERRA_EVENT_GPU;
+	return record >= TRACE_RECORD_EVENT + TERRA_EVENT_OP_ENTER && record <= TRACE_RECORD_EVENT + TERRA_EVENT_CALL;
 }
 
 /* 1: an event, 0: a definition or something newer than this reader. */

@@ -342,6 +342,13 @@ static int put_distance(struct trace_buffer *body, uint64_t seq, uint64_t to)
 	return 0;
 }
 
+/* The number plus 1, modulo 2^64: that of an accumulating Node is all ones, and short so. */
+static int put_autograd(struct trace_buffer *body, const struct terra_event *event, uint64_t seq)
+{
+	put_varint(body, event->node + 1);
+	return event->type == TERRA_EVENT_OP_ENTER ? put_distance(body, seq, event->forward_seq) : 0;
+}
+
 static int put_op_event(struct trace_encoder *encoder, struct terra_event *event, uint64_t seq)
 {
 	struct trace_buffer *body = &encoder->body;
@@ -357,6 +364,7 @@ static int put_op_event(struct trace_encoder *encoder, struct terra_event *event
 	flags |= event->raised ? TRACE_FLAG_RAISED : 0;
 	flags |= event->keyset ? TRACE_FLAG_KEYSET : 0;
 	flags |= stack ? TRACE_FLAG_STACK : 0;
+	flags |= event->autograd ? TRACE_FLAG_AUTOGRAD : 0;
 	put_u8(body, flags);
 	put_u8(body, event->level);
 	put_varint(body, op);
@@ -364,6 +372,10 @@ static int put_op_event(struct trace_encoder *encoder, struct terra_event *event
 		put_varint(body, event->keyset);
 	if (stack)
 		put_varint(body, stack);
+	if (event->autograd)
+		err = put_autograd(body, event, seq);
+	if (err)
+		return err;
 	err = put_distance(body, seq, event->type == TERRA_EVENT_OP_EXIT ? event->enter_seq : event->parent_seq);
 	return err ? err : put_values(body, event);
 }
@@ -476,6 +488,26 @@ static int put_note(struct trace_buffer *body, const struct terra_event *event)
 	return 0;
 }
 
+static int put_function_event(struct trace_encoder *encoder, const struct terra_event *event, uint64_t seq)
+{
+	const char *strings[3] = {event->text, event->op, event->overload};
+	struct trace_buffer *body = &encoder->body;
+	uint32_t ids[3], stack = 0;
+	int err = event->text ? 0 : -EINVAL;
+
+	for (int i = 0; i < 3 && !err; i++)
+		err = string_id(encoder, strings[i], &ids[i]);
+	if (!err && event->n_frames)
+		err = stack_id(encoder, event, &stack);
+	if (err)
+		return err;
+	for (int i = 0; i < 3; i++)
+		put_varint(body, ids[i]);
+	put_varint(body, stack);
+	err = put_distance(body, seq, event->parent_seq);
+	return err ? err : put_values(body, event);
+}
+
 static int put_event(struct trace_encoder *encoder, struct terra_event *event, uint64_t seq)
 {
 	struct trace_buffer *body = &encoder->body;
@@ -493,6 +525,9 @@ static int put_event(struct trace_encoder *encoder, struct terra_event *event, u
 		return put_note(body, event);
 	case TERRA_EVENT_GPU:
 		return put_gpu(encoder, event, seq);
+	case TERRA_EVENT_HOST_READ:
+	case TERRA_EVENT_CALL:
+		return put_function_event(encoder, event, seq);
 	default:
 		return -EINVAL;
 	}

@@ -68,7 +68,8 @@ enum {
 	TRACE_FLAG_RAISED = 1,
 	TRACE_FLAG_KEYSET = 2,
 	TRACE_FLAG_STACK = 4,
-	TRACE_FLAGS_KNOWN = 7,
+	TRACE_FLAG_AUTOGRAD = 8,
+	TRACE_FLAGS_KNOWN = 15,
 };
 
 /* Bits of a GPU event's flags byte. */

@@ -7,8 +7,9 @@
  * and calls, with a struct terra_decoder it has filled as the struct says,
  *   terra_decode_enter(d)   one ENTER record with all arguments
  *   terra_decode_exit(d)    one EXIT record with the results
+ *   terra_decode_function(d, form)   one FUNCTION record
  * whose registers are those of the op's first instruction and of its `ret`; terra_entry_regs() and terra_exit_regs() make
- * them of the registers at other instructions. Either function
+ * them of the registers at other instructions. Each function
  * emits one or more chunks. Before the last chunk of an ENTER the caller's TERRA_STACK(d) runs, when
  * defined: it may add a call stack with terra_put_frames.
  *
@@ -21,6 +22,7 @@
 #include "probes/decode_chunk.h"
 #include "probes/decode_site.h"
 #include "probes/decode_tensor.h"
+#include "probes/functions.h"
 
 static long terra_put_block(uint64_t index, void *ctx)
 {
@@ -432,6 +434,7 @@ TERRA_INLINE void terra_begin(struct terra_decoder *d, uint8_t type, uint64_t ti
 	record->sp = d->regs->sp;
 	record->return_address = 0;
 	record->keyset = 0;
+	d->at->node = 0;
 	d->at->pos = sizeof(*record);
 	d->at->value = d->at->pos;
 }
@@ -445,12 +448,134 @@ TERRA_INLINE void terra_put_frames(struct terra_decoder *d, uint64_t words, uint
 	terra_close_value(d);
 }
 
+/* The words of TERRA_PACKED_NODE. */
+TERRA_INLINE void terra_put_words(struct terra_decoder *d, const uint64_t *words, uint32_t n)
+{
+	terra_make_room(d);
+	terra_open_value(d, TERRA_PACKED_NODE, 0, n);
+	for (uint32_t i = 0; i < n; i++)
+		terra_put_word(d, words[i]);
+	terra_value_header(d)->recorded = n;
+	terra_close_value(d);
+}
+
+/* What autograd does on this thread, whose block of the library's storage is at `block`. */
+TERRA_INLINE void terra_put_thread_node(struct terra_decoder *d, uint64_t block)
+{
+	const struct terra_offsets *off = d->offsets;
+	uint64_t words[3] = { 0, 0, 0 };
+
+	if (!block || !off->next_sequence.known || TERRA_READ(&words[0], 8, block + off->next_sequence.offset))
+		return;
+	if (off->current_node.known && !TERRA_READ(&words[1], 8, block + off->current_node.offset) && words[1] &&
+	    !terra_read_field(words[1], &off->node_sequence, &words[2]))
+		terra_put_words(d, words, 3);
+	else
+		terra_put_words(d, words, 1);
+}
+
+TERRA_INLINE void terra_put_result_node(struct terra_decoder *d)
+{
+	uint64_t words[2] = { d->at->node, 0 };
+
+	if (d->at->node && !terra_read_field(d->at->node, &d->offsets->node_sequence, &words[1]))
+		terra_put_words(d, words, 2);
+}
+
 TERRA_INLINE void terra_decode_enter(struct terra_decoder *d, uint64_t time_ns)
 {
 	terra_begin(d, TERRA_RECORD_ENTER, time_ns);
 	if (TERRA_READ(&TERRA_RECORD_OF(d)->return_address, 8, d->regs->sp))
 		TERRA_RECORD_OF(d)->return_address = 0;
 	TERRA_LOOP(d->layout->n_args, terra_put_argument, d);
+#ifdef TERRA_STORAGE_BLOCK
+	terra_put_thread_node(d, TERRA_STORAGE_BLOCK(d));
+#endif
+#ifdef TERRA_STACK
+	TERRA_STACK(d);
+#endif
+	terra_finish_chunk(d, 0);
+}
+
+/* A tensor of which only the storage is known. */
+TERRA_INLINE void terra_put_memory(struct terra_decoder *d, uint64_t storage, uint64_t data, uint64_t bytes)
+{
+	struct terra_packed_tensor *t;
+
+	terra_open_value(d, TERRA_KIND_TENSOR, 0, 1);
+	t = TERRA_AT(d, struct terra_packed_tensor, d->at->pos);
+	*t = (struct terra_packed_tensor){ .storage = storage, .storage_data = data, .storage_bytes = bytes, .defined = 1,
+					   .dtype = -1, .device_type = -1, .device_index = -1, .requires_grad = 0xff,
+					   .flags = TERRA_TENSOR_NO_GEOMETRY };
+	d->at->pos += sizeof(*t);
+	terra_value_header(d)->recorded = 1;
+	terra_close_value(d);
+}
+
+/* std::string; the name and, behind it, the overload of an operator. */
+TERRA_INLINE void terra_put_std_string(struct terra_decoder *d, uint64_t address)
+{
+	uint64_t string[2] = { 0, 0 };
+
+	terra_make_room(d);
+	terra_open_value(d, TERRA_KIND_STRING, 0, 0);
+	if (TERRA_READ(string, 16, address))
+		terra_unreadable(d);
+	else
+		terra_put_string(d, string[1], string[0]);
+	terra_close_value(d);
+}
+
+#define TERRA_STD_STRING_BYTES 32
+
+TERRA_INLINE void terra_put_operator(struct terra_decoder *d, uint64_t operators, uint64_t n)
+{
+	const struct terra_offsets *off = d->offsets;
+	uint64_t operator = 0, name = 0;
+
+	if (!n || !off->operator_definition.known || !off->definition_name.known || TERRA_READ(&operator, 8, operators) ||
+	    terra_read_field(operator, &off->operator_definition, &name))
+		return;
+	name += off->definition_name.offset;
+	terra_put_std_string(d, name);
+	if (n == 1) /* else which of the overloads it is is not decided yet */
+		terra_put_std_string(d, name + TERRA_STD_STRING_BYTES);
+}
+
+TERRA_INLINE void terra_put_function_arguments(struct terra_decoder *d, uint32_t form)
+{
+	const uint64_t *gpr = d->regs->gpr;
+	uint64_t object = 0, data = 0, bytes = 0;
+
+	switch (form) {
+	case TERRA_FUNCTION_TENSOR:
+		terra_open_value(d, TERRA_KIND_TENSOR, 0, 1);
+		if (TERRA_READ(&object, 8, gpr[0]))
+			terra_unreadable(d);
+		else
+			terra_put_tensor(d, object);
+		terra_close_value(d);
+		break;
+	case TERRA_FUNCTION_STORAGE:
+		if (TERRA_READ(&object, 8, gpr[0]) || terra_read_field(object, &d->offsets->data_ptr, &data) ||
+		    terra_read_field(object, &d->offsets->nbytes, &bytes))
+			break;
+		terra_put_memory(d, object, data, bytes >> 63 ? 0 : bytes);
+		break;
+	case TERRA_FUNCTION_BYTES:
+		terra_put_memory(d, 0, gpr[2], gpr[3]);
+		break;
+	case TERRA_FUNCTION_OPERATORS:
+		terra_put_operator(d, gpr[1], gpr[2]);
+		break;
+	}
+}
+
+/* The entry of a function of probes/functions.h. */
+TERRA_INLINE void terra_decode_function(struct terra_decoder *d, uint32_t form, uint64_t time_ns)
+{
+	terra_begin(d, TERRA_RECORD_FUNCTION, time_ns);
+	terra_put_function_arguments(d, form);
 #ifdef TERRA_STACK
 	TERRA_STACK(d);
 #endif
@@ -523,6 +648,7 @@ TERRA_INLINE void terra_decode_exit(struct terra_decoder *d, uint64_t time_ns)
 		TERRA_LOOP(n, terra_put_tuple_element, d);
 	else
 		terra_put_result(d);
+	terra_put_result_node(d);
 	terra_finish_chunk(d, 0);
 }
 

@@ -43,6 +43,7 @@ struct terra_cursor {
 	uint32_t value; /* where the header of the value being written lies */
 	uint32_t stride, mode; /* list walks */
 	uint64_t base, count;
+	uint64_t node;  /* grad_fn of the first tensor that has one */
 };
 
 /* Kept small: it is on the 512-byte BPF stack. */

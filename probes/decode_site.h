@@ -18,20 +18,26 @@ TERRA_INLINE int terra_read_source(const struct terra_source *source, const uint
 	return 0;
 }
 
+TERRA_INLINE void terra_first_regs(const uint64_t *live, struct terra_regs *regs)
+{
+	regs->has_xmm = 0;
+	regs->gpr[0] = live[TERRA_RDI];
+	regs->gpr[1] = live[TERRA_RSI];
+	regs->gpr[2] = live[TERRA_RDX];
+	regs->gpr[3] = live[TERRA_RCX];
+	regs->gpr[4] = live[TERRA_R8];
+	regs->gpr[5] = live[TERRA_R9];
+	regs->sp = live[TERRA_RSP];
+}
+
 /* What is not known of the arguments is 0 in a general register (of none that an argument is in), and not in has_xmm. */
 TERRA_INLINE int terra_entry_regs(const struct terra_site *site, const uint64_t *live, struct terra_regs *regs)
 {
-	regs->has_xmm = 0;
 	if (site->plain) {
-		regs->gpr[0] = live[TERRA_RDI];
-		regs->gpr[1] = live[TERRA_RSI];
-		regs->gpr[2] = live[TERRA_RDX];
-		regs->gpr[3] = live[TERRA_RCX];
-		regs->gpr[4] = live[TERRA_R8];
-		regs->gpr[5] = live[TERRA_R9];
-		regs->sp = live[TERRA_RSP];
+		terra_first_regs(live, regs);
 		return 0;
 	}
+	regs->has_xmm = 0;
 	for (uint32_t i = 0; i < 6; i++)
 		terra_read_source(&site->gpr[i], live, &regs->gpr[i]);
 	for (uint32_t i = 0; i < 8; i++)

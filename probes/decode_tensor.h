@@ -94,8 +94,9 @@ TERRA_INLINE void terra_put_type(struct terra_decoder *d, struct terra_packed_te
 		t->device_index = (int8_t)word;
 }
 
-TERRA_INLINE uint8_t terra_requires_grad(const struct terra_offsets *off, uint64_t impl)
+TERRA_INLINE uint8_t terra_requires_grad(struct terra_decoder *d, uint64_t impl)
 {
+	const struct terra_offsets *off = d->offsets;
 	uint64_t meta, flag, grad_fn;
 
 	if (terra_read_field(impl, &off->autograd_meta, &meta))
@@ -104,6 +105,8 @@ TERRA_INLINE uint8_t terra_requires_grad(const struct terra_offsets *off, uint64
 		return 0;
 	if (terra_read_field(meta, &off->requires_grad, &flag) || terra_read_field(meta, &off->grad_fn, &grad_fn))
 		return 0xff;
+	if (!d->at->node)
+		d->at->node = grad_fn;
 	return (flag & 0xff) || grad_fn;
 }
 
@@ -133,7 +136,7 @@ TERRA_NOINLINE int terra_put_tensor(struct terra_decoder *d, uint64_t impl)
 		terra_put_storage(d, t, impl);
 		terra_put_geometry(d, t, impl);
 		terra_put_type(d, t, impl);
-		t->requires_grad = terra_requires_grad(d->offsets, impl);
+		t->requires_grad = terra_requires_grad(d, impl);
 	} else {
 		t->storage = t->storage_data = t->storage_bytes = 0;
 		t->numel = t->storage_offset = 0;

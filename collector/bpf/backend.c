@@ -14,10 +14,12 @@
 #include "collector/bpf/namespace.h"
 #include "collector/bpf/shared.h"
 #include "collector/bpf/sites.h"
+#include "collector/bpf/task.h"
+#include "collector/target_tls.h"
 #include "trace.skel.h"
 
 #define DEFAULT_RING_BYTES (128u << 20)
-#define MAX_LINKS 2
+#define MAX_LINKS 4
 
 _Static_assert(TERRA_BPF_TARGETS == BPF_TARGETS, "one is public");
 
@@ -38,6 +40,7 @@ struct terra_bpf {
 	struct bpf_target *shared; /* BPF_TARGETS of them, the programs' own */
 	struct bpf_sequence *sequences;
 	uint32_t n_producers;
+	uint8_t functions[TERRA_N_FUNCTIONS]; /* enum terra_function_seen */
 	terra_bpf_take take; /* of the terra_bpf_consume that runs */
 	void *take_context;
 	int take_error;
@@ -90,7 +93,12 @@ static int fill_config(struct terra_bpf *bpf, const struct terra_offsets *offset
 	struct bpf_config *config = &bpf->skeleton->bss->config;
 
 	config->stack_levels = bpf->options.stack_levels;
+	config->storage_levels = bpf->options.levels & (1u << TERRA_LEVEL_CALL | TERRA_LEVELS_OPS) ?
+					 1u << TERRA_LEVEL_CALL : 1u << TERRA_LEVEL_REDISPATCH;
 	config->offsets = *offsets;
+	config->no_op.level = bpf->options.stack_levels & 1u << TERRA_LEVEL_CALL ? TERRA_LEVEL_CALL : TERRA_LEVEL_REDISPATCH;
+	for (size_t i = 0; i < TERRA_N_FUNCTIONS; i++)
+		config->function_forms[i] = terra_functions[i].form;
 	return namespace_of_pids(&config->namespace_device, &config->namespace_inode);
 }
 
@@ -148,6 +156,7 @@ static int load_programs(struct terra_bpf *bpf)
 	bpf->skeleton = skeleton;
 	bpf_program__set_expected_attach_type(skeleton->progs.op_enter, (enum bpf_attach_type)LINK_ATTACH_TYPE);
 	bpf_program__set_expected_attach_type(skeleton->progs.op_exit, (enum bpf_attach_type)LINK_ATTACH_TYPE);
+	bpf_program__set_expected_attach_type(skeleton->progs.function_enter, (enum bpf_attach_type)LINK_ATTACH_TYPE);
 	error = bpf_map__set_max_entries(skeleton->maps.ops, bpf->table->n_ops);
 	if (!error)
 		error = bpf_map__set_max_entries(skeleton->maps.sites, bpf->table->n_ops + (uint32_t)bpf->sites->n_exits);
@@ -293,23 +302,62 @@ static void probe_list_add(struct probe_list *list, const struct terra_bpf *bpf,
 	}
 }
 
+/* The probes of a list, in one link; 0 or -errno. */
+static int attach_list(struct terra_bpf *bpf, uint32_t target, struct bpf_program *program, const char *library,
+		       const struct probe_list *list)
+{
+	struct target *own = &bpf->targets[target];
+	int fd;
+
+	if (!list->n)
+		return 0;
+	fd = link_create(bpf_program__fd(program), library, list->offsets, list->cookies, list->n,
+			 (pid_t)bpf->shared[target].pid);
+	if (fd < 0)
+		return fd;
+	own->links[own->n_links++] = fd;
+	return 0;
+}
+
 /* The low half of a probe's cookie is its place among all sites, the high half the target. */
 static int attach_probes(struct terra_bpf *bpf, uint32_t target, struct bpf_program *program,
 			 const struct terra_probe *probes, size_t n, uint32_t first)
 {
-	struct target *own = &bpf->targets[target];
 	struct probe_list list;
-	int error = probe_list_init(&list, n), fd = -1;
+	int error = probe_list_init(&list, n);
 
 	if (!error)
 		probe_list_add(&list, bpf, probes, n, (uint64_t)target << 32 | first);
-	if (!error && list.n)
-		fd = error = link_create(bpf_program__fd(program), bpf->table->library, list.offsets, list.cookies, list.n,
-					 (pid_t)bpf->shared[target].pid);
-	if (fd >= 0)
-		own->links[own->n_links++] = fd;
+	if (!error)
+		error = attach_list(bpf, target, program, bpf->table->library, &list);
 	probe_list_free(&list);
-	return error < 0 ? error : 0;
+	return error;
+}
+
+/* Those of one library; without it, or without the symbols, there is a gap, which terra_bpf_gap tells. */
+static int attach_functions(struct terra_bpf *bpf, uint32_t target, const char *name)
+{
+	uint64_t offsets[TERRA_N_FUNCTIONS] = { 0 };
+	struct probe_list list;
+	char path[4096];
+	int error;
+
+	if (terra_functions_library(bpf->table->library, name, path, sizeof(path)) ||
+	    terra_functions_find(path, name, offsets) <= 0)
+		return 0;
+	error = probe_list_init(&list, TERRA_N_FUNCTIONS);
+	for (uint32_t i = 0; !error && i < TERRA_N_FUNCTIONS; i++)
+		if (offsets[i]) {
+			list.offsets[list.n] = offsets[i];
+			list.cookies[list.n++] = (uint64_t)target << 32 | i;
+		}
+	if (!error)
+		error = attach_list(bpf, target, bpf->skeleton->progs.function_enter, path, &list);
+	for (size_t i = 0; !error && i < TERRA_N_FUNCTIONS; i++)
+		if (offsets[i])
+			bpf->functions[i] = TERRA_FUNCTION_SEEN;
+	probe_list_free(&list);
+	return error;
 }
 
 /* Exits first: an entry without its exit would look like an op that was left by an exception. */
@@ -321,6 +369,10 @@ static int attach_all(struct terra_bpf *bpf, uint32_t target)
 
 	if (!error)
 		error = attach_probes(bpf, target, bpf->skeleton->progs.op_enter, sites->entries, n_ops, 0);
+	if (!error)
+		error = attach_functions(bpf, target, "libtorch_cpu.so");
+	if (!error)
+		error = attach_functions(bpf, target, "libtorch_python.so");
 	return error;
 }
 
@@ -373,6 +425,37 @@ void terra_bpf_set_python(struct terra_bpf *bpf, uint32_t target, const struct p
 {
 	bpf->shared[target].python = *layout;
 	__atomic_store_n(&bpf->shared[target].python_ready, 1, __ATOMIC_SEQ_CST);
+}
+
+void terra_bpf_forget(struct terra_bpf *bpf, uint32_t target)
+{
+	__atomic_store_n(&bpf->shared[target].python_ready, 0, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&bpf->shared[target].storage_module, 0, __ATOMIC_SEQ_CST);
+}
+
+int terra_bpf_look_for_storage(struct terra_bpf *bpf, uint32_t target, char *reason, size_t reason_size)
+{
+	struct bpf_config *config = &bpf->skeleton->bss->config;
+	uint64_t module;
+	int error = 0;
+
+	if (!config->offsets.next_sequence.known || !config->offsets.node_sequence.known)
+		return fail(reason, reason_size, -ENOTSUP, "this libtorch's numbers of Nodes were not found");
+	if (!config->task_fsbase)
+		error = task_fsbase_offset(&config->task_fsbase);
+	if (error)
+		return fail(reason, reason_size, -ENOTSUP, "the kernel publishes no types (BTF): %s", strerror(-error));
+	error = terra_target_tls_module((pid_t)bpf->shared[target].pid, bpf->table->library, &module);
+	if (error)
+		return fail(reason, reason_size, error, "libtorch's thread-local storage was not found: %s",
+			    error == -EAGAIN ? "the program has not set it up" : strerror(-error));
+	__atomic_store_n(&bpf->shared[target].storage_module, module, __ATOMIC_SEQ_CST);
+	return 0;
+}
+
+void terra_bpf_gap(const struct terra_bpf *bpf, char *out, size_t size)
+{
+	terra_functions_gap(bpf->functions, out, size);
 }
 
 const struct terra_op_layout *terra_bpf_layouts(const struct terra_bpf *bpf)

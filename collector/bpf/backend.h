@@ -51,6 +51,16 @@ void terra_bpf_release(struct terra_bpf *bpf, uint32_t target);
 /* Python stacks of the target are recorded from now on. */
 void terra_bpf_set_python(struct terra_bpf *bpf, uint32_t target, const struct pystack_layout *layout);
 
+/* What links backward ops to forward ops lies in memory that the process must have set up: call it now and then until it
+ * returns something else than -EAGAIN. 0: found, and recorded from now on; -errno: it cannot be, for the reason given. */
+int terra_bpf_look_for_storage(struct terra_bpf *bpf, uint32_t target, char *reason, size_t reason_size);
+
+/* The process executes another program: where things lay in the last one means nothing. */
+void terra_bpf_forget(struct terra_bpf *bpf, uint32_t target);
+
+/* What the probes do not see, as far as it is known now: text for people, "" when there is nothing to say. */
+void terra_bpf_gap(const struct terra_bpf *bpf, char *out, size_t size);
+
 /* The layouts that records were made with, by op index; has_exit as found. Lives as long as the backend. */
 const struct terra_op_layout *terra_bpf_layouts(const struct terra_bpf *bpf);
 

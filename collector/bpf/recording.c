@@ -13,6 +13,7 @@
 #include "collector/machine.h"
 #include "collector/target.h"
 
+#define EXTENSIONS_INTERVAL_NS 250000000 /* a program that ends sooner after it loaded one is not asked */
 #define FLUSH_INTERVAL_NS 250000000 /* what a tracer that is killed may lose of the file */
 
 uint64_t recording_now(void)
@@ -46,6 +47,7 @@ void recording_free(struct recording *recording)
 	terra_consumer_free(recording->consumer);
 	terra_gate_free(recording->gate);
 	pystack_names_free(recording->names);
+	terra_extensions_free(&recording->extensions);
 	if (recording->pidfd >= 0)
 		close(recording->pidfd);
 	free(recording);
@@ -130,7 +132,7 @@ static void note_unread(struct recording *recording)
 /* What the reader of the trace has to know of this process and this backend. */
 static void write_notes(struct recording *recording)
 {
-	char text[512], about[TERRA_PROCESS_NOTE];
+	char text[512], gap[384], about[TERRA_PROCESS_NOTE];
 
 	terra_process_note(&recording->process, about);
 	note(recording, about);
@@ -143,6 +145,9 @@ static void write_notes(struct recording *recording)
 	if (!recording->library->collectives.n)
 		note(recording, "this libtorch has no local symbols: collectives (c10d) are not seen");
 	note_unread(recording);
+	terra_bpf_gap(recording->library->bpf, gap, sizeof(gap));
+	if (gap[0] && snprintf(text, sizeof(text), "not seen in this libtorch: %s", gap) > 0)
+		note(recording, text);
 }
 
 static int create_trace(struct recording *recording, char *err, size_t err_size)
@@ -239,6 +244,34 @@ void recording_look_for_python(struct recording *recording)
 		terra_bpf_set_python(recording->library->bpf, recording->target, &recording->layout);
 }
 
+void recording_look_for_storage(struct recording *recording)
+{
+	int error = terra_bpf_look_for_storage(recording->library->bpf, recording->target, recording->storage_reason,
+					       sizeof(recording->storage_reason));
+
+	recording->storage_done = error != -EAGAIN;
+	if (!error)
+		recording->storage_reason[0] = 0;
+}
+
+static int on_extension(void *context, const char *path)
+{
+	char text[4600];
+
+	terra_extensions_remark(path, text, sizeof(text));
+	note(context, text);
+	return 0;
+}
+
+void recording_look_for_extensions(struct recording *recording, uint64_t now)
+{
+	if (now < recording->next_extensions_ns)
+		return;
+	recording->next_extensions_ns = now + EXTENSIONS_INTERVAL_NS;
+	check(recording, terra_extensions_look(&recording->extensions, recording->pid, recording->library->path, on_extension,
+					       recording));
+}
+
 void recording_inherit_python(struct recording *recording, const struct recording *parent)
 {
 	if (!parent->names)
@@ -303,6 +336,10 @@ static void last_notes(struct recording *recording)
 
 	if (recording->options->stacks && !recording->names && recording->python_reason[0]) {
 		snprintf(text, sizeof(text), "no Python call stacks: %s", recording->python_reason);
+		note(recording, text);
+	}
+	if (!recording->over && recording->storage_reason[0]) {
+		snprintf(text, sizeof(text), "backward ops are not linked to forward ops: %s", recording->storage_reason);
 		note(recording, text);
 	}
 	if (!recording->over && stats->unmatched) {

@@ -8,6 +8,7 @@
 
 #include "collector/bpf/library.h"
 #include "collector/consume.h"
+#include "collector/extensions.h"
 #include "collector/gate.h"
 #include "collector/process.h"
 #include "collector/pystack.h"
@@ -30,6 +31,11 @@ struct recording {
 	struct pystack_names *names;
 	char python_reason[256]; /* why there are no stacks so far */
 	bool python_done;	 /* no more tries */
+
+	char storage_reason[256]; /* why ops are not linked by autograd so far */
+	bool storage_done;
+	struct terra_extensions extensions;
+	uint64_t next_extensions_ns;
 
 	struct terra_trace_writer *writer;
 	struct terra_consumer *consumer; /* NULL until it begins */
@@ -64,6 +70,10 @@ void recording_begin(struct recording *recording);
 void recording_take(struct recording *recording, const struct terra_record *record);
 /* Looks for the interpreter. */
 void recording_look_for_python(struct recording *recording);
+/* Looks for what links backward ops to forward ops, until it is known whether that can be found. */
+void recording_look_for_storage(struct recording *recording);
+/* Names libraries that register ops of their own. */
+void recording_look_for_extensions(struct recording *recording, uint64_t now);
 /* A forked process has its parent's interpreter at the same place. */
 void recording_inherit_python(struct recording *recording, const struct recording *parent);
 /* Losses, the time limit, what has to be on disk by now. */

@@ -226,6 +226,10 @@ static void look(struct terra_session *session, struct recording *recording, uin
 	recording->next_look_ns = now + (recording->looks++ < QUICK_LOOKS ? FIRST_LOOK_NS : LAST_LOOK_NS);
 	if (!recording->mapped)
 		look_for_library(session, recording);
+	if (recording->library && recording->mapped && !recording->storage_done)
+		recording_look_for_storage(recording);
+	if (recording->consumer)
+		recording_look_for_extensions(recording, now);
 	if (recording->library && !recording->python_done)
 		recording_look_for_python(recording);
 }
@@ -286,6 +290,9 @@ static void on_exec(struct terra_session *session, const struct follow_event *ev
 	pystack_names_free(recording->names);
 	recording->names = NULL;
 	recording->python_done = !session->options.stacks;
+	recording->storage_done = false;
+	if (recording->library)
+		terra_bpf_forget(recording->library->bpf, recording->target);
 	recording->mapped = false;
 	recording->looks = 0;
 	recording->next_look_ns = 0;

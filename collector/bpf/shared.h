@@ -3,6 +3,7 @@
 #define TERRA_COLLECTOR_BPF_SHARED_H
 
 #include "collector/pystack_layout.h"
+#include "probes/functions.h"
 #include "probes/offsets.h"
 #include "probes/record.h"
 #include "probes/site.h"
@@ -18,7 +19,7 @@ struct bpf_buffer {
 	uint32_t unused;
 	uint64_t live[TERRA_REGISTERS];
 	struct terra_regs regs;
-	uint64_t cursor[4]; /* struct terra_cursor */
+	uint64_t cursor[5]; /* struct terra_cursor */
 	struct pystack_scratch scratch;
 	struct pystack_entry entry;
 	uint8_t chunk[TERRA_CHUNK_BUFFER];
@@ -37,6 +38,7 @@ struct bpf_target {
 	uint32_t unused;
 	uint64_t traps;	    /* probes that fired and found a buffer */
 	uint64_t no_buffer; /* events that found no buffer and so left no other trace */
+	uint64_t storage_module; /* number of libtorch's thread-local storage in the process, 0: not known (yet) */
 	struct pystack_layout python;
 };
 
@@ -50,8 +52,12 @@ struct bpf_sequence {
 struct bpf_config {
 	uint64_t namespace_device, namespace_inode; /* of the pid namespace in which pids and thread ids count */
 	uint32_t stack_levels; /* bit per enum terra_level: at which entries to walk the Python stack */
+	uint32_t storage_levels; /* likewise, to look at libtorch's thread-local storage */
+	uint32_t task_fsbase;	 /* offset in the kernel's struct task_struct, 0: not known */
 	uint32_t unused;
+	uint8_t function_forms[TERRA_N_FUNCTIONS];
 	struct terra_offsets offsets;
+	struct terra_op_layout no_op; /* of a function; its level is one at which stacks are recorded */
 };
 
 #endif

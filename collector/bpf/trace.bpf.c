@@ -1,4 +1,5 @@
-/* The probes' programs: one for where ops begin, one for where they end; sites.h says where that is. */
+/* The probes' programs: one for where ops begin, one for where they end (sites.h says where that is), one for the first
+ * instruction of other functions that a trace tells of. */
 #include <linux/bpf.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -82,13 +83,31 @@ ALWAYS_INLINE void emit(struct bpf_buffer *buffer, struct terra_record *record, 
 		sequence->lost++;
 }
 
+#include "probes/tls.h"
+
 struct terra_decoder;
 static int put_stack(struct terra_decoder *d);
+static uint64_t storage_block(const struct terra_decoder *d);
 
 #define TERRA_STACK(d) put_stack(d)
+#define TERRA_STORAGE_BLOCK(d) storage_block(d)
 #include "probes/decode.h"
 
 _Static_assert(sizeof(struct terra_cursor) <= sizeof(((struct bpf_buffer *)0)->cursor), "shared.h makes room for it");
+
+/* The thread's block of libtorch's thread-local storage. The kernel has a running task's fsbase in its structure, too. */
+static __attribute__((noinline)) uint64_t storage_block(const struct terra_decoder *d)
+{
+	struct bpf_buffer *buffer = d->sink;
+	const struct bpf_target *target = bpf_map_lookup_elem(&targets, &buffer->target);
+	uint64_t thread_pointer = 0;
+
+	if (!target || !target->storage_module || !(config.storage_levels >> (d->layout->level & 1) & 1) ||
+	    bpf_probe_read_kernel(&thread_pointer, sizeof(thread_pointer),
+				  (const char *)bpf_get_current_task() + config.task_fsbase))
+		return 0;
+	return terra_tls_block(thread_pointer, target->storage_module);
+}
 
 #define PYSTACK_READ(context, destination, size, address)                                                              \
 	bpf_probe_read_user((destination), (size), (const void *)(address))
@@ -235,11 +254,11 @@ ALWAYS_INLINE const struct terra_site *find_site(struct pt_regs *ctx)
 	return bpf_map_lookup_elem(&sites, &index);
 }
 
-/* Fills what both programs need; NULL when there is nothing to record. */
-ALWAYS_INLINE struct bpf_buffer *begin(struct pt_regs *ctx, const struct terra_site *site, struct terra_decoder *d)
+/* Fills what all programs need; NULL when there is nothing to record. */
+ALWAYS_INLINE struct bpf_buffer *begin(struct pt_regs *ctx, uint32_t op, const struct terra_op_layout *layout,
+				       struct terra_decoder *d)
 {
-	uint32_t op = site->op, index = (uint32_t)(bpf_get_attach_cookie(ctx) >> 32);
-	const struct terra_op_layout *layout = bpf_map_lookup_elem(&ops, &op);
+	uint32_t index = (uint32_t)(bpf_get_attach_cookie(ctx) >> 32);
 	struct bpf_target *target = bpf_map_lookup_elem(&targets, &index);
 	struct bpf_buffer *buffer;
 	uint32_t tid;
@@ -267,12 +286,19 @@ ALWAYS_INLINE struct bpf_buffer *begin(struct pt_regs *ctx, const struct terra_s
 	return buffer;
 }
 
+ALWAYS_INLINE struct bpf_buffer *begin_op(struct pt_regs *ctx, const struct terra_site *site, struct terra_decoder *d)
+{
+	uint32_t op = site->op;
+
+	return begin(ctx, op, bpf_map_lookup_elem(&ops, &op), d);
+}
+
 SEC("kprobe")
 int op_enter(struct pt_regs *ctx)
 {
 	const struct terra_site *site = find_site(ctx);
 	struct terra_decoder d = {};
-	struct bpf_buffer *buffer = site ? begin(ctx, site, &d) : NULL;
+	struct bpf_buffer *buffer = site ? begin_op(ctx, site, &d) : NULL;
 
 	if (!buffer)
 		return 0;
@@ -287,12 +313,31 @@ int op_exit(struct pt_regs *ctx)
 {
 	const struct terra_site *site = find_site(ctx);
 	struct terra_decoder d = {};
-	struct bpf_buffer *buffer = site ? begin(ctx, site, &d) : NULL;
+	struct bpf_buffer *buffer = site ? begin_op(ctx, site, &d) : NULL;
 
 	if (!buffer)
 		return 0;
 	if (!terra_exit_regs(site, buffer->live, &buffer->regs))
 		terra_decode_exit(&d, bpf_ktime_get_ns());
+	give_buffer(buffer);
+	return 0;
+}
+
+/* At a function's first instruction, where all is still where it was passed. */
+SEC("kprobe")
+int function_enter(struct pt_regs *ctx)
+{
+	uint32_t function = (uint32_t)bpf_get_attach_cookie(ctx);
+	struct terra_decoder d = {};
+	struct bpf_buffer *buffer;
+
+	if (function >= TERRA_N_FUNCTIONS)
+		return 0;
+	buffer = begin(ctx, function, &config.no_op, &d);
+	if (!buffer)
+		return 0;
+	terra_first_regs(buffer->live, &buffer->regs);
+	terra_decode_function(&d, config.function_forms[function], bpf_ktime_get_ns());
 	give_buffer(buffer);
 	return 0;
 }

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "collector/consume.h"
+#include "collector/extensions.h"
 #include "collector/gate.h"
 #include "collector/machine.h"
 #include "collector/process.h"
@@ -181,18 +182,40 @@ static int drain_all(uint64_t now)
 	return err;
 }
 
+static int write_note(const char *text)
+{
+	struct terra_event note = { .type = TERRA_EVENT_NOTE, .text = text, .time_ns = record_now(),
+				    .thread = record_state.owner, .parent_seq = UINT64_MAX };
+
+	return terra_trace_write(drain.writer, &note);
+}
+
+static int note_extension(void *context, const char *path)
+{
+	char text[4600];
+
+	terra_extensions_remark(path, text, sizeof(text));
+	return write_note(text);
+}
+
+static void note_extensions(void)
+{
+	struct terra_extensions extensions = { 0 };
+
+	(void)terra_extensions_look(&extensions, getpid(), record_state.table->library, note_extension, NULL);
+	terra_extensions_free(&extensions);
+}
+
 static void note_gaps(void)
 {
 	const struct terra_consumer_stats *stats = terra_consumer_stats(drain.consumer);
 	uint64_t missing = drain.names ? pystack_names_missing(drain.names) : 0;
 	char text[256];
-	struct terra_event note = { .type = TERRA_EVENT_NOTE, .text = text, .time_ns = record_now(),
-				    .thread = record_state.owner, .parent_seq = UINT64_MAX };
 
 	snprintf(text, sizeof(text), "%llu exits without an enter, %llu damaged records, %llu frames of freed code",
 		 (unsigned long long)stats->unmatched, (unsigned long long)stats->damaged, (unsigned long long)missing);
 	if (stats->unmatched || stats->damaged || missing)
-		terra_trace_write(drain.writer, &note);
+		write_note(text);
 }
 
 static int write_kept(void)
@@ -210,6 +233,7 @@ static void end_file(void)
 	bool empty = drain.further && !drain.any_op;
 	int err;
 
+	note_extensions();
 	note_gaps();
 	terra_gate_finish(drain.gate, record_now());
 	if (drain.flight && !empty)

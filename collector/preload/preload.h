@@ -57,6 +57,10 @@ void record_stop(void);
 
 /* Ops inside each other that GPU activity is told apart by; those further in count as the last. */
 #define RECORD_PUSHED 64
+/* storage.c: `library` is a handle of the libtorch at `path`. The block is the calling thread's and stays where it is;
+ * 0: it cannot be found. */
+void record_storage_open(const char *path, void *library);
+uint64_t record_storage_block(void);
 
 /* ring.c: single producer (its thread), single consumer (who holds the drain lock). */
 struct record_ring {
@@ -68,6 +72,7 @@ struct record_ring {
 	uint32_t n_pushed;        /* ops that CUPTI knows this thread to be in, and their stack pointers */
 	uint64_t pushed_sp[RECORD_PUSHED];
 	uint64_t last_drain_ns;
+	uint64_t storage;         /* the thread's block of libtorch's thread-local storage, 0: not known */
 	uint64_t head __attribute__((aligned(64))); /* bytes written, by the producer */
 	uint64_t tail __attribute__((aligned(64))); /* bytes taken, by the consumer */
 	uint64_t chunk[TERRA_CHUNK_BUFFER / 8];     /* where a record is made */

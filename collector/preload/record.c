@@ -29,8 +29,10 @@ struct record_way {
 struct terra_decoder;
 static void emit_chunk(struct terra_decoder *d, struct terra_record *record);
 static void put_stack(struct terra_decoder *d);
+static uint64_t storage_block(const struct terra_decoder *d);
 #define TERRA_EMIT(d, record, size) emit_chunk(d, record)
 #define TERRA_STACK(d) put_stack(d)
+#define TERRA_STORAGE_BLOCK(d) storage_block(d)
 #include "probes/decode.h"
 
 #define DRAIN_INTERVAL_NS 100000000ull /* what a kill may cost at most, as long as ops run */
@@ -64,6 +66,15 @@ static void emit_chunk(struct terra_decoder *d, struct terra_record *record)
 		return;
 	record_drain(true);
 	record_ring_put(ring, record);
+}
+
+/* Asked for at the outer of the recorded levels only: autograd does nothing between an op's call and its redispatch that
+ * these words would show. */
+static uint64_t storage_block(const struct terra_decoder *d)
+{
+	const struct record_ring *ring = d->sink;
+
+	return d->layout->level == TERRA_LEVEL_CALL || record_state.levels == 1u << TERRA_LEVEL_REDISPATCH ? ring->storage : 0;
 }
 
 /* The stack of the outermost op holds for those inside. */
@@ -136,6 +147,22 @@ static uint64_t make_record(struct record_ring *ring, const struct record_regist
 	return now;
 }
 
+/* A function's call leaves the outermost op what it is. */
+static void make_function_record(struct record_ring *ring, const struct record_registers *registers, uint32_t function)
+{
+	static const struct terra_op_layout no_op;
+	uint64_t outer_sp = ring->outer_sp;
+	struct terra_regs regs;
+	struct terra_cursor cursor;
+	struct terra_decoder d = { .at = &cursor, .layout = &no_op, .offsets = &record_state.offsets, .regs = &regs,
+				   .chunk = (uint8_t *)ring->chunk, .sink = ring, .op = function, .tid = ring->tid,
+				   .producer = ring->tid };
+
+	set_regs(&regs, registers);
+	terra_decode_function(&d, terra_functions[function].form, record_now());
+	ring->outer_sp = outer_sp;
+}
+
 struct record_way record_enter(struct record_registers *registers)
 {
 	const struct record_target *target = &record_state.targets[registers->index];
@@ -151,7 +178,9 @@ struct record_way record_enter(struct record_registers *registers)
 		record_begin_child();
 	record_look_for_libraries();
 	ring = record_ring();
-	if (ring)
+	if (ring && registers->index >= record_state.table->n_ops)
+		make_function_record(ring, registers, (uint32_t)registers->index - record_state.table->n_ops);
+	else if (ring)
 		now = make_record(ring, registers, TERRA_RECORD_ENTER);
 	if (ring && !target->jump) {
 		way.stack_bytes = target->stack_bytes;

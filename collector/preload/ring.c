@@ -38,6 +38,7 @@ static struct record_ring *new_ring(void)
 	if (ring == MAP_FAILED)
 		return NULL;
 	ring->tid = (uint32_t)syscall(SYS_gettid);
+	ring->storage = record_storage_block();
 	pthread_once(&end_once, make_key);
 	pthread_setspecific(end_key, ring);
 	pthread_mutex_lock(&list_lock);

@@ -28,6 +28,7 @@
 
 #include "collector/gpu_hooks.h"
 #include "collector/op_filter.h"
+#include "probes/functions.h"
 #include "probes/got.h"
 
 static struct {
@@ -40,7 +41,8 @@ static struct {
 
 static struct {
 	struct got_patch *patches;
-	uint32_t n;
+	uint32_t n;         /* ops */
+	uint32_t n_patches; /* ops, then functions */
 	struct got_watch watch;
 	bool busy; /* a thread is looking for new libraries */
 	bool seen; /* libtorch */
@@ -167,18 +169,39 @@ static void describe_op(uint32_t i, void *library, uint8_t *stubs, const uint8_t
 		setup.patches[i].replacement = stubs + (size_t)i * RECORD_STUB_SIZE;
 }
 
+/* Only what is mapped by now, and exported, can be called through a slot that is redirected. Operators are left out: the
+ * words that lead to a name are not there for all of them, and here a wrong step would be the program's end. */
+static void describe_function(uint32_t i, const char *libtorch, uint8_t *stubs)
+{
+	const struct terra_function *function = &terra_functions[i];
+	uint32_t index = record_state.table->n_ops + i;
+	char path[4096];
+	void *library = NULL;
+
+	if (!terra_functions_library(libtorch, function->library, path, sizeof(path)))
+		library = dlopen(path, RTLD_NOLOAD | RTLD_LAZY);
+	record_state.targets[index] = (struct record_target){ .jump = 1, .enabled = 1 };
+	setup.patches[index] = (struct got_patch){ .symbol = function->symbol };
+	if (!library || function->form == TERRA_FUNCTION_OPERATORS)
+		return;
+	record_state.targets[index].original = dlsym(library, function->symbol);
+	setup.patches[index].original = record_state.targets[index].original;
+	if (record_state.targets[index].original)
+		setup.patches[index].replacement = stubs + (size_t)index * RECORD_STUB_SIZE;
+}
+
 static int describe_ops(const char *path, char *err, size_t err_size)
 {
 	void *library = dlopen(path, RTLD_NOLOAD | RTLD_LAZY);
-	uint32_t n = record_state.table->n_ops;
-	uint8_t *stubs = record_make_stubs(n), *wanted = NULL;
+	uint32_t n = record_state.table->n_ops, all = n + TERRA_N_FUNCTIONS;
+	uint8_t *stubs = record_make_stubs(all), *wanted = NULL;
 	int code = options.ops ? terra_op_filter(record_state.table, options.ops, &wanted, err, err_size) : 0;
 
 	if (code)
 		return code;
-	record_state.targets = calloc(n, sizeof(*record_state.targets));
+	record_state.targets = calloc(all, sizeof(*record_state.targets));
 	record_state.layouts = calloc(n, sizeof(*record_state.layouts));
-	setup.patches = calloc(n, sizeof(*setup.patches));
+	setup.patches = calloc(all, sizeof(*setup.patches));
 	if (!library || !stubs || !record_state.targets || !record_state.layouts || !setup.patches) {
 		snprintf(err, err_size, "%s", !stubs ? "no executable memory can be had" : "out of memory");
 		return -ENOMEM;
@@ -186,7 +209,11 @@ static int describe_ops(const char *path, char *err, size_t err_size)
 	for (uint32_t i = 0; i < n; i++)
 		describe_op(i, library, stubs, wanted);
 	free(wanted);
+	for (uint32_t i = 0; i < TERRA_N_FUNCTIONS; i++)
+		describe_function(i, path, stubs);
 	setup.n = n;
+	setup.n_patches = all;
+	record_storage_open(path, library);
 	return 0;
 }
 
@@ -284,6 +311,22 @@ static void note_missing_fields(void)
 		record_drain_note(text);
 }
 
+/* What no call slot leads to. Called after the slots were written. */
+static void note_functions(void)
+{
+	uint8_t seen[TERRA_N_FUNCTIONS];
+	char gap[384], text[512];
+
+	for (uint32_t i = 0; i < TERRA_N_FUNCTIONS; i++)
+		seen[i] = setup.patches[setup.n + i].n_slots	     ? TERRA_FUNCTION_SEEN
+			  : record_state.targets[setup.n + i].original ? TERRA_FUNCTION_UNSEEN
+								       : TERRA_FUNCTION_ABSENT;
+	terra_functions_gap(seen, gap, sizeof(gap));
+	snprintf(text, sizeof(text), "not seen by this backend, or not always: %s", gap);
+	if (gap[0])
+		record_drain_note(text);
+}
+
 static void note_openings(void)
 {
 	char text[256];
@@ -320,7 +363,7 @@ static int begin(char *err, size_t err_size)
 	if (code)
 		return code;
 	pthread_atfork(before_fork, after_fork_parent, after_fork_child);
-	code = got_patch_new_libraries(setup.patches, setup.n, NULL, &setup.watch);
+	code = got_patch_new_libraries(setup.patches, setup.n_patches, NULL, &setup.watch);
 	if (code < 0)
 		snprintf(err, err_size, "cannot redirect calls: %s", strerror(-code));
 	return code < 0 ? code : 0;
@@ -335,6 +378,7 @@ void record_libtorch_seen(void)
 		return;
 	if (begin(err, sizeof(err)) == 0) {
 		note_openings();
+		note_functions();
 		note_missing_fields();
 		__atomic_store_n(&record_state.active, true, __ATOMIC_RELEASE);
 	} else {
@@ -373,7 +417,7 @@ void record_look_for_libraries(void)
 {
 	if (__atomic_exchange_n(&setup.busy, true, __ATOMIC_ACQUIRE))
 		return;
-	got_patch_new_libraries(setup.patches, setup.n, NULL, &setup.watch);
+	got_patch_new_libraries(setup.patches, setup.n_patches, NULL, &setup.watch);
 	look_for_python();
 	__atomic_store_n(&setup.busy, false, __ATOMIC_RELEASE);
 }
@@ -381,7 +425,7 @@ void record_look_for_libraries(void)
 void record_stop(void)
 {
 	if (__atomic_exchange_n(&record_state.active, false, __ATOMIC_ACQ_REL))
-		got_unpatch(setup.patches, setup.n);
+		got_unpatch(setup.patches, setup.n_patches);
 }
 
 __attribute__((constructor)) static void record_init(void)

@@ -68,7 +68,7 @@ def without_addresses(value):
     if isinstance(value, list):
         return [without_addresses(item) for item in value]
     if isinstance(value, dict):
-        return {key: without_addresses(item) for key, item in value.items() if key not in ("data", "impl", "storage")}
+        return {key: without_addresses(item) for key, item in value.items() if key not in ("data", "impl", "storage", "storage_data")}
     return value
 
 

@@ -106,8 +106,7 @@ static inline uint64_t input_read(struct terra_trace_reader *reader, uint64_t *s
 			input_check(++errors < 1000000, "errors end");
 			continue;
 		}
-		input_check((event.type >= TERRA_EVENT_OP_ENTER && event.type <= TERRA_EVENT_NOTE) ||
-				    event.type == TERRA_EVENT_GPU,
+		input_check(event.type >= TERRA_EVENT_OP_ENTER && event.type <= TERRA_EVENT_CALL,
 			    "event types are known");
 		input_check(event.seq >= next_seq, "seqs rise");
 		next_seq = event.seq + 1;

@@ -229,10 +229,22 @@ static SAMPLE_UNUSED bool same_op_event(const struct terra_event *a, const struc
 		return false;
 	if (a->type == TERRA_EVENT_OP_ENTER ? a->parent_seq != b->parent_seq : a->enter_seq != b->enter_seq)
 		return false;
+	if (a->autograd != b->autograd || (a->autograd && a->node != b->node))
+		return false;
+	if (a->autograd && a->type == TERRA_EVENT_OP_ENTER && a->forward_seq != b->forward_seq)
+		return false;
 	for (uint32_t i = 0; i < a->n_values; i++)
 		if (!same_value(&a->values[i], &b->values[i]))
 			return false;
 	return same_frames(a, b);
+}
+
+static SAMPLE_UNUSED bool same_function_event(const struct terra_event *a, const struct terra_event *b)
+{
+	if (!same_string(a->text, b->text) || !same_string(a->op, b->op) || !same_string(a->overload, b->overload) ||
+	    a->n_values != b->n_values || a->parent_seq != b->parent_seq)
+		return false;
+	return (a->n_values == 0 || same_value(&a->values[0], &b->values[0])) && same_frames(a, b);
 }
 
 /* What was written against what was read. */
@@ -246,6 +258,8 @@ static SAMPLE_UNUSED bool same_event(const struct terra_event *a, const struct t
 		return same_string(a->text, b->text);
 	if (a->type == TERRA_EVENT_GPU)
 		return same_gpu(a->gpu, b->gpu);
+	if (a->type == TERRA_EVENT_HOST_READ || a->type == TERRA_EVENT_CALL)
+		return same_function_event(a, b);
 	return same_op_event(a, b);
 }
 
@@ -284,6 +298,9 @@ static SAMPLE_UNUSED struct terra_event *sample_event(uint64_t i)
 		.overload = i / 2 % 4 == 0 ? "Tensor" : "",
 		.op_index = (uint32_t)(i / 2 % 4),
 		.keyset = i % 4 < 2 ? 0 : 0x8000000000000001u + i,
+		.autograd = i % 7 > 4,
+		.node = i % 7 == 5 ? i : UINT64_MAX,
+		.forward_seq = i % 7 == 5 ? i / 2 : UINT64_MAX,
 		.values = values,
 		.frames = frames,
 		.n_frames = i % 2 ? 0 : (uint32_t)(i % 4),
