@@ -22,6 +22,7 @@
 #define MAX_LINKS 4
 
 _Static_assert(TERRA_BPF_TARGETS == BPF_TARGETS, "one is public");
+_Static_assert(TERRA_N_FUNCTIONS <= BPF_FUNCTIONS && !(BPF_FUNCTIONS & (BPF_FUNCTIONS - 1)), "an index is masked");
 
 struct target {
 	int links[MAX_LINKS];

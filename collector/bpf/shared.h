@@ -48,6 +48,8 @@ struct bpf_sequence {
 	uint64_t lost; /* of these */
 };
 
+#define BPF_FUNCTIONS 32 /* a power of two; at least TERRA_N_FUNCTIONS */
+
 /* Set by the loader. */
 struct bpf_config {
 	uint64_t namespace_device, namespace_inode; /* of the pid namespace in which pids and thread ids count */
@@ -55,7 +57,7 @@ struct bpf_config {
 	uint32_t storage_levels; /* likewise, to look at libtorch's thread-local storage */
 	uint32_t task_fsbase;	 /* offset in the kernel's struct task_struct, 0: not known */
 	uint32_t unused;
-	uint8_t function_forms[TERRA_N_FUNCTIONS];
+	uint8_t function_forms[BPF_FUNCTIONS];
 	struct terra_offsets offsets;
 	struct terra_op_layout no_op; /* of a function; its level is one at which stacks are recorded */
 };

@@ -331,13 +331,12 @@ int function_enter(struct pt_regs *ctx)
 	struct terra_decoder d = {};
 	struct bpf_buffer *buffer;
 
-	if (function >= TERRA_N_FUNCTIONS)
-		return 0;
 	buffer = begin(ctx, function, &config.no_op, &d);
 	if (!buffer)
 		return 0;
 	terra_first_regs(buffer->live, &buffer->regs);
-	terra_decode_function(&d, config.function_forms[function], bpf_ktime_get_ns());
+	/* Masked for the verifier. */
+	terra_decode_function(&d, config.function_forms[function & (BPF_FUNCTIONS - 1)], bpf_ktime_get_ns());
 	give_buffer(buffer);
 	return 0;
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "collector/alias.h"
+#include "collector/dataflow.h"
 
 static void put_string(const char *s)
 {
