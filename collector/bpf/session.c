@@ -248,7 +248,7 @@ static int write_notes(struct terra_session *session)
 	if (!error)
 		error = note(session, "floating-point arguments passed in registers are not readable by this backend");
 	terra_bpf_gap(session->bpf, gap, sizeof(gap));
-	if (!error && gap[0] && snprintf(text, sizeof(text), "not seen in this libtorch: %s", gap) > 0)
+	if (!error && gap[0] && snprintf(text, sizeof(text), "beside the ops not seen in this libtorch: %s", gap) > 0)
 		error = note(session, text);
 	return error;
 }
