@@ -146,7 +146,7 @@ static void write_notes(struct recording *recording)
 		note(recording, "this libtorch has no local symbols: collectives (c10d) are not seen");
 	note_unread(recording);
 	terra_bpf_gap(recording->library->bpf, gap, sizeof(gap));
-	if (gap[0] && snprintf(text, sizeof(text), "not seen in this libtorch: %s", gap) > 0)
+	if (gap[0] && snprintf(text, sizeof(text), "beside the ops not seen in this libtorch: %s", gap) > 0)
 		note(recording, text);
 }
 

@@ -322,7 +322,7 @@ static void note_functions(void)
 			  : record_state.targets[setup.n + i].original ? TERRA_FUNCTION_UNSEEN
 								       : TERRA_FUNCTION_ABSENT;
 	terra_functions_gap(seen, gap, sizeof(gap));
-	snprintf(text, sizeof(text), "not seen by this backend, or not always: %s", gap);
+	snprintf(text, sizeof(text), "beside the ops not seen, or not always: %s", gap);
 	if (gap[0])
 		record_drain_note(text);
 }
