@@ -46,13 +46,13 @@ struct terra_record {
 	uint64_t seq;
 	uint64_t time_ns; /* CLOCK_MONOTONIC */
 	uint64_t sp;      /* ENTER: stack pointer at the op's first instruction, where the return address lies.
-			   * EXIT: the same value (at `ret` the stack pointer is back there). It pairs the two. */
+			   * EXIT: the same value. It pairs the two. */
 	uint64_t return_address; /* ENTER: the word at sp; 0 when it could not be read */
 	uint64_t keyset;  /* redispatch ENTER only */
 };
 
 enum terra_packed_flag {
-	TERRA_PACKED_UNREADABLE = 1, /* no payload: the value could not be read (a double in an xmm register from BPF, an
+	TERRA_PACKED_UNREADABLE = 1, /* no payload: the value could not be read (a double that BPF finds in a register only, an
 				      * opaque type, memory that is not there) */
 	TERRA_PACKED_CONTINUED = 2,  /* more elements of the list that the last chunk ended in */
 };

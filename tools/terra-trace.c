@@ -148,8 +148,8 @@ static void print_summary(const struct options *options, const struct summary *s
 			 options->output);
 	if (summary->traps)
 		snprintf(traps, sizeof(traps), ", %s traps", grouped(summary->traps, number));
-	say("%s%s: %s events%s%s, %s lost, %.1f MB", options->output, others, grouped(summary->events, events), iterations,
-	    traps, grouped(summary->lost, lost), (double)size_of(options->output) / 1e6);
+	say("%s%s: %s events%s, %s lost%s, %.1f MB", options->output, others, grouped(summary->events, events), iterations,
+	    grouped(summary->lost, lost), traps, (double)size_of(options->output) / 1e6);
 }
 
 /* A line that is rewritten in place is only for a terminal that the program does not print to. */

@@ -335,7 +335,7 @@ def iterations_end_the_recording():
         events, _, end = load(os.path.join(folder, "mlp.terra"))
         assert end["clean"], end
         assert not [event for event in events if event.get("frames")], "stacks in spite of --no-stacks"
-        losses = [event for event in events if event["event"] == "enter" and event["op"] == "aten::nll_loss_nd"]
+        losses = [event for event in events if event["event"] == "enter" and event["op"] == "aten::nll_loss_forward"]
         assert 3 <= len(losses) <= 60, f"{len(losses)} iterations in the trace"
 
 

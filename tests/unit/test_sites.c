@@ -14,6 +14,7 @@
 
 #include "collector/bpf/code.h"
 #include "collector/bpf/sites.h"
+#include "collector/bpf/sites_private.h"
 #include "real_torch.h"
 #include "tests/unit/elf_sample.h"
 
@@ -301,6 +302,16 @@ static const uint8_t forgotten[] = {
 	0x41, 0x5d,			    /* pop r13 */
 	0xc3,				    /* ret */
 };
+static const uint8_t counts[] = {
+	0x53,		  /* push rbx */
+	0x48, 0x89, 0xfb, /* mov rdi,rbx */
+	0xff, 0xd0,	  /* call *rax */
+	0xeb, 0x00,	  /* jmp 8 */
+	0xe2, 0x00,	  /* loop a */
+	0x48, 0x89, 0xd8, /* mov rbx,rax */
+	0x5b,		  /* pop rbx */
+	0xc3,		  /* ret */
+};
 static const uint8_t free_stub[] = {0xff, 0x25, 0x00, 0x00, 0x00, 0x00}; /* jmp *0(rip) */
 static const uint8_t other[] = {0xff, 0x25, 0x00, 0x00, 0x00, 0x00};	/* the same; also the slot of free() */
 
@@ -347,6 +358,7 @@ static const struct {
 	{FUNCTION(late_store), TENSOR, .n_exits = 1, .exits = {{0x16, .plain = 1}}},
 	{FUNCTION(after_store), TENSOR, .n_exits = 1,
 	 .exits = {{0x12, .sp = AT_REGISTER(TERRA_RSP, 8), .result = AT_REGISTER(TERRA_RBX, 0)}}},
+	{FUNCTION(counts), TENSOR, .n_exits = 1, .exits = {{0xe, .plain = 1}}},
 	{FUNCTION(two_ways), TENSOR, .n_exits = 2,
 	 .exits = {{0xa, .sp = AT_REGISTER(TERRA_RSP, 8), .result = AT_REGISTER(TERRA_RBX, 0)},
 	       {0xe, .sp = AT_REGISTER(TERRA_RSP, 8), .result = AT_REGISTER(TERRA_RBX, 0)}}},
@@ -399,6 +411,7 @@ static const struct {
 	{not_code, sizeof(not_code)},
 	{after_store, sizeof(after_store)},
 	{forgotten, sizeof(forgotten)},
+	{counts, sizeof(counts)},
 	{through_free, sizeof(through_free)},
 	{in_register, sizeof(in_register)},
 	{other_call, sizeof(other_call)},
@@ -717,6 +730,30 @@ static void test_exceptions(void **state)
 	assert_false(look_up(&sample, AT_FUNCTION).may_catch);
 }
 
+/* Behind a handler control may come to any place. */
+static void test_functions_that_catch(void **state)
+{
+	struct library *library = *state;
+	struct terra_probe exits[SITES_MAX_EXITS], entry;
+	struct terra_op *op = library->ops;
+	struct terra_elf elf;
+	struct code code;
+
+	while (op->size != sizeof(in_register) || op->ret != TERRA_RET_TENSOR)
+		op++;
+	assert_int_equal(terra_elf_open(library->path, &elf), 0);
+	assert_int_equal(code_open(&code, &elf), 0);
+	assert_int_equal(code_read(&code, op), 0);
+	entry = sites_find_entry(&code, op, 0);
+	for (int may_catch = 0; may_catch < 2; may_catch++) {
+		code.exceptions.may_catch = may_catch;
+		assert_int_equal(sites_find_exits(&code, op, &entry, exits), 1);
+		assert_int_equal(exits[0].site.plain, may_catch);
+	}
+	code_close(&code);
+	terra_elf_close(&elf);
+}
+
 /* In doubt it may catch; nothing is read that is not there. */
 static void test_exceptions_not_understood(void **state)
 {
@@ -805,6 +842,7 @@ int main(void)
 		cmocka_unit_test(test_cached),
 		cmocka_unit_test(test_cached_for_another_table),
 		cmocka_unit_test(test_exceptions),
+		cmocka_unit_test(test_functions_that_catch),
 		cmocka_unit_test(test_exceptions_not_understood),
 		cmocka_unit_test(test_outside_of_file),
 		cmocka_unit_test(test_real),
