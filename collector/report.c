@@ -1,5 +1,6 @@
 /* report.c - one pass over a trace: counts, times by op and by call site, iterations. */
 #include "collector/report.h"
+#include "collector/report_values.h"
 #include "collector/trace_intern.h"
 
 #include <errno.h>
@@ -100,7 +101,7 @@ static bool is_library(const char *file)
 	       strstr(file, "/lib/python");
 }
 
-static const struct terra_frame *caller_of(const struct terra_event *event)
+const struct terra_frame *report_caller_of(const struct terra_event *event)
 {
 	for (uint32_t i = 1; i < event->n_frames && is_library(event->frames[i - 1].file); i++)
 		if (!is_library(event->frames[i].file))
@@ -136,7 +137,7 @@ static int site_of(struct summary_state *state, const struct terra_event *event,
 
 	key->size = 0;
 	put_frame(key, &event->frames[0]);
-	put_frame(key, caller_of(event));
+	put_frame(key, report_caller_of(event));
 	if (key->failed)
 		return -ENOMEM;
 	site = entry_of(&state->sites, &state->site_data, sizeof(*site), key->data, key->size, index);

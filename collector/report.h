@@ -80,6 +80,10 @@ void terra_summary_json(const struct terra_summary *summary, const char *path, s
  * damage or did not end cleanly. Returns 0, or -errno when reading cannot go on. */
 int terra_trace_dump(struct terra_trace_reader *reader, bool as_json, FILE *out, bool *damaged);
 
+/* "float32"; a number that has no name here is written to the buffer. */
+#define REPORT_DTYPE_SIZE 32
+const char *report_dtype_name(int64_t dtype, char buffer[REPORT_DTYPE_SIZE]);
+
 /* FILE:LINE FUNCTION; of files of installed packages the part from the package on. */
 void report_print_frame(const struct terra_frame *frame, FILE *out);
 

@@ -77,7 +77,7 @@ static enum code_kind kind_of(const uint8_t *bytes, size_t size, unsigned int *r
 		}
 		return at + 1 < size && bytes[at + 1] == 0x0b ? CODE_STOP : CODE_PLAIN;
 	default:
-		if ((bytes[at] & 0xf0) != 0x70 && (bytes[at] & 0xfc) != 0xe0)
+		if ((bytes[at] & 0xf0) != 0x70 && (bytes[at] & 0xfc) != 0xe0) /* the latter: loop and jrcxz */
 			return CODE_PLAIN;
 		*relative = 1;
 		return CODE_BRANCH;

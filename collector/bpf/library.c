@@ -26,13 +26,19 @@ static int open_all(struct library *library, const struct terra_session_options 
 		.ring_bytes = options->ring_bytes,
 		.use_cache = options->use_cache,
 	};
-	int error = terra_op_table_load(library->path, options->use_cache, &library->table, err, err_size);
+	int error = terra_op_table_load(library->path, options->use_cache, &library->ops_table, err, err_size);
 
+	if (!error) {
+		error = terra_collectives_load(library->ops_table, options->use_cache, &library->collectives);
+		library->table = &library->collectives.table;
+		if (error)
+			snprintf(err, err_size, "out of memory");
+	}
 	if (!error)
 		error = terra_offsets_load(library->path, options->use_cache, &library->offsets, err, err_size);
 	if (!error && options->ops)
-		error = terra_op_filter(library->table, options->ops, &library->ops, err, err_size);
-	bpf.ops = library->ops;
+		error = terra_op_filter(library->table, options->ops, &library->wanted, err, err_size);
+	bpf.ops = library->wanted;
 	if (!error)
 		error = terra_bpf_open(library->table, &library->offsets, &bpf, &library->bpf, err, err_size);
 	return error;
@@ -65,8 +71,9 @@ void library_close(struct library *library)
 	if (!library)
 		return;
 	terra_bpf_close(library->bpf);
-	terra_op_table_free(library->table);
-	free(library->ops);
+	terra_collectives_free(&library->collectives);
+	terra_op_table_free(library->ops_table);
+	free(library->wanted);
 	free(library);
 }
 

@@ -7,15 +7,18 @@
 
 #include "collector/bpf/backend.h"
 #include "collector/bpf/session.h"
+#include "probes/collectives.h"
 
 struct recording;
 
 struct library {
 	struct library *next;
 	char path[4096];
-	struct terra_op_table *table;
+	struct terra_op_table *ops_table; /* of the entry points */
+	struct terra_collectives collectives;
+	const struct terra_op_table *table; /* both, which is what is probed */
 	struct terra_offsets offsets;
-	uint8_t *ops; /* NULL: all are recorded */
+	uint8_t *wanted; /* NULL: all are recorded */
 	struct terra_bpf *bpf;
 	struct recording *recordings[TERRA_BPF_TARGETS]; /* whose records are in the ring, by target */
 };

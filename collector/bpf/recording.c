@@ -140,6 +140,8 @@ static void write_notes(struct recording *recording)
 		note(recording, "child processes of the program are not recorded");
 	if (terra_offsets_remark(&recording->library->offsets, text, sizeof(text)))
 		note(recording, text);
+	if (!recording->library->collectives.n)
+		note(recording, "this libtorch has no local symbols: collectives (c10d) are not seen");
 	note_unread(recording);
 }
 

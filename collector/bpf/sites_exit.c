@@ -51,6 +51,8 @@ static bool is_clean(const struct ending *e, uint32_t i)
 	const struct code_insn *insn = &e->code->insns[i];
 	const cs_insn *details;
 
+	if (insn->kind == CODE_BRANCH) /* but not one that counts down */
+		return (e->code->bytes[insn->offset] & 0xfc) != 0xe0;
 	if (insn->kind != CODE_PLAIN)
 		return insn->kind != CODE_CALL || insn->frees;
 	details = code_details(e->code, i);

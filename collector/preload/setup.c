@@ -297,6 +297,7 @@ static void note_openings(void)
 		 without_slot, setup.n, jumps);
 	if (without_slot || jumps)
 		record_drain_note(text);
+	record_drain_note("collectives (c10d) have no call slots and are not seen by this backend");
 	note_unseen();
 }
 

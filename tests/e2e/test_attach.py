@@ -434,7 +434,7 @@ def limits_preload():
 
 @test(timeout=400)
 def torchrun_ranks():
-    """Both ranks of a DistributedDataParallel program under torchrun are recorded, and named in the index."""
+    """Both ranks of a DistributedDataParallel program under torchrun are recorded; the report matches their collectives."""
     need_bpf()
     with temporary_folder() as folder:
         path = os.path.join(folder, "t.terra")
@@ -448,6 +448,13 @@ def torchrun_ranks():
             events, _, ending = load(os.path.join(folder, rank[3]))
             losses = [e for e in events if e["event"] == "enter" and e["op"] == "aten::cross_entropy_loss" and e["level"] == 0]
             assert len(losses) == 4 and ending["clean"], (len(losses), ending)
+            reduced = [e for e in events if e["event"] == "enter" and e["op"] == "c10d::allreduce_"]
+            tensors = [e["values"][0]["value"][0]["sizes"] for e in reduced]
+            assert tensors == [[2372]] * 4 + [[]], tensors  # all gradients in one bucket, and the loss at the end
+        report = run([tool("terra-report"), path + ".index"]).stdout
+        match = re.search(r"Collectives: (\d+) of (\d+) match in all ranks", report)
+        assert match and match[1] == match[2] and int(match[1]) >= 5 and "MISMATCH" not in report, report
+        assert re.search(r" 4 +2372 .* c10d::allreduce_ \[2372\] float32  \(ddp.py:\d+ main\)", report), report
 
 
 @test(timeout=120)

@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include <zstd.h>
 
+#include "collector/export.h"
 #include "collector/report.h"
 #include "collector/trace_format.h"
 
@@ -138,7 +139,16 @@ static inline void input_report(int fd, FILE *out)
 	}
 }
 
-/* Reads the bytes as a trace, and when `report` is given makes every report of them. */
+static inline void input_export(int fd, enum terra_export_format format, FILE *out)
+{
+	struct terra_trace_reader *reader = input_open(fd);
+	struct terra_export_result result;
+
+	input_check(terra_export(reader, format, out, &result) == 0, "an export can be made");
+	terra_trace_close(reader);
+}
+
+/* Reads the bytes as a trace, and when `report` is given makes every report and one of the exports. */
 static inline uint64_t input_run(const uint8_t *data, size_t size, FILE *report)
 {
 	int fd = memfd_create("trace", MFD_CLOEXEC);
@@ -150,8 +160,10 @@ static inline uint64_t input_run(const uint8_t *data, size_t size, FILE *report)
 	if (reader) {
 		n = input_read(reader, &sum);
 		terra_trace_close(reader);
-		if (report)
+		if (report) {
 			input_report(fd, report);
+			input_export(fd, (enum terra_export_format)(sum % TERRA_EXPORT_COUNT), report);
+		}
 	}
 	close(fd);
 	return n + (sum == 0x5eed); /* in effect n */
