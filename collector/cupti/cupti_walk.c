@@ -218,23 +218,27 @@ static bool convert(struct conversion *c, CUpti_ActivityKind kind)
 	case CUPTI_ACTIVITY_KIND_EXTERNAL_CORRELATION:
 		return convert_link(c);
 	default:
-		c->walk->others++;
 		return false;
 	}
 }
 
-static bool is_read(CUpti_ActivityKind kind)
-{
-	return strcmp(cupti_kind_name(kind), "other") != 0;
-}
+/* Those above. */
+static const bool is_read[CUPTI_KINDS] = {
+	[CUPTI_ACTIVITY_KIND_KERNEL] = true,	  [CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL] = true,
+	[CUPTI_ACTIVITY_KIND_MEMCPY] = true,	  [CUPTI_ACTIVITY_KIND_MEMCPY2] = true,
+	[CUPTI_ACTIVITY_KIND_MEMSET] = true,	  [CUPTI_ACTIVITY_KIND_GRAPH_TRACE] = true,
+	[CUPTI_ACTIVITY_KIND_RUNTIME] = true,	  [CUPTI_ACTIVITY_KIND_DRIVER] = true,
+	[CUPTI_ACTIVITY_KIND_OVERHEAD] = true,	  [CUPTI_ACTIVITY_KIND_EXTERNAL_CORRELATION] = true,
+};
 
 static int take(struct cupti_walk *walk, CUpti_ActivityKind kind, const uint8_t *record)
 {
 	struct conversion c = { .walk = walk };
 	size_t size = walk->layouts->size[kind];
 
-	if (is_read(kind) && !walk->layouts->known[kind]) {
-		walk->unread[kind]++;
+	if (!is_read[kind] || !walk->layouts->known[kind]) {
+		walk->others += !is_read[kind];
+		walk->unread[kind] += is_read[kind];
 		return 0;
 	}
 	memcpy(&c.record, record, size < sizeof(c.record) ? size : sizeof(c.record));
