@@ -328,6 +328,7 @@ static struct terra_session_options session_options(const struct options *option
 		.levels = options->levels,
 		.stacks = options->stacks,
 		.children = options->children,
+		.hold = options->hold,
 		.ops = options->ops,
 		.limits = options->limits,
 		.ring_bytes = options->buffer_bytes,

@@ -39,6 +39,9 @@ static const char usage[] =
 	"                        preload: from inside, by a library in LD_PRELOAD\n"
 	"                        auto: bpf where it may be used, else preload (default)\n"
 	"        --no-children   do not follow the processes that the program starts\n"
+	"        --hold-children stop a forked process until its probes are in place (some\n"
+	"                        tens of milliseconds), so that nothing of it is missing;\n"
+	"                        its parent can see that (bpf backend, Linux 6.13)\n"
 	"        --levels NAME   ops: the calls of all operators but those that only call\n"
 	"                        others, which are recorded anyway (default)\n"
 	"                        call: the calls of all operators\n"
@@ -235,6 +238,9 @@ static void parse_option(int option, struct options *out)
 	case 'C':
 		out->children = false;
 		break;
+	case 'H':
+		out->hold = true;
+		break;
 	case 'L':
 		out->levels = parse_levels(optarg);
 		break;
@@ -280,6 +286,8 @@ static void check_options(const struct options *options)
 		wrong_usage("--gpu is for a command: CUDA loads its library at a program's start only", NULL);
 	if (options->pid && options->backend == BACKEND_PRELOAD)
 		wrong_usage("-p needs the bpf backend: a library can be preloaded only into a program that begins", NULL);
+	if (options->hold && (!options->children || options->backend == BACKEND_PRELOAD))
+		wrong_usage("--hold-children is for children, in the bpf backend", NULL);
 	if (!options->list_ops && !options->pid && !options->argv[0])
 		wrong_usage("no command", NULL);
 }
@@ -291,6 +299,7 @@ void options_parse(int argc, char **argv, struct options *out)
 		{ "output", required_argument, NULL, 'o' },
 		{ "backend", required_argument, NULL, 'B' },
 		{ "no-children", no_argument, NULL, 'C' },
+		{ "hold-children", no_argument, NULL, 'H' },
 		{ "levels", required_argument, NULL, 'L' },
 		{ "ops", required_argument, NULL, 'P' },
 		{ "start-after", required_argument, NULL, 'A' },

@@ -20,7 +20,7 @@ struct options {
 	struct terra_limits limits;
 	size_t buffer_bytes;
 	pid_t pid; /* 0: the command is started */
-	bool stacks, children, quiet, list_ops, json;
+	bool stacks, children, hold, quiet, list_ops, json;
 	char *const *argv;
 };
 

@@ -4,9 +4,11 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "collector/bpf/namespace.h"
 #include "follow.skel.h"
@@ -32,14 +34,21 @@ static int on_event(void *context, void *data, size_t size)
 	return follow->error;
 }
 
-static int open_all(struct terra_follow *follow)
+static int open_all(struct terra_follow *follow, bool can_hold)
 {
 	struct follow_config *config;
 	int error;
 
-	follow->skeleton = follow_bpf__open_and_load();
+	follow->skeleton = follow_bpf__open();
 	if (!follow->skeleton)
 		return -errno;
+	bpf_program__set_autoload(follow->skeleton->progs.on_fork, !can_hold);
+	bpf_program__set_autoload(follow->skeleton->progs.on_fork_hold, can_hold);
+	bpf_program__set_autoload(follow->skeleton->progs.on_exit, can_hold);
+	error = follow_bpf__load(follow->skeleton);
+	if (error)
+		return error;
+	follow->skeleton->bss->config.tracer = (uint32_t)getpid();
 	config = &follow->skeleton->bss->config;
 	error = namespace_of_pids(&config->namespace_device, &config->namespace_inode);
 	if (!error)
@@ -50,7 +59,7 @@ static int open_all(struct terra_follow *follow)
 	return follow->ring ? 0 : -errno;
 }
 
-int terra_follow_open(struct terra_follow **out, char *err, size_t err_size)
+int terra_follow_open(bool can_hold, struct terra_follow **out, char *err, size_t err_size)
 {
 	struct terra_follow *follow = calloc(1, sizeof(*follow));
 	int error = follow ? 0 : -ENOMEM;
@@ -58,13 +67,14 @@ int terra_follow_open(struct terra_follow **out, char *err, size_t err_size)
 	*out = NULL;
 	libbpf_set_print(quiet);
 	if (!error)
-		error = open_all(follow);
+		error = open_all(follow, can_hold);
 	if (!error) {
 		*out = follow;
 		return 0;
 	}
 	terra_follow_close(follow);
-	snprintf(err, err_size, "the kernel does not tell of new processes: %s", strerror(-error));
+	snprintf(err, err_size, "the kernel does not tell of new processes%s: %s",
+		 can_hold ? " in time to hold them (Linux 6.13 and later do)" : "", strerror(-error));
 	return error;
 }
 
@@ -77,12 +87,20 @@ void terra_follow_close(struct terra_follow *follow)
 	free(follow);
 }
 
-int terra_follow_add(struct terra_follow *follow, pid_t pid)
+void terra_follow_let_go(struct terra_follow *follow, pid_t pid)
 {
 	uint32_t key = (uint32_t)pid;
-	uint8_t yes = 1;
 
-	return bpf_map_update_elem(bpf_map__fd(follow->skeleton->maps.followed), &key, &yes, BPF_ANY) ? -errno : 0;
+	kill(pid, SIGCONT);
+	bpf_map_delete_elem(bpf_map__fd(follow->skeleton->maps.held), &key);
+}
+
+int terra_follow_add(struct terra_follow *follow, pid_t pid, enum follow_how how)
+{
+	uint32_t key = (uint32_t)pid;
+	uint8_t value = (uint8_t)how;
+
+	return bpf_map_update_elem(bpf_map__fd(follow->skeleton->maps.followed), &key, &value, BPF_ANY) ? -errno : 0;
 }
 
 void terra_follow_remove(struct terra_follow *follow, pid_t pid)

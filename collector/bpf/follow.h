@@ -2,6 +2,7 @@
 #ifndef TERRA_COLLECTOR_BPF_FOLLOW_H
 #define TERRA_COLLECTOR_BPF_FOLLOW_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -10,12 +11,14 @@
 
 struct terra_follow;
 
-/* 0 or -errno with a message. */
-int terra_follow_open(struct terra_follow **out, char *err, size_t err_size);
+/* `can_hold`: that processes may be followed so that what they fork waits. 0 or -errno with a message. */
+int terra_follow_open(bool can_hold, struct terra_follow **out, char *err, size_t err_size);
 void terra_follow_close(struct terra_follow *follow);
 
 /* What `pid` starts, and what that starts, is told from now on. */
-int terra_follow_add(struct terra_follow *follow, pid_t pid);
+int terra_follow_add(struct terra_follow *follow, pid_t pid, enum follow_how how);
+/* Lets a process go on that was held at its beginning. */
+void terra_follow_let_go(struct terra_follow *follow, pid_t pid);
 /* The process has ended. */
 void terra_follow_remove(struct terra_follow *follow, pid_t pid);
 

@@ -9,6 +9,14 @@
 
 struct follow_config {
 	uint64_t namespace_device, namespace_inode; /* of the pid namespace in which processes are numbered */
+	uint32_t tracer;
+	uint32_t unused;
+};
+
+/* How a process is followed, and what it starts like it. */
+enum follow_how {
+	FOLLOW_ONLY = 1,
+	FOLLOW_HOLD = 2, /* what it forks waits, stopped, until the tracer lets it go on */
 };
 
 enum follow_type { FOLLOW_FORK = 1, FOLLOW_EXEC = 2 };
@@ -18,6 +26,8 @@ struct follow_event {
 	uint32_t process;
 	uint32_t parent;	/* FORK */
 	uint32_t shares_memory; /* FORK: it runs in its parent's memory until it executes another program */
+	uint32_t held;		/* FORK: it is stopped, and waits for terra_follow_let_go */
+	uint32_t unused;
 	uint64_t time_ns;
 };
 

@@ -243,8 +243,8 @@ static bool guess_library(struct terra_session *session, const char *program, ch
 }
 
 /* A forked process runs with its parent's library and does so at once: what it does before its probes are there is
- * missing, and how long that was is said. */
-static void on_fork(struct terra_session *session, const struct follow_event *event)
+ * missing, and how long that was is said. One that was held has done nothing. */
+static void attach_forked(struct terra_session *session, const struct follow_event *event)
 {
 	struct recording *parent = find_recording(session, (pid_t)event->parent), *child;
 	char err[512];
@@ -261,9 +261,18 @@ static void on_fork(struct terra_session *session, const struct follow_event *ev
 	child->mapped = parent->mapped;
 	if (recording_attach(child, parent->library, err, sizeof(err)))
 		return;
+	if (event->held)
+		return;
 	snprintf(child->remark, sizeof(child->remark),
 		 "forked from process %d: operators of its first %.1f ms, while probes were put in place, are missing",
 		 parent->pid, (double)(recording_now() - event->time_ns) / 1e6);
+}
+
+static void on_fork(struct terra_session *session, const struct follow_event *event)
+{
+	attach_forked(session, event);
+	if (event->held)
+		terra_follow_let_go(session->follow, (pid_t)event->process);
 }
 
 static void finish_recording(struct terra_session *session, struct recording *recording);
@@ -555,6 +564,11 @@ static int prepare(struct terra_session *session, char *err, size_t err_size)
 static const char in_the_middle[] = "attached to a process that ran already: the trace begins in its middle, and has no "
 				    "GPU activity, whose recorder has to be there when a process starts";
 
+static enum follow_how follow_how(const struct terra_session *session)
+{
+	return session->options.hold ? FOLLOW_HOLD : FOLLOW_ONLY;
+}
+
 static void add_running(void *context, pid_t parent, pid_t child)
 {
 	struct terra_session *session = context;
@@ -563,7 +577,7 @@ static void add_running(void *context, pid_t parent, pid_t child)
 	if (find_recording(session, child))
 		return;
 	if (session->follow)
-		terra_follow_add(session->follow, child);
+		terra_follow_add(session->follow, child, follow_how(session));
 	recording = add_recording(session, child);
 	if (recording)
 		strcpy(recording->remark, in_the_middle);
@@ -588,12 +602,19 @@ static int attach_running(struct terra_session *session, char *err, size_t err_s
 	return error;
 }
 
-static void open_follow(struct terra_session *session)
+/* Held children are asked for: without them is not what is wanted. */
+static int open_follow(struct terra_session *session, char *err, size_t err_size)
 {
+	int error;
+
 	if (!session->options.children)
-		return;
-	if (!terra_follow_open(&session->follow, session->follow_reason, sizeof(session->follow_reason)))
-		terra_follow_add(session->follow, session->pid);
+		return 0;
+	error = terra_follow_open(session->options.hold, &session->follow, session->follow_reason,
+				  sizeof(session->follow_reason));
+	if (!error)
+		return terra_follow_add(session->follow, session->pid, follow_how(session));
+	snprintf(err, err_size, "%s", session->follow_reason);
+	return session->options.hold ? error : 0;
 }
 
 int terra_session_open(const struct terra_session_options *options, pid_t pid, struct terra_session **out, char *err,
@@ -610,9 +631,10 @@ int terra_session_open(const struct terra_session_options *options, pid_t pid, s
 	session->pid = pid;
 	session->first = add_recording(session, pid);
 	if (session->first) {
-		open_follow(session);
-		error = options->argv ? prepare(session, err, err_size) : attach_running(session, err, err_size);
+		error = open_follow(session, err, err_size);
 	}
+	if (!error)
+		error = options->argv ? prepare(session, err, err_size) : attach_running(session, err, err_size);
 	if (error)
 		terra_session_close(session);
 	else

@@ -18,6 +18,7 @@ struct terra_session_options {
 	uint32_t levels;     /* bit per enum terra_level */
 	bool stacks;
 	bool children;	   /* follow those that the program starts */
+	bool hold;	   /* stop forked ones until their probes are in place; their parent can see that */
 	const char *ops;   /* patterns as in op_filter.h; NULL: all */
 	struct terra_limits limits; /* of each process */
 	size_t ring_bytes; /* what may wait to be written; a power of two, 0: a default */

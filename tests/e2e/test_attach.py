@@ -211,7 +211,7 @@ def either_may_be_killed():
         child = start(LOOP)
         try:
             tracer = attached(attach(child.pid, path))
-            time.sleep(1.5)
+            time.sleep(1)
             tracer.kill()
             tracer.communicate()
             deadline = time.monotonic() + 20
@@ -378,6 +378,8 @@ def check_children(backend, folder):
     events, about, _ = load(os.path.join(folder, index[1]["file"]))
     assert {event["thread"] for event in events if event["event"] == "enter"} == {index[1]["pid"]} == {about["pid"]}
     assert [text for text in notes_of(events) if "while probes were put in place" in text] or backend == "preload"
+    if backend == "bpf":  # test_bpf_trace.py has --no-children
+        return
     run([tool("terra-trace"), "-o", path, "--no-children", "--backend", backend, "--", PYTHON, "-c",
          "import os, subprocess, sys, torch; torch.ones(2); os.fork() or (torch.ones(2), os._exit(0)); os.wait();"
          "subprocess.run([sys.executable, '-c', 'import torch; torch.ones(3).tan()'])"], timeout=180)
@@ -399,16 +401,73 @@ def children_have_traces_preload():
         check_children("preload", folder)
 
 
+def check_workers(folder, *options):
+    path = os.path.join(folder, "t.terra")
+    outcome = run([tool("terra-trace"), "-o", path, *options, "--", PYTHON, "-c", LOADER], timeout=180)
+    assert float(outcome.stdout) > 400, outcome.stdout
+    workers = [load(os.path.join(folder, entry["file"]))[0] for entry in index_of(path)[1:]]
+    calls = [sum(e["event"] == "enter" and e["op"] == "aten::tanh" and e["level"] == 0 for e in events) for events in workers]
+    assert calls == [32, 32], calls
+
+
 @test(timeout=240)
 def loader_workers_preload():
     """Both workers of a DataLoader are recorded whole."""
     with temporary_folder() as folder:
-        path = os.path.join(folder, "t.terra")
-        outcome = run([tool("terra-trace"), "-o", path, "--backend", "preload", "--", PYTHON, "-c", LOADER], timeout=180)
-        assert float(outcome.stdout) > 400, outcome.stdout
-        workers = [load(os.path.join(folder, entry["file"]))[0] for entry in index_of(path)[1:]]
-        calls = [sum(e["event"] == "enter" and e["op"] == "aten::tanh" and e["level"] == 0 for e in events) for events in workers]
-        assert calls == [32, 32], calls
+        check_workers(folder, "--backend", "preload")
+
+
+def need_holding(folder):
+    need_bpf()
+    outcome = run([tool("terra-trace"), "-o", os.path.join(folder, "t.terra"), "--backend", "bpf", "--hold-children", "--", "true"],
+                  check=False)
+    if "Linux 6.13" in outcome.stderr:
+        skip("this kernel cannot hold children")
+
+
+@test(timeout=240)
+def loader_workers_bpf():
+    """The same through the bpf backend with --hold-children."""
+    with temporary_folder() as folder:
+        need_holding(folder)
+        check_workers(folder, "--backend", "bpf", "--hold-children")
+
+
+HELD = """
+import os, torch
+torch.ones(2)
+print("begun", flush=True)
+input()
+child = os.fork()
+if child == 0:
+    torch.ones(2)
+    os._exit(0)
+print(child, flush=True)
+print(os.wait()[1], flush=True)
+"""
+
+
+@test(timeout=120)
+def a_held_child_outlives_the_tracer():
+    """A child that waits for its probes goes on when the tracer is killed before it could let it."""
+    with temporary_folder() as folder:
+        need_holding(folder)
+        child = start(HELD)
+        try:
+            tracer = attached(attach(child.pid, os.path.join(folder, "t.terra"), "--hold-children"))
+            tracer.send_signal(signal.SIGSTOP)
+            time.sleep(0.5)
+            child.stdin.write("\n")
+            child.stdin.flush()
+            held = int(child.stdout.readline())
+            time.sleep(0.5)
+            with open(f"/proc/{held}/stat", encoding="utf-8") as stat:
+                assert stat.read().rpartition(")")[2].split()[0] == "T", "it does not wait"
+            tracer.kill()
+            tracer.communicate()
+            assert child.stdout.readline() == "0\n"
+        finally:
+            end(child)
 
 
 @test(timeout=240)
@@ -416,7 +475,7 @@ def limits_preload():
     """--duration, --max-size, --ops and the flight recorder through the preload backend."""
     with temporary_folder() as folder:
         path = os.path.join(folder, "t.terra")
-        code = LOOP.replace("while True", "import time; end = time.monotonic() + 2\nwhile time.monotonic() < end")
+        code = LOOP.replace("while True", "import time; end = time.monotonic() + 1.2\nwhile time.monotonic() < end")
 
         def record(*options):
             outcome = run([tool("terra-trace"), "-o", path, "--backend", "preload", *options, "--", PYTHON, "-c", code], timeout=120)
