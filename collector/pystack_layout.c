@@ -120,7 +120,7 @@ static int find_symbols(pid_t pid, struct symbols *out, struct message *message)
 	return error ? fail(message, error, "no Python interpreter with exported symbols is mapped") : 0;
 }
 
-/* Owners from this one on: the C stack in 3.11 to 3.13, the interpreter in 3.14 and later, where the C stack is the next. */
+/* Owners from this one on: the C stack in 3.11 to 3.13; the interpreter, and behind it the C stack, in later ones. */
 #define OWNER_NATIVE 3
 
 /* The offsets of 3.11 and 3.12, which publish none. interpreters_head: place in _PyRuntime of interpreters.head. */
@@ -245,7 +245,7 @@ static int layout_from_process(struct pystack_process *process, const struct sym
 		return fail(message, -ENOTSUP, "free-threaded Python is not supported");
 	*interpreters_head = words[PUBLISHED_INTERPRETERS_HEAD];
 	*threads_head = words[published->interpreter + 3];
-	if (!layout_from_words(words, published, out) || *threads_head > words[published->interpreter])
+	if (!layout_from_words(words, published, out))
 		return fail(message, -ENOTSUP, "Python publishes offsets out of range");
 	return 0;
 }

@@ -219,8 +219,8 @@ static void find_pythons(const char *name, glob_t *found)
 	const char *pyenv = getenv("PYENV_ROOT"), *cache = getenv("TERRA_CACHE"), *home = getenv("HOME");
 	char pattern[512];
 
-	snprintf(pattern, sizeof(pattern), "%s%s/versions/*/bin/%s", pyenv ? pyenv : home ? home : "", pyenv ? "" : "/.pyenv",
-		 name);
+	snprintf(pattern, sizeof(pattern), "%s%s/versions/*/bin/%s", pyenv ? pyenv : home ? home : "",
+		 pyenv ? "" : "/.pyenv", name);
 	glob(pattern, 0, NULL, found);
 	snprintf(pattern, sizeof(pattern), "%s%s/pythons/*/bin/%s", cache ? cache : home ? home : "",
 		 cache ? "" : "/.cache/terra", name);
@@ -392,7 +392,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_line),	  cmocka_unit_test(test_line_cut),  cmocka_unit_test(test_not_python),
 		cmocka_unit_test(test_python3),	  cmocka_unit_test(test_python311), cmocka_unit_test(test_python312),
-		cmocka_unit_test(test_python313), cmocka_unit_test(test_python314), cmocka_unit_test(test_python315), cmocka_unit_test(test_own),
+		cmocka_unit_test(test_python313), cmocka_unit_test(test_python314),
+		cmocka_unit_test(test_python315), cmocka_unit_test(test_own),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,6 +1,6 @@
 /* Python stacks on memory images: interpreters that need not be installed, and those that are to be refused.
  *
- * The words that an interpreter publishes of itself were recorded from Debian's builds of CPython 3.13.18, 3.14.10 and 3.15.2.
+ * The words that an interpreter publishes of itself were recorded from builds of CPython 3.13.18, 3.14.10 and 3.15.2.
  * The thread, frames, code objects and strings are made here from the offsets in these versions' headers, so nothing of
  * them was executed: test_pystack.c runs the interpreters themselves where they are installed.
  */
@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -57,9 +58,12 @@ static const struct image {
 } images[] = {
 	{"3.11", NULL, 0, 0x030b02f0, 48, 16, 8, 56, 9, 160, 32, 48, 56, 69, 72, 112, 120, 128, 136, 184, 48, 0, 80},
 	{"3.12", NULL, 0, 0x030c01f0, 48, 72, 8, 56, 1, 144, 0, 8, 56, 70, 68, 112, 120, 128, 136, 192, 40, 0, 80},
-	{"3.13", words_3_13, sizeof(words_3_13), 0x030d12f0, 640, 7344, 8, 72, 0, 160, 0, 8, 56, 70, 68, 112, 120, 128, 136, 200, 40, 0, 80},
-	{"3.14", words_3_14, sizeof(words_3_14), 0x030e0af0, 816, 7344, 8, 72, 0, 160, 0, 8, 56, 74, 68, 112, 120, 128, 136, 208, 40, 1, 88},
-	{"3.15", words_3_15, sizeof(words_3_15), 0x030f02f0, 944, 7336, 8, 72, 0, 184, 0, 8, 56, 74, 68, 112, 120, 128, 136, 208, 40, 1, 88},
+	{"3.13", words_3_13, sizeof(words_3_13), 0x030d12f0, 640, 7344,
+	 8, 72, 0, 160, 0, 8, 56, 70, 68, 112, 120, 128, 136, 200, 40, 0, 80},
+	{"3.14", words_3_14, sizeof(words_3_14), 0x030e0af0, 816, 7344,
+	 8, 72, 0, 160, 0, 8, 56, 74, 68, 112, 120, 128, 136, 208, 40, 1, 88},
+	{"3.15", words_3_15, sizeof(words_3_15), 0x030f02f0, 944, 7336,
+	 8, 72, 0, 184, 0, 8, 56, 74, 68, 112, 120, 128, 136, 208, 40, 1, 88},
 };
 /* clang-format on */
 
@@ -220,6 +224,7 @@ static pid_t start_image(const struct image *image, enum flaw flaw)
 	assert_int_equal(pipe(ready), 0);
 	pid = fork();
 	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL); /* where the test fails */
 		fill_image(image, flaw);
 		if (write(ready[1], "x", 1) != 1)
 			_exit(1);
