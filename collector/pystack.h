@@ -1,4 +1,4 @@
-/* pystack.h - Python call stacks of a running CPython 3.11 to 3.14, without its help: file, function and line per
+/* pystack.h - Python call stacks of a running CPython 3.11 to 3.15, without its help: file, function and line per
  * frame.
  *
  * Three steps, which may happen in different places:

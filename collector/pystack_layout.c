@@ -122,7 +122,10 @@ static int find_symbols(pid_t pid, struct symbols *out, struct message *message)
 	return error ? fail(message, error, "no Python interpreter with exported symbols is mapped") : 0;
 }
 
-/* The offsets of 3.11 and 3.12, which publish none. runtime_interpreters: _PyRuntime.interpreters.head's place. */
+/* Owners from this one on: the C stack in 3.11 to 3.13; the interpreter, and behind it the C stack, in later ones. */
+#define OWNER_NATIVE 3
+
+/* The offsets of 3.11 and 3.12, which publish none. interpreters_head: place in _PyRuntime of interpreters.head. */
 struct known_layout {
 	uint32_t version; /* major << 8 | minor */
 	uint16_t interpreters_head, threads_head;
@@ -133,13 +136,13 @@ struct known_layout {
 static const struct known_layout known_layouts[] = {
 	{0x030b, 40, 16, {
 		.state_next = 8, .state_native_id = 160, .state_frame = 56, .has_cframe = 1, .cframe_frame = 8,
-		.frame_code = 32, .frame_previous = 48, .frame_instr = 56, .frame_owner = 69, .owner_native = 3,
+		.frame_code = 32, .frame_previous = 48, .frame_instr = 56, .frame_owner = 69, .owner_native = OWNER_NATIVE,
 		.code_first_line = 72, .code_filename = 112, .code_name = 120, .code_qualname = 128,
 		.code_linetable = 136, .code_bytecode = 184, .bytes_size = 16, .bytes_data = 32,
 		.unicode_length = 16, .unicode_state = 32, .unicode_ascii = 48, .unicode_compact = 72}},
 	{0x030c, 40, 72, {
 		.state_next = 8, .state_native_id = 144, .state_frame = 56, .has_cframe = 1, .cframe_frame = 0,
-		.frame_code = 0, .frame_previous = 8, .frame_instr = 56, .frame_owner = 70, .owner_native = 3,
+		.frame_code = 0, .frame_previous = 8, .frame_instr = 56, .frame_owner = 70, .owner_native = OWNER_NATIVE,
 		.code_first_line = 68, .code_filename = 112, .code_name = 120, .code_qualname = 128,
 		.code_linetable = 136, .code_bytecode = 192, .bytes_size = 16, .bytes_data = 32,
 		.unicode_length = 16, .unicode_state = 32, .unicode_ascii = 40, .unicode_compact = 56}},
@@ -160,87 +163,91 @@ static int layout_from_table(uint32_t minor, struct pystack_layout *out, uint64_
 	return -ENOTSUP;
 }
 
-/* _Py_DebugOffsets is an array of 64-bit words behind its cookie; which word says what differs between minor versions
- * and is fixed within one. */
+/* _Py_DebugOffsets: a cookie, then 64-bit words. Which they are differs between minor versions and is fixed within one,
+ * and the first of them says which version that is. A group of words describes a structure: its size, places in it. */
+enum { PUBLISHED_VERSION = 1, PUBLISHED_FREE_THREADED = 2, PUBLISHED_INTERPRETERS_HEAD = 5, PUBLISHED_WORDS = 96 };
+
 struct published {
-	uint32_t version; /* major << 8 | minor */
-	uint8_t owner_native;
-	uint8_t interpreters_head, threads_head, state_next, state_frame, state_native_id;
-	uint8_t frame_previous, frame_code, frame_instr, frame_owner;
-	uint8_t code_filename, code_name, code_qualname, code_linetable, code_first_line, code_bytecode;
-	uint8_t bytes_size, bytes_data, unicode_state, unicode_length, unicode_ascii;
+	uint32_t version;					  /* major << 8 | minor */
+	uint8_t interpreter, thread, frame, code, bytes, unicode; /* each group's first word */
+	uint8_t native_id;					  /* in the group `thread`, whose order differs */
 };
 
 static const struct published published_layouts[] = {
-	{ 0x030d, 3, 5, 9, 21, 23, 25, 29, 30, 31, 33, 35, 36, 37, 38, 39, 43, 65, 66, 68, 69, 70 },
-	{ 0x030e, 3, 5, 9, 24, 26, 28, 32, 33, 34, 36, 40, 41, 42, 43, 44, 48, 75, 76, 78, 79, 80 },
+	{0x030d, .interpreter = 6, .thread = 19, .frame = 28, .code = 34, .bytes = 64, .unicode = 67, .native_id = 6},
+	{0x030e, .interpreter = 6, .thread = 22, .frame = 31, .code = 39, .bytes = 74, .unicode = 77, .native_id = 6},
+	{0x030f, .interpreter = 6, .thread = 22, .frame = 39, .code = 47, .bytes = 86, .unicode = 89, .native_id = 9},
 };
 
-#define PUBLISHED_WORDS 96
-#define PUBLISHED_FREE_THREADED 2
-
-/* Moves word `index` into *field when it fits. */
-#define TAKE(field, index) (ok &= take(words, (index), sizeof(out->field), &out->field))
-
-static bool take(const uint64_t *words, uint8_t index, size_t size, void *field)
+static const struct published *find_published(uint32_t minor)
 {
-	if (words[index] >= 1ull << (8 * size))
+	for (size_t i = 0; i < sizeof(published_layouts) / sizeof(*published_layouts); i++)
+		if (published_layouts[i].version == minor)
+			return &published_layouts[i];
+	return NULL;
+}
+
+/* Moves a group's word into *field when it fits there and lies in the structure. */
+static bool take(const uint64_t *group, unsigned index, size_t size, void *field)
+{
+	if (group[index] > group[0] || group[index] >= 1ull << (8 * size))
 		return false;
-	memcpy(field, &words[index], size);
+	memcpy(field, &group[index], size);
 	return true;
 }
+
+#define TAKE(field, group, index) (ok &= take(words + at->group, (index), sizeof(out->field), &out->field))
 
 static bool layout_from_words(const uint64_t *words, const struct published *at, struct pystack_layout *out)
 {
 	bool ok = true;
 
 	memset(out, 0, sizeof(*out));
-	out->owner_native = at->owner_native;
-	TAKE(state_next, at->state_next);
-	TAKE(state_frame, at->state_frame);
-	TAKE(state_native_id, at->state_native_id);
-	TAKE(frame_previous, at->frame_previous);
-	TAKE(frame_code, at->frame_code);
-	TAKE(frame_instr, at->frame_instr);
-	TAKE(frame_owner, at->frame_owner);
-	TAKE(code_filename, at->code_filename);
-	TAKE(code_name, at->code_name);
-	TAKE(code_qualname, at->code_qualname);
-	TAKE(code_linetable, at->code_linetable);
-	TAKE(code_first_line, at->code_first_line);
-	TAKE(code_bytecode, at->code_bytecode);
-	TAKE(bytes_size, at->bytes_size);
-	TAKE(bytes_data, at->bytes_data);
-	TAKE(unicode_state, at->unicode_state);
-	TAKE(unicode_length, at->unicode_length);
-	TAKE(unicode_ascii, at->unicode_ascii);
-	/* PyCompactUnicodeObject adds utf8_length and utf8 to PyASCIIObject; its size is not published. */
+	out->owner_native = OWNER_NATIVE;
+	TAKE(state_next, thread, 2);
+	TAKE(state_frame, thread, 4);
+	TAKE(state_native_id, thread, at->native_id);
+	TAKE(frame_previous, frame, 1);
+	TAKE(frame_code, frame, 2);
+	TAKE(frame_instr, frame, 3);
+	TAKE(frame_owner, frame, 5);
+	TAKE(code_filename, code, 1);
+	TAKE(code_name, code, 2);
+	TAKE(code_qualname, code, 3);
+	TAKE(code_linetable, code, 4);
+	TAKE(code_first_line, code, 5);
+	TAKE(code_bytecode, code, 9);
+	TAKE(bytes_size, bytes, 1);
+	TAKE(bytes_data, bytes, 2);
+	TAKE(unicode_state, unicode, 1);
+	TAKE(unicode_length, unicode, 2);
+	TAKE(unicode_ascii, unicode, 3);
+	/* PyCompactUnicodeObject adds utf8_length and utf8 to PyASCIIObject; not all versions publish its size. */
 	out->unicode_compact = out->unicode_ascii + 16;
 	return ok;
 }
 
-static int layout_from_process(struct pystack_process *process, const struct symbols *symbols, uint32_t minor,
+static int layout_from_process(struct pystack_process *process, const struct symbols *symbols, uint32_t version,
 			       struct pystack_layout *out, uint64_t *interpreters_head, uint64_t *threads_head,
 			       struct message *message)
 {
+	unsigned major = version >> 24, minor = version >> 16 & 0xff;
+	const struct published *published;
 	uint64_t words[PUBLISHED_WORDS];
-	size_t i, n = sizeof(published_layouts) / sizeof(*published_layouts);
 	int error = pystack_read(process, symbols->runtime, words, sizeof(words));
 
 	if (error)
 		return fail(message, error, "cannot read the interpreter's memory: %s", strerror(-error));
 	if (memcmp(words, "xdebugpy", 8))
-		return fail(message, -ENOTSUP, "Python %u.%u publishes no offsets", minor >> 8, minor & 0xff);
-	for (i = 0; i < n && published_layouts[i].version != minor; i++)
-		;
-	if (i == n)
-		return fail(message, -ENOTSUP, "the offsets that Python %u.%u publishes are not known", minor >> 8,
-			    minor & 0xff);
+		return fail(message, -ENOTSUP, "Python %u.%u publishes no offsets", major, minor);
+	published = find_published((uint32_t)words[PUBLISHED_VERSION] >> 16);
+	if (!published || words[PUBLISHED_VERSION] != version)
+		return fail(message, -ENOTSUP, "the offsets that Python %u.%u publishes are not known", major, minor);
 	if (words[PUBLISHED_FREE_THREADED])
 		return fail(message, -ENOTSUP, "free-threaded Python is not supported");
-	*interpreters_head = words[published_layouts[i].interpreters_head];
-	*threads_head = words[published_layouts[i].threads_head];
-	if (!layout_from_words(words, &published_layouts[i], out))
+	*interpreters_head = words[PUBLISHED_INTERPRETERS_HEAD];
+	*threads_head = words[published->interpreter + 3];
+	if (!layout_from_words(words, published, out))
 		return fail(message, -ENOTSUP, "Python publishes offsets out of range");
 	return 0;
 }
@@ -361,8 +368,7 @@ static int load(struct pystack_process *process, struct pystack_layout *out, str
 		return error;
 	error = layout_from_table(version >> 16, out, &interpreters_head, &threads_head);
 	if (error)
-		error = layout_from_process(process, &symbols, version >> 16, out, &interpreters_head, &threads_head,
-					    message);
+		error = layout_from_process(process, &symbols, version, out, &interpreters_head, &threads_head, message);
 	if (error)
 		return error;
 	out->version = version;

@@ -54,7 +54,9 @@ static int find_symbols(struct framework *fw, char *err, size_t err_size)
 	    {&fw->delete_tensor, "aoti_torch_delete_tensor_object"},
 	    {&fw->data_ptr, "aoti_torch_get_data_ptr"},
 	    {&fw->numel, "aoti_torch_get_numel"},
-	    {&fw->parallel_for, "torch_parallel_for"},
+	    {&fw->parallel, "GOMP_parallel"},
+	    {&fw->team_size, "omp_get_num_threads"},
+	    {&fw->team_member, "omp_get_thread_num"},
 	    {&fw->set_num_threads, "_ZN2at15set_num_threadsEi"},
 	    {&fw->get_num_threads, "_ZN2at15get_num_threadsEv"},
 	    {&fw->default_generator, "_ZN2at6detail22getDefaultCPUGeneratorEv"},
@@ -173,13 +175,13 @@ int framework_threads(const struct framework *fw)
 
 struct range {
 	const struct framework *fw;
+	int64_t n, grain;
 	void (*fn)(void *ctx, int64_t begin, int64_t end);
 	void *ctx;
 };
 
-static void run_range(int64_t begin, int64_t end, void *ctx)
+static void run_range(const struct range *range, int64_t begin, int64_t end)
 {
-	const struct range *range = ctx;
 	int (*vendor_threads)(int) = range->fw->vendor_threads;
 	int before = vendor_threads ? vendor_threads(1) : 0;
 
@@ -188,12 +190,33 @@ static void run_range(int64_t begin, int64_t end, void *ctx)
 		vendor_threads(before);
 }
 
+static int64_t divide_up(int64_t a, int64_t b)
+{
+	return (a + b - 1) / b;
+}
+
+/* One thread's part, of equal ones for as many threads as have `grain` to do. */
+static void run_part(void *data)
+{
+	const struct range *range = data;
+	int64_t threads = range->fw->team_size(), most = divide_up(range->n, range->grain), part, begin;
+
+	part = divide_up(range->n, threads < most ? threads : most);
+	begin = part * range->fw->team_member();
+	if (begin < range->n)
+		run_range(range, begin, begin + part < range->n ? begin + part : range->n);
+}
+
 void framework_parallel_for(const struct framework *fw, int64_t n, int64_t grain,
 			    void (*fn)(void *ctx, int64_t begin, int64_t end), void *ctx)
 {
-	struct range range = {.fw = fw, .fn = fn, .ctx = ctx};
+	struct range range = {.fw = fw, .n = n, .grain = grain, .fn = fn, .ctx = ctx};
+	int threads = fw->get_num_threads();
 
-	fw->parallel_for(0, n, grain, run_range, &range);
+	if (n > grain && threads > 1)
+		fw->parallel(run_part, &range, (unsigned)threads, 0);
+	else if (n > 0)
+		run_range(&range, 0, n);
 }
 
 void framework_manual_seed(const struct framework *fw, uint64_t seed)

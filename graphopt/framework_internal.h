@@ -14,8 +14,6 @@ struct framework_op {
 	char name[]; /* as asked for */
 };
 
-typedef void (*framework_parallel_fn)(int64_t begin, int64_t end, void *ctx);
-
 struct framework {
 	void *handle;
 	struct terra_op_table *table;
@@ -32,7 +30,10 @@ struct framework {
 	int32_t (*delete_tensor)(void *tensor);
 	int32_t (*data_ptr)(void *tensor, void **out);
 	int32_t (*numel)(void *tensor, int64_t *out);
-	int32_t (*parallel_for)(int64_t begin, int64_t end, int64_t grain, framework_parallel_fn fn, void *ctx);
+	/* The OpenMP that the framework is linked with: not all releases export a function of their own that runs a C one. */
+	void (*parallel)(void (*fn)(void *data), void *data, unsigned threads, unsigned flags);
+	int (*team_size)(void);
+	int (*team_member)(void);
 	void (*set_num_threads)(int threads);
 	int (*get_num_threads)(void);
 	/* Sets the calling thread's number of threads in the vendor's library, returns what it was. NULL: it has none. Once

@@ -33,7 +33,7 @@ static struct {
 	int (*num_threads)(void);
 	int (*thread_num)(void);
 	int (*in_parallel)(void);
-	bool (*has_names)(const void *impl);
+	bool (*has_names)(const void *impl); /* NULL: tensors have no names */
 	void **undefined;
 	int32_t cpu_device;
 	void *(*new_object)(size_t n); /* operator new; NULL: not found */
@@ -169,6 +169,15 @@ static bool learn_scalars(void)
 	return out.tag == 1 && out.u.i == -5;
 }
 
+/* Where a name can't even be made, no tensor has one. */
+static bool learn_names(void)
+{
+	void *make;
+
+	return framework_resolve(&torch.has_names, "_ZN2at4impl9has_namesEPKN3c1010TensorImplE") ||
+	       !framework_resolve(&make, "_ZN2at7Dimname10fromSymbolEN3c106SymbolE");
+}
+
 int framework_learn(const char **why)
 {
 	struct {
@@ -190,7 +199,6 @@ int framework_learn(const char **why)
 		{&torch.num_threads, "omp_get_num_threads"},
 		{&torch.thread_num, "omp_get_thread_num"},
 		{&torch.in_parallel, "omp_in_parallel"},
-		{&torch.has_names, "_ZN2at4impl9has_namesEPKN3c1010TensorImplE"},
 	};
 
 	for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
@@ -207,6 +215,9 @@ int framework_learn(const char **why)
 	framework.cpu_keyset = learn_cpu_keyset();
 	framework.scalars = learn_scalars();
 	framework.max_threads = torch.max_threads;
+	*why = "which tensors have names can't be learned";
+	if (!learn_names())
+		return -ENOSYS;
 	*why = "the keyset of CPU tensors can't be learned";
 	if (framework.cpu_keyset == 0 || framework.float32 < 0)
 		return -ENOSYS;
@@ -222,7 +233,7 @@ bool framework_is_undefined(const void *tensor)
 
 bool framework_has_names(const void *tensor)
 {
-	return torch.has_names(*(void *const *)tensor);
+	return torch.has_names && torch.has_names(*(void *const *)tensor);
 }
 
 bool framework_in_parallel(void)

@@ -52,10 +52,11 @@ class _Expired(BaseException):
 
 
 def test(function=None, *, timeout=120):
-    """Register a test. Used bare or as @test(timeout=SECONDS)."""
+    """Register a test. Used bare or as @test(timeout=SECONDS). A suite that another one imports brings no tests along."""
     if function is None:
         return lambda wrapped: test(wrapped, timeout=timeout)
-    _tests.append((function.__name__, function, timeout))
+    if function.__module__ == "__main__":
+        _tests.append((function.__name__, function, timeout))
     return function
 
 

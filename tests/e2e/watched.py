@@ -8,6 +8,7 @@ left, whether it came through one of libtorch's entry points, and every argument
 """
 import ctypes
 import importlib.util
+import itertools
 import json
 import re
 import sys
@@ -68,7 +69,10 @@ class DlInfo(ctypes.Structure):
 
 
 class Stack:
-    """Which at::_ops classes are on the C++ stack, by the symbols of its return addresses."""
+    """Which at::_ops class led here, by the symbols of the C++ stack's return addresses. A saved tensor's copy asks the mode
+    for a `detach` by itself: what stands further out, be it a `detach` too, did not lead here."""
+
+    COPY = b"shallow_copy_and_detach"
 
     def __init__(self):
         self.libc = ctypes.CDLL(None)
@@ -80,12 +84,14 @@ class Stack:
             info = DlInfo()
             found = self.libc.dladdr(ctypes.c_void_p(address), ctypes.byref(info)) and info.symbol or b""
             match = re.match(rb"_ZN2at4_ops(\d+)", found)
-            self.classes[address] = match and found[match.end():match.end() + int(match[1])].decode()
+            self.classes[address] = self.COPY if self.COPY in found else \
+                match and found[match.end():match.end() + int(match[1])].decode()
         return self.classes[address]
 
     def has(self, name):
         n = self.libc.backtrace(self.addresses, len(self.addresses))
-        return any(self.op_class(address) == name for address in self.addresses[:n])
+        classes = (self.op_class(address) for address in self.addresses[:n])
+        return name in itertools.takewhile(lambda found: found != self.COPY, classes)
 
 
 class Watch(TorchDispatchMode):

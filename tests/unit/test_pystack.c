@@ -171,36 +171,37 @@ static void check_child_stack(pid_t pid, const struct pystack_layout *layout)
 	pystack_names_free(names);
 }
 
-/* `python` of PATH, else one of pyenv's. malloc'ed. */
-static char *find_python(const char *python)
+/* A program in which own_stack() of the library says what stack it was called from. */
+static void check_own_stack(const char *python)
 {
-	const char *root = getenv("PYENV_ROOT"), *home = getenv("HOME");
-	char pattern[512], *found = NULL;
-	glob_t matches;
+	static const char source[] = "import ctypes\n"
+				     "def deep(n):\n"
+				     "    if n: return deep(n - 1)\n"
+				     "    out = ctypes.create_string_buffer(400)\n"
+				     "    ctypes.CDLL('" TERRA_FIXTURE_DIR "/libpystack_self.so').own_stack(out, 400)\n"
+				     "    print(out.value.decode())\n"
+				     "deep(2)\n";
+	char command[2048], line[400] = "";
+	FILE *stream;
 
-	snprintf(pattern, sizeof(pattern), "command -v %s >/dev/null && %s -c ''", python, python);
-	if (system(pattern) == 0)
-		return strdup(python);
-	snprintf(pattern, sizeof(pattern), "%s%s/versions/*/bin/%s", root ? root : home ? home : "",
-		 root ? "" : "/.pyenv", python);
-	if (!glob(pattern, 0, NULL, &matches))
-		found = strdup(matches.gl_pathv[0]);
-	globfree(&matches);
-	return found;
+#ifdef __SANITIZE_ADDRESS__
+	return; /* a sanitizer's library can't be loaded into a program without it */
+#endif
+	snprintf(command, sizeof(command), "%s -S -E -c \"%s\"", python, source);
+	stream = popen(command, "r");
+	assert_non_null(stream);
+	assert_non_null(fgets(line, sizeof(line), stream));
+	pclose(stream);
+	assert_string_equal(line, "deep:5 deep:3 deep:3 <module>:7 \n");
 }
 
-static void check_python(const char *name)
+static void check_interpreter(const char *python)
 {
-	char *python = find_python(name);
 	struct pystack_layout layout;
 	struct child child;
 	char err[256] = "";
 	int error;
 
-	if (!python) {
-		print_message("no %s here\n", name);
-		skip();
-	}
 	assert_true(start_child(python, &child));
 	error = pystack_layout_load(child.pid, &layout, err, sizeof(err));
 	if (error)
@@ -209,12 +210,48 @@ static void check_python(const char *name)
 	print_message("%s is Python 3.%u.%u\n", python, layout.version >> 16 & 0xff, layout.version >> 8 & 0xff);
 	check_child_stack(child.pid, &layout);
 	end_child(&child);
-	free(python);
+	check_own_stack(python);
+}
+
+/* Those of pyenv and those that tools/setup --versions fetches. */
+static void find_pythons(const char *name, glob_t *found)
+{
+	const char *pyenv = getenv("PYENV_ROOT"), *cache = getenv("TERRA_CACHE"), *home = getenv("HOME");
+	char pattern[512];
+
+	snprintf(pattern, sizeof(pattern), "%s%s/versions/*/bin/%s", pyenv ? pyenv : home ? home : "",
+		 pyenv ? "" : "/.pyenv", name);
+	glob(pattern, 0, NULL, found);
+	snprintf(pattern, sizeof(pattern), "%s%s/pythons/*/bin/%s", cache ? cache : home ? home : "",
+		 cache ? "" : "/.cache/terra", name);
+	glob(pattern, GLOB_APPEND, NULL, found);
+}
+
+/* Every interpreter of that name: PATH's and all others. */
+static void check_python(const char *name)
+{
+	glob_t found = {0};
+	char command[128];
+	size_t n;
+
+	snprintf(command, sizeof(command), "%s -c '' 2>/dev/null", name);
+	n = system(command) == 0;
+	if (n)
+		check_interpreter(name);
+	find_pythons(name, &found);
+	n += found.gl_pathc;
+	for (size_t i = 0; i < found.gl_pathc; i++)
+		check_interpreter(found.gl_pathv[i]);
+	globfree(&found);
+	if (!n) {
+		print_message("no %s here\n", name);
+		skip();
+	}
 }
 
 static void test_python3(void **state)
 {
-	check_python("python3");
+	check_interpreter("python3");
 }
 
 static void test_python311(void **state)
@@ -235,6 +272,11 @@ static void test_python313(void **state)
 static void test_python314(void **state)
 {
 	check_python("python3.14");
+}
+
+static void test_python315(void **state)
+{
+	check_python("python3.15");
 }
 
 static void test_not_python(void **state)
@@ -350,7 +392,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_line),	  cmocka_unit_test(test_line_cut),  cmocka_unit_test(test_not_python),
 		cmocka_unit_test(test_python3),	  cmocka_unit_test(test_python311), cmocka_unit_test(test_python312),
-		cmocka_unit_test(test_python313), cmocka_unit_test(test_python314), cmocka_unit_test(test_own),
+		cmocka_unit_test(test_python313), cmocka_unit_test(test_python314),
+		cmocka_unit_test(test_python315), cmocka_unit_test(test_own),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
