@@ -19,8 +19,10 @@ WATCHED = os.path.join(ROOT, "tests", "e2e", "watched.py")
 ZOO = os.path.join(ROOT, "tests", "e2e", "op_zoo.py")
 FULL = os.environ.get("TERRA_TEST_FULL") == "1"
 
-# Levels that both backends can be asked for, and what the comparison has to know of them.
+# Levels that both backends can be asked for, and what the comparison has to know of them; which of them each backend
+# records where it is not asked for all of them.
 LEVELS = {"all": {}, "call": {"levels": ("call",)}}
+USUAL = {"bpf": "call", "preload": "all"}
 
 # What reaches a mode past libtorch's entry points: `detach`, which the interpreter hands to it itself; what the optimizers'
 # step() asks of the profiler; and the ops of extensions.
@@ -100,9 +102,10 @@ def composites_of(watched):
 def check_program(path, steps, full_steps, at_least, past_entries, inference_mode=False):
     steps = [full_steps if FULL else steps] if steps else []
     here = backends()
-    rounds = [{"bpf": "call", "preload": "all"}]
+    rounds = [USUAL]
     if FULL:
-        rounds += [{"bpf": "all", "preload": "call"}] + [{backend: levels} for backend in here for levels in LEVELS]
+        rounds += [{"bpf": USUAL["preload"], "preload": USUAL["bpf"]}]
+        rounds += [{backend: levels} for backend in here for levels in LEVELS]
     for levels in rounds:
         levels = {backend: levels[backend] for backend in levels if backend in here}
         traces, watched = watch(path, steps, levels)
