@@ -154,8 +154,11 @@ class Attachment:
                                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         self.told = b""
         while b"attached" not in self.told:
-            if not select.select([self.tracer.stderr], [], [], timeout)[0] or not (text := os.read(self.tracer.stderr.fileno(), 4096)):
+            in_time = select.select([self.tracer.stderr], [], [], timeout)[0]
+            text = os.read(self.tracer.stderr.fileno(), 4096) if in_time else b""
+            if not text:
                 self.tracer.kill()
+                self.tracer.wait()
                 raise Failed(f"terra-trace did not attach: {self.told.decode(errors='replace')}")
             self.told += text
         self.seconds = time.monotonic() - started
@@ -204,8 +207,10 @@ def measure_attaching(program, folder, options):
         before = paired_turns(*runs)
         for _ in range(ATTACHES):
             attachment = Attachment(runs[1].child.pid, folder, os.path.join(folder, "cache"), options.timeout)
-            runs[1].turn()
-            seconds, lost_here = attachment.detach()
+            try:
+                runs[1].turn()
+            finally:
+                seconds, lost_here = attachment.detach()
             attachments.append((attachment.seconds, seconds))
             lost += lost_here
         after = paired_turns(*runs)
@@ -254,8 +259,8 @@ def print_table(program, summary, ops, kept, discarded):
     for mode, line in summary.items():
         spread = f"{line['lowest']:.3f} - {line['highest']:.3f}" if line["slowdown"] else "-"
         print(f"| {mode} | {1e3 * line['iteration']:.2f} | {cell(line['slowdown'], '.3f')} | {spread} | "
-              f"{cell(line['bytes_per_op'], '.1f')} | {cell(line['traps_per_op'], '.2f')} | {cell(line['tracer_cpu'], '.2f')} | "
-              f"{line['program_cpu']:.1f} | {cell(line['writing'], '.2f')} | {cell(line['lost'], 'd')} | "
+              f"{cell(line['bytes_per_op'], '.1f')} | {cell(line['traps_per_op'], '.2f')} | "
+              f"{cell(line['tracer_cpu'], '.2f')} | {line['program_cpu']:.1f} | {cell(line['writing'], '.2f')} | {cell(line['lost'], 'd')} | "
               f"{'yes' if line['same_bits'] else 'NO'} |")
 
 
@@ -345,7 +350,8 @@ def main():
         sys.exit(f"bench-trace: {reason}")
     busy = bench.busy_share()
     if busy > bench.BUSY:
-        print(f"bench-trace: other programs use {100 * busy:.0f} % of the processors; the times will not be true", file=sys.stderr)
+        print(f"bench-trace: other programs use {100 * busy:.0f} % of the processors; the times will not be true",
+              file=sys.stderr)
     report["machine"] = bench.describe_machine(busy)
     for mode, reason in report["skipped"].items():
         print(f"{mode} is skipped: {reason}")

@@ -229,9 +229,9 @@ def check_that_changes_are_found(trace, watched, every, **about):
     assert any("share memory" in text for text in differences(lambda events: view_at(events)[1].update(storage=1)))
 
 
-@test
+@test(timeout=300)
 def the_comparison_finds_what_is_wrong():
-    "One op dropped, two swapped, one stride, size, dtype, memory, scalar or result changed: each is a difference, at all levels."
+    "One op dropped, two swapped, a stride, size, dtype, memory, scalar or result changed: each is a difference, at all levels."
     traces, watched = watch(program("mlp.py"), ["1"], {"preload": "all"})
     trace = traces["preload"]
     check_that_changes_are_found(trace, watched, 7)

@@ -76,10 +76,10 @@ def differs_tensor(seen, wanted):
     if not isinstance(seen, dict) or not seen.get("tensor"):
         return f"{seen} for a tensor"
     device, index = seen["device"]
-    found = {"impl": seen["impl"], "storage": seen["storage"], "sizes": seen["sizes"], "strides": seen["strides"], "dtype": seen["dtype"],
-             "device": device}
-    wrong = [f"{key} {found[key]} for {wanted[key]}" for key in found
-             if found[key] != wanted[key] and not (key == "storage" and not wanted["storage"])]
+    found = {**{key: seen[key] for key in ("impl", "storage", "sizes", "strides", "dtype")}, "device": device}
+    if not wanted["storage"]:  # a layout without one
+        del found["storage"]
+    wrong = [f"{key} {found[key]} for {wanted[key]}" for key in found if found[key] != wanted[key]]
     return ", ".join(wrong)
 
 

@@ -33,8 +33,8 @@ def describe(value):
         return value
     if isinstance(value, torch.Tensor):
         return {"impl": value._cdata, "storage": value.untyped_storage()._cdata if value.layout == torch.strided else 0,
-                "sizes": list(value.size()), "strides": list(value.stride()), "dtype": SCALAR_TYPES[str(value.dtype).removeprefix("torch.")],
-                "device": DEVICE_TYPES[value.device.type]}
+                "sizes": list(value.size()), "strides": list(value.stride()), "device": DEVICE_TYPES[value.device.type],
+                "dtype": SCALAR_TYPES[str(value.dtype).removeprefix("torch.")]}
     if isinstance(value, (list, tuple)):
         return [describe(item) for item in value]
     if isinstance(value, complex):
