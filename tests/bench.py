@@ -157,19 +157,33 @@ class Run:
         self.program, self.mode, self.timeout = program, mode, options.timeout
         self.folder = os.path.join(folder, "run-" + mode)
         os.makedirs(self.folder, exist_ok=True)
-        environment = {**base_environment(), **mode_environment(mode, program, self.folder)}
-        arguments = ["--compile"] if mode == "compile" else []
+        arguments = self.mode_arguments()
         go_here, self.go = os.pipe()
         self.done, done_here = os.pipe()
         if program.turn:
             arguments += ["--turns", f"{go_here},{done_here},{WARM_UP},{program.turn}"]
         arguments += ["--started", str(time.monotonic_ns())]
-        self.command = driver_command(program, program.iterations, self.file("run.json"), *arguments)
+        self.command = self.starter() + driver_command(program, program.iterations, self.file("run.json"), *arguments)
         with open(self.file("out"), "wb") as out, open(self.file("err"), "wb") as err:
-            self.child = subprocess.Popen(self.command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+            self.child = subprocess.Popen(self.command, env=self.environment(), stdin=subprocess.DEVNULL, stdout=out, stderr=err,
                                           start_new_session=True, pass_fds=(go_here, done_here))
         os.close(go_here)
         os.close(done_here)
+
+    def environment(self):
+        return {**base_environment(), **mode_environment(self.mode, self.program, self.folder)}
+
+    def mode_arguments(self):
+        """What a mode asks of the driver."""
+        return ["--compile"] if self.mode == "compile" else []
+
+    def starter(self):
+        """The command that starts the driver, where a mode has one."""
+        return []
+
+    def wait(self):
+        """Waits for the end; the exit code."""
+        return self.child.wait()
 
     def file(self, name):
         return os.path.join(self.folder, name)
@@ -184,7 +198,7 @@ class Run:
             raise no_end(self.command, self.timeout)
         if os.read(self.done, 1):
             return True
-        if self.child.wait() != 0:
+        if self.wait() != 0:
             raise bad_exit(self.command, self.child.returncode, self.text("err"))
         return False
 
@@ -217,8 +231,9 @@ class Run:
 class Round:
     """All modes once: one after the other, or in turns. A mode that fails is given up, with its reason in `gone`."""
 
-    def __init__(self, program, folder, options, gone, name):
+    def __init__(self, program, folder, options, gone, name, make_run=Run):
         self.program, self.folder, self.options, self.gone, self.name = program, folder, options, gone, name
+        self.make_run = make_run
         self.waiting, self.results = [], {}
 
     def step(self, mode, run, turn):
@@ -238,7 +253,7 @@ class Round:
                 if mode in self.gone:
                     continue
                 progress(f"{self.program.name}: {self.name}, {mode}")
-                run = Run(self.program, mode, self.folder, self.options)
+                run = self.make_run(self.program, mode, self.folder, self.options)
                 self.waiting.append(run)
                 self.step(mode, run, run.turn_ends)
             while self.waiting:
@@ -252,14 +267,14 @@ class Round:
                 run.end()
 
 
-def run_rounds(program, modes, folder, options):
+def run_rounds(program, modes, folder, options, make_run=Run):
     """All rounds: a dict of runs per round. When stopped, the rounds that are complete."""
     gone, results = {}, []
     try:
         for number in range(options.rounds):
             order = modes[number % len(modes):] + modes[:number % len(modes)]
             name = f"round {number + 1} of {options.rounds}"
-            results.append(Round(program, folder, options, gone, name).make(order))
+            results.append(Round(program, folder, options, gone, name, make_run).make(order))
     except KeyboardInterrupt:
         gone["stopped"] = f"in round {len(results) + 1} of {options.rounds}"
     progress("")

@@ -21,6 +21,7 @@ import ctypes
 import fcntl
 import fnmatch
 import hashlib
+import importlib.util
 import json
 import os
 import signal
@@ -115,7 +116,7 @@ def python(code, *arguments, **options):
 
 def libtorch():
     """Path of the libtorch that Python loads."""
-    return python("import os, torch; print(os.path.join(os.path.dirname(torch.__file__), 'lib', 'libtorch_cpu.so'))").stdout.strip()
+    return os.path.join(os.path.dirname(importlib.util.find_spec("torch").origin), "lib", "libtorch_cpu.so")
 
 
 def _made(stem, ending, words, make):

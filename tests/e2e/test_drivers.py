@@ -14,6 +14,7 @@ from harness import PYTHON, ROOT, main, python, run, skip, temporary_folder, tes
 
 sys.path.insert(0, os.path.join(ROOT, "tests"))
 import bench
+import bench_trace
 import runner
 
 HARNESS = f"import sys; sys.path.insert(0, {os.path.dirname(os.path.abspath(__file__))!r}); from harness import *\n"
@@ -97,6 +98,65 @@ def a_bench_with_other_bits_fails():
         script = training_script(folder, "torch.full((4,), time.time_ns() % 1e6)")
         done = run(bench_command(script, "eager,malloc", "--rounds", "1"), check=False)
         assert done.returncode == 1 and re.search(r"^malloc .* NO$", done.stdout, re.MULTILINE), done
+
+
+@test(timeout=100)
+def the_trace_bench_measures_beside_an_untraced_run():
+    "A mode of ours and one of PyTorch's: the trace's size, what was lost, the same bits, in the table and as JSON."
+    with temporary_folder() as folder:
+        out = os.path.join(folder, "bench.json")
+        command = [PYTHON, os.path.join(ROOT, "tests", "bench_trace.py"), "--programs", training_script(folder, "torch.ones(4)"),
+                   "--modes", "eager,preload,observer", "--iterations", "8", "--turn", "2", "--rounds", "1", "--json", out]
+        done = run(command, timeout=90)
+        with open(out, encoding="utf-8") as file:
+            part = bench.json.load(file)["programs"]["steps"]
+    modes = part["modes"]
+    assert list(modes) == ["eager", "preload", "observer"] and not part["not_run"], part
+    assert all(f"\n| {mode} |" in done.stdout for mode in modes), done.stdout
+    assert part["ops_per_iteration"] > 5 and modes["eager"]["slowdown"] == 1, part
+    assert modes["preload"]["lost"] == 0 and modes["preload"]["bytes_per_op"] > 1, modes
+    assert modes["observer"]["bytes_per_op"] > 1 and modes["observer"]["lost"] is None, modes
+    assert all(line["same_bits"] for line in modes.values())
+
+
+@test
+def the_tracers_summary_is_read():
+    line = "terra-trace: /tmp/t.terra: 1,234 events{}, 5 lost, 0.1 MB\n"
+    assert bench_trace.read_summary("of the program\n" + line.format("")) == (1234, 5, None)
+    assert bench_trace.read_summary(line.format(", 20 iterations, 12,345 traps")) == (1234, 5, 12345)
+    try:
+        bench_trace.read_summary("terra-trace: no trace: the command itself used no PyTorch\n")
+    except bench.Failed as reason:
+        assert "no trace" in str(reason)
+    else:
+        raise AssertionError("not noticed")
+
+
+@test
+def a_traced_run_is_compared_with_its_own_round():
+    def run_of(iteration, **other):
+        return {"iteration": iteration, "tracer_cpu": None, "cpu": 1.0, "writing": 0.0, "bytes": None, "events": None, "lost": None,
+                "traps": None, "losses": ["00"], "parameters": "aa", **other}
+    traced = {"tracer_cpu": 0.5, "bytes": 900, "events": 40, "lost": 2, "traps": 30}
+    rounds = [{"eager": run_of(1.0), "bpf": run_of(2.0, **traced)}, {"eager": run_of(2.0), "bpf": run_of(3.0, **traced)}]
+    summary = bench_trace.summarise(rounds, 10)["bpf"]
+    assert (summary["slowdown"], summary["lowest"], summary["highest"]) == (1.75, 1.5, 2.0), summary
+    assert (summary["bytes_per_op"], summary["traps_per_op"], summary["lost"], summary["same_bits"]) == (90, 3, 4, True)
+    rounds[1]["bpf"]["parameters"] = "ab"
+    part = {"not_run": {}, "modes": bench_trace.summarise(rounds, 10)}
+    assert not part["modes"]["bpf"]["same_bits"] and not bench_trace.went_well(part)
+
+
+@test
+def processor_time_of_a_child_is_its_own():
+    "Read when it has ended, without what its children took."
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'for i in range(20_000_000): pass'])"
+    child = subprocess.Popen([PYTHON, "-S", "-c", code])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    seconds = bench_trace.cpu_of_the_dead(child.pid)
+    _, _, usage = os.wait4(child.pid, 0)
+    child.returncode = 0
+    assert 0 <= seconds < 0.5 * (usage.ru_utime + usage.ru_stime), (seconds, usage)
 
 
 @test

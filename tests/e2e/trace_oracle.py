@@ -6,10 +6,15 @@ layer above the backend, and the mode sits somewhere between them, for some ops 
 between the entry that leads to the mode and the mode's handler. So the entry is the last one that the thread made before
 the handler was entered, it must still be open then, and it must be that op with those arguments.
 
-An op of the mode without such an entry is a difference, and so is an argument that differs. Counted apart are ops of the
-mode that did not come through an entry point of libtorch: watched.py tells from the C++ stack. They are ops outside of
-ATen, and `detach`, which the interpreter hands to a mode itself whenever a tensor is saved for backward. So are the
-trace's entries that the mode did not see.
+That is so where both levels are recorded. In a trace of calls alone a layer may have called other ops in between (autocast
+that casts an argument first); but those are over. So there the entry is the innermost one that is open when the handler is
+entered. A trace without the ops that are only made of others (`composite=False`) has the same rule: the mode is handed
+such an op in inference mode only, and those are counted apart.
+
+An op of the mode without such an entry is a difference, and so is an argument or a result that differs, or whose memory is
+shared with another argument than the mode says. Counted apart are ops of the mode that did not come through an entry point
+of libtorch: watched.py tells from the C++ stack. They are ops outside of ATen, and `detach`, which the interpreter hands to
+a mode itself whenever a tensor is saved for backward. So are the trace's entries that the mode did not see.
 """
 import bisect
 import json
@@ -25,6 +30,7 @@ class Trace:
         self.info = next(event for event in events if event["event"] == "info")
         self.end = next((event for event in events if event["event"] == "end"), None)
         self.enters = [event for event in events if event["event"] == "enter"]
+        self.by_seq = {enter["seq"]: enter for enter in self.enters}
         self.exits = {event["enter"]: event for event in events if event["event"] == "exit"}
 
     @staticmethod
@@ -34,6 +40,20 @@ class Trace:
 
     def exit_of(self, enter):
         return self.exits.get(enter["seq"])
+
+    def calls(self, composites=()):
+        """What a trace of calls alone would hold, without the ops (name, overload) in `composites`."""
+        kept = {enter["seq"] for enter in self.enters
+                if enter["level"] == 0 and (enter["op"], enter["overload"]) not in composites}
+
+        def parent(enter):
+            seq = enter.get("parent")
+            while seq in self.by_seq and seq not in kept:
+                seq = self.by_seq[seq].get("parent")
+            return {"parent": seq} if seq in kept else {}
+        return Trace([{**{key: enter[key] for key in enter if key != "parent"}, **parent(enter)}
+                      if enter["event"] == "enter" else enter for enter in self.events
+                      if enter["event"] not in ("enter", "exit") or enter.get("enter", enter["seq"]) in kept])
 
 
 def same_number(a, b):
@@ -56,8 +76,9 @@ def differs_tensor(seen, wanted):
     if not isinstance(seen, dict) or not seen.get("tensor"):
         return f"{seen} for a tensor"
     device, index = seen["device"]
-    found = {"impl": seen["impl"], "sizes": seen["sizes"], "strides": seen["strides"], "dtype": seen["dtype"],
-             "device": device}
+    found = {**{key: seen[key] for key in ("impl", "storage", "sizes", "strides", "dtype")}, "device": device}
+    if not wanted["storage"]:  # a layout without one
+        del found["storage"]
     wrong = [f"{key} {found[key]} for {wanted[key]}" for key in found if found[key] != wanted[key]]
     return ", ".join(wrong)
 
@@ -110,8 +131,10 @@ class Comparison:
     def __init__(self):
         self.matched = 0           # ops of the mode that the trace holds, with the same arguments
         self.differences = []      # one line each
+        self.shared = 0            # results that share memory with an argument
         self.unreadable = Counter()   # values that the backend could not read, by op and kind; never a difference alone
-        self.only_mode = Counter()    # ops that came through no entry point
+        self.only_mode = Counter()    # ops that came through no entry point of the levels recorded
+        self.composite = Counter()    # ops that are only made of others, where the trace is without those
         self.used = set()             # seqs of the entries that the mode saw
         self.only_trace = Counter()   # entries with none inside them that the mode did not see
 
@@ -147,6 +170,31 @@ def compare_results(exit_event, op):
             for text in [differs_value(value, element)] if text]
 
 
+def storages(value):
+    """The memory of each tensor in a value or in lists of them, as watched.py or the dump describe it; 0: it has none."""
+    if isinstance(value, list):
+        return [storage for item in value for storage in storages(item)]
+    return [value["storage"]] if isinstance(value, dict) and "storage" in value else []
+
+
+def sharing(results, arguments):
+    """For each tensor among the results: the arguments that it shares memory with."""
+    owned = [set(storages(argument)) - {0} for argument in arguments]
+    return [[index for index, memory in enumerate(owned) if storage in memory] for storage in storages(results)]
+
+
+def compare_sharing(comparison, enter, exit_event, op):
+    """Which results share memory with which arguments."""
+    if exit_event is None or not exit_event["values"] or "results" not in op:
+        return []
+    seen = sharing([value.get("value") for value in exit_event["values"]], [value.get("value") for value in enter["values"]])
+    wanted = sharing(op["results"], op["arguments"])
+    if seen == wanted:
+        comparison.shared += sum(map(bool, wanted))
+        return []
+    return [f"results share memory with arguments {seen} for {wanted}"]
+
+
 def compare_op(comparison, enter, trace, op, allow_unreadable):
     if enter is None:
         return ["no entry before it"]
@@ -155,11 +203,20 @@ def compare_op(comparison, enter, trace, op, allow_unreadable):
     exit_event = trace.exit_of(enter)
     if exit_event and exit_event["time"] < op["entered"]:
         return ["the trace's entry is over before the mode sees it"]
-    return compare_arguments(comparison, enter, op, allow_unreadable) + compare_results(exit_event, op)
+    return compare_arguments(comparison, enter, op, allow_unreadable) + compare_results(exit_event, op) + \
+        compare_sharing(comparison, enter, exit_event, op)
 
 
-def compare(trace, watched, allow_unreadable=lambda value: False):
-    """`allow_unreadable` says which values (as dumped) the backend may leave unread; they are counted."""
+def innermost_open(trace, enter, time):
+    """The entry itself or the first around it that is not over at that time."""
+    while enter is not None and (exit_event := trace.exit_of(enter)) and exit_event["time"] < time:
+        enter = trace.by_seq.get(enter.get("parent"))
+    return enter
+
+
+def compare(trace, watched, allow_unreadable=lambda value: False, *, levels=("call", "redispatch"), composite=True):
+    """`allow_unreadable` says which values (as dumped) the backend may leave unread; they are counted. `levels` are those that
+    the trace holds, `composite` whether it holds the ops that are only made of others."""
     comparison = Comparison()
     by_thread = {}
     for enter in trace.enters:
@@ -167,12 +224,17 @@ def compare(trace, watched, allow_unreadable=lambda value: False):
     times = {thread: [enter["time"] for enter in enters] for thread, enters in by_thread.items()}
     used = comparison.used
     for number, op in enumerate(watched["ops"]):
-        if not op["through_entry"]:
+        if not set(levels) & set(op["through"]):
             comparison.only_mode[op["op"]] += 1
+            continue
+        if op["composite"] and not composite:
+            comparison.composite[op["op"]] += 1
             continue
         enters = by_thread.get(op["thread"], [])
         at = bisect.bisect_right(times.get(op["thread"], []), op["entered"]) - 1
         enter = enters[at] if at >= 0 else None
+        if "redispatch" not in levels:
+            enter = innermost_open(trace, enter, op["entered"])
         wrong = compare_op(comparison, enter, trace, op, allow_unreadable)
         if enter is not None and enter["seq"] in used:
             wrong.append("its entry belongs to the op before it")
@@ -182,9 +244,8 @@ def compare(trace, watched, allow_unreadable=lambda value: False):
             comparison.differences.append(f"op {number}, {op['op']}.{op['overload']}: " + "; ".join(wrong))
         else:
             comparison.matched += 1
-    known = {enter["seq"] for enter in trace.enters}
     for exit_event in trace.exits.values():
-        if exit_event["enter"] not in known:
+        if exit_event["enter"] not in trace.by_seq:
             comparison.differences.append(f"{exit_event['op']}.{exit_event['overload']} ends without a beginning")
     count_unseen(comparison, trace, watched, used)
     return comparison
@@ -192,7 +253,7 @@ def compare(trace, watched, allow_unreadable=lambda value: False):
 
 def count_unseen(comparison, trace, watched, used):
     """Entries outside of the mode's handlers that lead to no further entry and to no op of the mode."""
-    inside = sorted((op["entered"], op["left"]) for op in watched["ops"])
+    inside = sorted((op["entered"], op["left"]) for op in watched["ops"] if not op["composite"])
     begins = [begin for begin, _ in inside]
     parents = {enter.get("parent") for enter in trace.enters}
     for enter in trace.enters:

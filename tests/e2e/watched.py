@@ -4,11 +4,12 @@
 
 The mode changes the program (gradients accumulate with `add` instead of `add_`, more `detach`es), so what it sees can
 only be compared with a trace of this very process. For each op: name, the times at which the handler was entered and
-left, whether it came through one of libtorch's entry points, and every argument of the schema, defaults filled in.
+left, through which of libtorch's entry points it came, every argument of the schema, defaults filled in, and the results.
+In inference mode a mode is handed the ops that are only made of others, too: those are taken apart under the mode, so that
+it sees the others there as it does elsewhere.
 """
 import ctypes
 import importlib.util
-import itertools
 import json
 import re
 import sys
@@ -31,8 +32,9 @@ def describe(value):
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, torch.Tensor):
-        return {"impl": value._cdata, "sizes": list(value.size()), "strides": list(value.stride()),
-                "dtype": SCALAR_TYPES[str(value.dtype).removeprefix("torch.")], "device": DEVICE_TYPES[value.device.type]}
+        return {"impl": value._cdata, "storage": value.untyped_storage()._cdata if value.layout == torch.strided else 0,
+                "sizes": list(value.size()), "strides": list(value.stride()), "device": DEVICE_TYPES[value.device.type],
+                "dtype": SCALAR_TYPES[str(value.dtype).removeprefix("torch.")]}
     if isinstance(value, (list, tuple)):
         return [describe(item) for item in value]
     if isinstance(value, complex):
@@ -69,29 +71,46 @@ class DlInfo(ctypes.Structure):
 
 
 class Stack:
-    """Which at::_ops class led here, by the symbols of the C++ stack's return addresses. A saved tensor's copy asks the mode
-    for a `detach` by itself: what stands further out, be it a `detach` too, did not lead here."""
+    """Which of libtorch's entry points led here, by the symbols of the C++ stack's return addresses. A saved tensor's copy asks
+    the mode for a `detach` by itself: what stands further out, be it a `detach` too, did not lead here."""
 
-    COPY = b"shallow_copy_and_detach"
+    COPY = ("shallow_copy_and_detach", None)
 
     def __init__(self):
         self.libc = ctypes.CDLL(None)
         self.addresses = (ctypes.c_void_p * 128)()
-        self.classes = {}
+        self.entries = {}
 
-    def op_class(self, address):
-        if address not in self.classes:
+    def entry(self, address):
+        """The class in at::_ops and the level ("call" or "redispatch") that the address lies in, or None."""
+        if address not in self.entries:
             info = DlInfo()
             found = self.libc.dladdr(ctypes.c_void_p(address), ctypes.byref(info)) and info.symbol or b""
+            if b"shallow_copy_and_detach" in found:
+                self.entries[address] = self.COPY
+                return self.COPY
             match = re.match(rb"_ZN2at4_ops(\d+)", found)
-            self.classes[address] = self.COPY if self.COPY in found else \
-                match and found[match.end():match.end() + int(match[1])].decode()
-        return self.classes[address]
+            end = match and match.end() + int(match[1])
+            level = match and re.match(rb"\d+(call|redispatch)", found[end:])
+            self.entries[address] = level and (found[match.end():end].decode(), level[1].decode())
+        return self.entries[address]
 
-    def has(self, name):
+    def levels(self, name):
+        """The levels at which the innermost op on the stack was entered; none when it isn't the op of this class."""
         n = self.libc.backtrace(self.addresses, len(self.addresses))
-        classes = (self.op_class(address) for address in self.addresses[:n])
-        return name in itertools.takewhile(lambda found: found != self.COPY, classes)
+        levels = []
+        for entry in filter(None, map(self.entry, self.addresses[:n])):
+            if entry[0] != name:
+                break
+            levels.append(entry[1])
+        return sorted(set(levels))
+
+
+def find_composites():
+    """The (name, overload) of each op that has no kernel on the CPU but one that calls others."""
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    return {tuple((name + ".").split(".")[:2]) for name in torch._C._dispatch_get_all_op_names()
+            if has(name, "CompositeImplicitAutograd") and not has(name, "CPU")}
 
 
 class Watch(TorchDispatchMode):
@@ -99,18 +118,21 @@ class Watch(TorchDispatchMode):
         super().__init__()
         self.ops = []
         self.stack = Stack()
+        self.composites = find_composites()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         entered = time.monotonic_ns()
         kwargs = kwargs or {}
         schema = func._schema
         name = "_".join(filter(None, (schema.name.split("::")[1], schema.overload_name)))
-        op = {"through_entry": self.stack.has(name), "op": schema.name, "overload": schema.overload_name, "thread": threading.get_native_id(),
-              "entered": entered, "arguments": [describe(value) for value in bind(schema, args, kwargs)],
+        op = {"through": self.stack.levels(name), "op": schema.name, "overload": schema.overload_name,
+              "composite": (schema.name, schema.overload_name) in self.composites,
+              "thread": threading.get_native_id(), "entered": entered,
+              "arguments": [describe(value) for value in bind(schema, args, kwargs)],
               "types": [str(argument.type) for argument in schema.arguments]}
         self.ops.append(op)
         try:
-            result = func(*args, **kwargs)
+            result = self.run(func, args, kwargs, op["composite"])
             op["results"] = describe(result)
             return result
         except Exception as error:
@@ -118,6 +140,12 @@ class Watch(TorchDispatchMode):
             raise
         finally:
             op["left"] = time.monotonic_ns()
+
+    def run(self, func, args, kwargs, composite):
+        if not composite:
+            return func(*args, **kwargs)
+        with self:
+            return func.decompose(*args, **kwargs)
 
 
 def load(path):
@@ -135,7 +163,7 @@ def run(out, path, *arguments):
         program.main(*[int(argument) for argument in arguments])
     end = time.monotonic_ns()
     with open(out, "w") as file:
-        json.dump({"begin": begin, "end": end, "ops": watch.ops}, file)
+        json.dump({"begin": begin, "end": end, "ops": watch.ops, "composites": sorted(watch.composites)}, file)
 
 
 if __name__ == "__main__":
