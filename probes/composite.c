@@ -33,32 +33,32 @@ static int compare_names(const char *a, size_t a_size, const char *b, size_t b_s
 
 static int compare(const void *left, const void *right)
 {
-	const struct terra_composite *a = left, *b = right;
+	const struct terra_op_function *a = left, *b = right;
 	int order = compare_names(a->name, a->name_size, b->name, b->name_size);
 
 	return order ? order : strcmp(a->types, b->types);
 }
 
-static int add(struct terra_composites *composites, const char *name, size_t size, const char *types)
+static int add(struct terra_op_functions *functions, const char *name, size_t size, const char *types)
 {
-	struct terra_composite *item;
+	struct terra_op_function *item;
 
-	if (composites->n == composites->capacity) {
-		size_t capacity = composites->capacity ? composites->capacity * 2 : 1024;
-		struct terra_composite *items = realloc(composites->items, capacity * sizeof(*items));
+	if (functions->n == functions->capacity) {
+		size_t capacity = functions->capacity ? functions->capacity * 2 : 1024;
+		struct terra_op_function *items = realloc(functions->items, capacity * sizeof(*items));
 
 		if (!items)
 			return -ENOMEM;
-		composites->items = items;
-		composites->capacity = capacity;
+		functions->items = items;
+		functions->capacity = capacity;
 	}
-	item = &composites->items[composites->n];
+	item = &functions->items[functions->n];
 	item->name = name;
 	item->name_size = op_name_size(name, size);
 	item->types = strdup(types);
 	if (!item->types)
 		return -ENOMEM;
-	composites->n++;
+	functions->n++;
 	return 0;
 }
 
@@ -70,9 +70,17 @@ static int add_symbol(const struct terra_elf *elf, const Elf64_Sym *symbol, stru
 
 	if (!mangled || ELF64_ST_TYPE(symbol->st_info) != STT_FUNC || symbol->st_shndx == SHN_UNDEF)
 		return 0;
-	if (terra_mangle_spell_composite(mangled, &name, &size, types, sizeof(types)))
-		return 0;
-	return add(out, name, size, types);
+	if (!terra_mangle_spell_function(mangled, "compositeimplicitautograd", &name, &size, types, sizeof(types)))
+		return add(&out->implicit, name, size, types);
+	if (!terra_mangle_spell_function(mangled, "cpu", &name, &size, types, sizeof(types)))
+		return add(&out->cpu, name, size, types);
+	return 0;
+}
+
+static void sort(struct terra_op_functions *functions)
+{
+	if (functions->n)
+		qsort(functions->items, functions->n, sizeof(*functions->items), compare);
 }
 
 int terra_composites_find(const struct terra_elf *elf, struct terra_composites *out)
@@ -84,26 +92,37 @@ int terra_composites_find(const struct terra_elf *elf, struct terra_composites *
 		err = add_symbol(elf, &elf->symbols[i], out);
 	if (err)
 		terra_composites_free(out);
-	else if (out->n)
-		qsort(out->items, out->n, sizeof(*out->items), compare);
+	sort(&out->implicit);
+	sort(&out->cpu);
 	return err;
+}
+
+static void free_functions(struct terra_op_functions *functions)
+{
+	for (size_t i = 0; i < functions->n; i++)
+		free(functions->items[i].types);
+	free(functions->items);
+	memset(functions, 0, sizeof(*functions));
 }
 
 void terra_composites_free(struct terra_composites *composites)
 {
-	for (size_t i = 0; i < composites->n; i++)
-		free(composites->items[i].types);
-	free(composites->items);
-	memset(composites, 0, sizeof(*composites));
+	free_functions(&composites->implicit);
+	free_functions(&composites->cpu);
+}
+
+static bool has(const struct terra_op_functions *functions, const struct terra_op_function *wanted)
+{
+	return functions->n && bsearch(wanted, functions->items, functions->n, sizeof(*functions->items), compare);
 }
 
 bool terra_is_composite(const struct terra_composites *composites, const char *name, size_t name_size,
 			const char *mangled)
 {
 	char types[TYPES_SIZE];
-	struct terra_composite wanted = {.name = name, .name_size = name_size, .types = types};
+	struct terra_op_function wanted = {.name = name, .name_size = name_size, .types = types};
 
-	if (!composites->n || terra_mangle_spell_op(mangled, types, sizeof(types)))
+	if (!composites->implicit.n || terra_mangle_spell_op(mangled, types, sizeof(types)))
 		return false;
-	return bsearch(&wanted, composites->items, composites->n, sizeof(*composites->items), compare) != NULL;
+	return has(&composites->implicit, &wanted) && !has(&composites->cpu, &wanted);
 }

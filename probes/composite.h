@@ -2,22 +2,27 @@
  *
  * An op that is "composite implicit" has one kernel for every device and for autograd, made of other ops: recording it
  * beside them tells the same twice. libtorch exports those kernels' C++ functions in a namespace of their own; an op is
- * one of them when a function there has its name and takes exactly its arguments. In doubt it is not.
+ * one of them when a function there has its name and takes exactly its arguments, and the CPU has no kernel of its own for
+ * it (silu_backward has). In doubt it is not.
  */
 #ifndef TERRA_PROBES_COMPOSITE_H
 #define TERRA_PROBES_COMPOSITE_H
 
 #include "probes/elf_file.h"
 
-struct terra_composite {
+struct terra_op_function {
 	const char *name; /* of the op: without what the C++ name adds for its form; no terminator; in the ELF file */
 	size_t name_size;
 	char *types;      /* as terra_mangle_spell_op gives them */
 };
 
-struct terra_composites {
-	struct terra_composite *items; /* sorted */
+struct terra_op_functions {
+	struct terra_op_function *items; /* sorted */
 	size_t n, capacity;
+};
+
+struct terra_composites {
+	struct terra_op_functions implicit, cpu;
 };
 
 /* 0 or -ENOMEM; the ELF file must outlive it. A library without such functions gives an empty set. */

@@ -391,17 +391,20 @@ int terra_mangle_parse(const char *mangled, struct terra_signature *out)
 }
 
 /* _ZN 2at <namespace> <name> E; leaves the parser at the first parameter. */
-static int parse_composite_name(struct parser *p, const char **name, size_t *size)
+static int parse_function_name(struct parser *p, const char *namespace, const char **name, size_t *size)
 {
-	static const char prefix[] = "_ZN2at25compositeimplicitautograd";
+	static const char prefix[] = "_ZN2at";
+	const char *found;
+	size_t n;
 
 	if (strncmp(p->at, prefix, sizeof(prefix) - 1) != 0)
 		return -ENOENT;
 	p->at += sizeof(prefix) - 1;
-	if (!source_name(&p->at, name, size) || !eat(p, 'E'))
+	if (!source_name(&p->at, &found, &n) || n != strlen(namespace) || memcmp(found, namespace, n) != 0 ||
+	    !source_name(&p->at, name, size) || !eat(p, 'E'))
 		return -ENOENT;
 	remember(p, literal(p, "at"));
-	remember(p, literal(p, "at::compositeimplicitautograd"));
+	remember(p, literal(p, namespace));
 	return 0;
 }
 
@@ -435,12 +438,13 @@ int terra_mangle_spell_op(const char *mangled, char *types, size_t size)
 	return err ? err : spell_parameters(&p, types, size);
 }
 
-int terra_mangle_spell_composite(const char *mangled, const char **name, size_t *name_size, char *types, size_t size)
+int terra_mangle_spell_function(const char *mangled, const char *namespace, const char **name, size_t *name_size,
+				char *types, size_t size)
 {
 	struct parser p;
 	int err;
 
 	begin_parse(&p, mangled);
-	err = parse_composite_name(&p, name, name_size);
+	err = parse_function_name(&p, namespace, name, name_size);
 	return err ? err : spell_parameters(&p, types, size);
 }

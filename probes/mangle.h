@@ -45,8 +45,9 @@ int terra_mangle_parse(const char *mangled, struct terra_signature *out);
  * that is not parsed; -E2BIG when `size` does not suffice. */
 int terra_mangle_spell_op(const char *mangled, char *types, size_t size);
 
-/* The same of a function at::compositeimplicitautograd::NAME; `name` points into `mangled`. */
-int terra_mangle_spell_composite(const char *mangled, const char **name, size_t *name_size, char *types, size_t size);
+/* The same of a function at::NAMESPACE::NAME; `name` points into `mangled`. */
+int terra_mangle_spell_function(const char *mangled, const char *namespace, const char **name, size_t *name_size,
+				char *types, size_t size);
 
 /* Gives every argument of `op` its kind and place. `has_sret` 0xff (not known) leaves all places unknown, since the
  * hidden result pointer would shift them. Sets args, n_args, has_sret and complete. See places.c. */

@@ -16,7 +16,7 @@
 #include "probes/schema.h"
 
 /* Raise when the meaning of a stored table changes. */
-#define CACHE_VERSION 2u
+#define CACHE_VERSION 3u
 #define CACHE_LAYOUT ((uint64_t)CACHE_VERSION << 32 | (uint64_t)TERRA_KIND_COUNT << 16 | sizeof(struct terra_op))
 
 /* An op while the table is being built; its strings are still spans of the ELF file. */

@@ -197,32 +197,38 @@ static void test_composite(void **state)
 	static const struct {
 		const char *op, *schema, *function;
 		unsigned composite;
+		const char *other; /* function */
 	} cases[] = {
 		{ "_ZN2at4_ops4call4callERKNS_6TensorES4_", "call(Tensor self, Tensor other) -> Tensor",
-		  "_ZN2at25compositeimplicitautograd4callERKNS_6TensorES3_", 1 },
+		  "_ZN2at25compositeimplicitautograd4callERKNS_6TensorES3_", 1, NULL },
 		/* another type, one more, one fewer, another name, another namespace */
 		{ "_ZN2at4_ops4call4callERKNS_6TensorES4_", "call(Tensor self, Tensor other) -> Tensor",
-		  "_ZN2at25compositeimplicitautograd4callERKNS_6TensorERS1_", 0 },
+		  "_ZN2at25compositeimplicitautograd4callERKNS_6TensorERS1_", 0, NULL },
 		{ "_ZN2at4_ops4call4callERKNS_6TensorES4_", "call(Tensor self, Tensor other) -> Tensor",
-		  "_ZN2at25compositeimplicitautograd4callERKNS_6TensorES3_b", 0 },
+		  "_ZN2at25compositeimplicitautograd4callERKNS_6TensorES3_b", 0, NULL },
 		{ "_ZN2at4_ops4call4callERKNS_6TensorES4_", "call(Tensor self, Tensor other) -> Tensor",
-		  "_ZN2at25compositeimplicitautograd4callERKNS_6TensorE", 0 },
+		  "_ZN2at25compositeimplicitautograd4callERKNS_6TensorE", 0, NULL },
 		{ "_ZN2at4_ops4call4callERKNS_6TensorES4_", "call(Tensor self, Tensor other) -> Tensor",
-		  "_ZN2at25compositeimplicitautograd5call_ERKNS_6TensorES3_", 0 },
+		  "_ZN2at25compositeimplicitautograd5call_ERKNS_6TensorES3_", 0, NULL },
 		{ "_ZN2at4_ops4call4callERKNS_6TensorES4_", "call(Tensor self, Tensor other) -> Tensor",
-		  "_ZN2at3cpu4callERKNS_6TensorES3_", 0 },
+		  "_ZN2at3cpu4callERKNS_6TensorES3_", 0, NULL },
 		/* symbolic sizes, and the output last */
 		{ "_ZN2at4_ops4view4callERKNS_6TensorEN3c106SymIntE", "view(Tensor self, SymInt n) -> Tensor",
-		  "_ZN2at25compositeimplicitautograd11view_symintERKNS_6TensorEN3c106SymIntE", 1 },
+		  "_ZN2at25compositeimplicitautograd11view_symintERKNS_6TensorEN3c106SymIntE", 1, NULL },
 		{ "_ZN2at4_ops4view4callERKNS_6TensorEN3c106SymIntE", "view(Tensor self, SymInt n) -> Tensor",
-		  "_ZN2at25compositeimplicitautograd4viewERKNS_6TensorEl", 0 },
+		  "_ZN2at25compositeimplicitautograd4viewERKNS_6TensorEl", 0, NULL },
 		{ "_ZN2at4_ops8view_out4callERKNS_6TensorERS2_", "view.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)",
-		  "_ZN2at25compositeimplicitautograd9view_outfERKNS_6TensorERS1_", 1 },
+		  "_ZN2at25compositeimplicitautograd9view_outfERKNS_6TensorERS1_", 1, NULL },
 		{ "_ZN2at4_ops8view_out4callERKNS_6TensorERS2_", "view.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)",
-		  "_ZN2at25compositeimplicitautograd8view_outERNS_6TensorERKS1_", 0 },
+		  "_ZN2at25compositeimplicitautograd8view_outERNS_6TensorERKS1_", 0, NULL },
+		/* the CPU's own kernel, and one for other types */
+		{ "_ZN2at4_ops4call4callERKNS_6TensorES4_", "call(Tensor self, Tensor other) -> Tensor",
+		  "_ZN2at25compositeimplicitautograd4callERKNS_6TensorES3_", 0, "_ZN2at3cpu4callERKNS_6TensorES3_" },
+		{ "_ZN2at4_ops4call4callERKNS_6TensorES4_", "call(Tensor self, Tensor other) -> Tensor",
+		  "_ZN2at25compositeimplicitautograd4callERKNS_6TensorES3_", 1, "_ZN2at3cpu4callERKNS_6TensorE" },
 		/* what does not parse is not compared */
 		{ "_ZN2at4_ops4call4callEDn", "call(Tensor self) -> Tensor",
-		  "_ZN2at25compositeimplicitautograd4callEDn", 0 },
+		  "_ZN2at25compositeimplicitautograd4callEDn", 0, NULL },
 	};
 	static struct elf_sample sample;
 
@@ -232,6 +238,8 @@ static void test_composite(void **state)
 		sample_init(&sample, 1);
 		sample_symbol(&sample, cases[i].op, 0x10);
 		sample_symbol(&sample, cases[i].function, 0x20);
+		if (cases[i].other)
+			sample_symbol(&sample, cases[i].other, 0x30);
 		sample_string(&sample, cases[i].schema);
 		table = table_of(&sample);
 		assert_int_equal(only_op(table)->composite, cases[i].composite);
