@@ -21,8 +21,8 @@ FULL = os.environ.get("TERRA_TEST_FULL") == "1"
 
 # Levels that both backends can be asked for, and what the comparison has to know of them; which of them each backend
 # records where it is not asked for all of them.
-LEVELS = {"all": {}, "call": {"levels": ("call",)}}
-USUAL = {"bpf": "call", "preload": "all"}
+LEVELS = {"all": {}, "call": {"levels": ("call",)}, "ops": {"levels": ("call",), "composite": False}}
+USUAL = {"bpf": "ops", "preload": "all"}
 
 # What reaches a mode past libtorch's entry points: `detach`, which the interpreter hands to it itself; what the optimizers'
 # step() asks of the profiler; and the ops of extensions.
@@ -31,16 +31,9 @@ OPTIMIZER = {"profiler::_record_function_enter_new", "profiler::_record_function
 VISION = {"torchvision::nms", "torchvision::roi_align", "torchvision::_roi_align_backward"}
 
 
-def unread_by_bpf(value):
-    """The values that the bpf backend may leave unread: those in floating-point registers."""
-    return value["kind"] == "float"
-
-
-def unread_by_preload(value):
+def unread(value):
+    """The values that a backend may leave unread: none."""
     return False
-
-
-UNREAD = {"bpf": unread_by_bpf, "preload": unread_by_preload}
 
 
 def backends():
@@ -86,12 +79,12 @@ def check_trace(backend, levels, trace, watched, at_least, past_entries):
     assert trace.info["backend"] == backend, trace.info
     assert trace.end["clean"] and trace.end["lost"] == 0, trace.end
     title = f"{backend}, {levels}"
-    check(title, trace, watched, UNREAD[backend], at_least, past_entries, **LEVELS[levels])
+    check(title, trace, watched, unread, at_least, past_entries, **LEVELS[levels])
     if levels == "all":
-        check(title + ", its calls", trace.calls(), watched, UNREAD[backend], at_least, past_entries, levels=("call",))
+        check(title + ", its calls", trace.calls(), watched, unread, at_least, past_entries, levels=("call",))
         inside = sum(op["composite"] for op in watched["ops"])
         comparison = check(title + ", its calls that are no composites", trace.calls(composites_of(watched)), watched,
-                           UNREAD[backend], at_least - inside, past_entries, levels=("call",), composite=False)
+                           unread, at_least - inside, past_entries, levels=("call",), composite=False)
         assert sum(comparison.composite.values()) == inside
 
 
