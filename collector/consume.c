@@ -21,6 +21,7 @@ struct frame {
 	bool has_result;     /* `result` is what it returns, known from its arguments */
 	uint32_t n_entries;  /* call stack, kept for the ops inside that have none of their own */
 	struct pystack_entry *entries;
+	const char *module;  /* as in struct terra_event */
 	struct terra_tensor result;
 };
 
@@ -236,7 +237,11 @@ static int set_stack(struct terra_consumer *c, const struct frame *parent, struc
 	if (n == 0 && parent) {
 		entries = parent->entries;
 		n = parent->n_entries;
+		frame->module = parent->module;
+	} else if (n && c->options.module) {
+		frame->module = c->options.module(c->options.resolve_ctx, entries, n, event->time_ns);
 	}
+	event->module = event->type == TERRA_EVENT_OP_ENTER ? frame->module : NULL;
 	if (n == 0)
 		return 0;
 	frame->entries = malloc(n * sizeof(*entries));

@@ -35,6 +35,9 @@ struct terra_consumer_options {
 	/* Fills *frame for an entry of a call stack; NULL: no stacks. Its strings are to live as long as the consumer. */
 	int (*resolve)(void *ctx, const struct pystack_entry *entry, struct terra_frame *frame);
 	void *resolve_ctx;
+	/* The path of the module that a call stack of that time is in; NULL: in none, or not known. Gets resolve_ctx, and the
+	 * string is to live as long. NULL: no module paths. */
+	const char *(*module)(void *ctx, const struct pystack_entry *entries, uint32_t n, uint64_t time_ns);
 };
 
 /* The options are copied, what they point to is borrowed. NULL when out of memory. */

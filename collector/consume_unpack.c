@@ -369,27 +369,40 @@ static int unpack_value(struct unpacker *u, struct terra_value *value)
 	return unpack_payload(u, value);
 }
 
+/* Returns how many of `words` words the frame had; 0 when they are not there. */
+static uint32_t take_entry(struct unpacker *u, uint32_t words, struct pystack_entry *entry)
+{
+	const uint64_t *code = next_element(u, 8), *place = next_element(u, 8), *self = NULL;
+
+	if (!code || !place)
+		return 0;
+	*entry = (struct pystack_entry){ .code = *code & ~PYSTACK_TAG_BITS, .offset = (uint32_t)*place,
+					 .check = (uint32_t)(*place >> 32) };
+	if (!(*code & PYSTACK_HAS_SELF))
+		return 2;
+	self = words >= 3 ? next_element(u, 8) : NULL;
+	entry->self = self ? *self : 0;
+	return self ? 3 : 0;
+}
+
 static int take_entries(struct unpacker *u, struct consume_values *out)
 {
 	const struct terra_packed *first = (const struct terra_packed *)u->pieces.first;
-	struct pystack_entry *entries;
+	uint32_t words = first->flags & TERRA_PACKED_UNREADABLE ? 0 : u->pieces.recorded;
+	struct pystack_entry *entries = consume_alloc(u->arena, (words / 2 + 1) * sizeof(*entries));
 
-	out->n_entries = u->pieces.recorded / 2;
-	entries = consume_alloc(u->arena, out->n_entries * sizeof(*entries));
 	if (!entries)
 		return -ENOMEM;
-	if (first->flags & TERRA_PACKED_UNREADABLE)
-		out->n_entries = 0;
-	begin_elements(u);
-	for (uint32_t i = 0; i < out->n_entries; i++) {
-		const uint64_t *word[2] = { next_element(u, 8), next_element(u, 8) };
-
-		if (!word[0] || !word[1])
-			return -EPROTO;
-		memcpy(&entries[i], word[0], 8);
-		memcpy((uint8_t *)&entries[i] + 8, word[1], 8);
-	}
 	out->entries = entries;
+	out->n_entries = 0;
+	begin_elements(u);
+	while (words >= 2) {
+		uint32_t taken = take_entry(u, words, &entries[out->n_entries++]);
+
+		if (!taken)
+			return -EPROTO;
+		words -= taken;
+	}
 	return 0;
 }
 

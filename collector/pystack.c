@@ -90,6 +90,23 @@ int pystack_read(struct pystack_process *process, uint64_t address, void *out, s
 	return (size_t)got == size ? 0 : -EFAULT;
 }
 
+int pystack_read_all(struct pystack_process *process, const struct iovec *local, const struct iovec *remote, size_t n)
+{
+	uint8_t *out = local->iov_base;
+	ssize_t got = -1;
+	int error = 0;
+
+	if (process->memory < 0)
+		got = process_vm_readv(process->pid, local, 1, remote, n, 0);
+	if (got >= 0)
+		return (size_t)got == local->iov_len ? 0 : -EFAULT;
+	for (size_t i = 0; i < n && !error; i++) {
+		error = pystack_read(process, (uint64_t)(uintptr_t)remote[i].iov_base, out, remote[i].iov_len);
+		out += remote[i].iov_len;
+	}
+	return error;
+}
+
 /* Encodes one code point. PEP 383: a lone surrogate U+DC80..U+DCFF is a byte that could not be decoded. */
 static size_t encode(uint32_t c, char *out)
 {
@@ -141,13 +158,18 @@ int pystack_read_string(struct pystack_process *process, const struct pystack_la
 			char **out)
 {
 	uint32_t state, kind, compact, ascii;
+	uint8_t head[72];
 	uint64_t type, length;
 	void *characters;
 	int error;
 
-	if (pystack_read(process, object + 8, &type, sizeof(type)) || type != layout->unicode_type ||
-	    pystack_read(process, object + layout->unicode_length, &length, sizeof(length)) ||
-	    pystack_read(process, object + layout->unicode_state, &state, sizeof(state)))
+	if (layout->unicode_length + 8u > sizeof(head) || layout->unicode_state + 4u > sizeof(head) ||
+	    pystack_read(process, object, head, layout->unicode_state + 4u))
+		return -EINVAL;
+	memcpy(&type, head + 8, sizeof(type));
+	memcpy(&length, head + layout->unicode_length, sizeof(length));
+	memcpy(&state, head + layout->unicode_state, sizeof(state));
+	if (type != layout->unicode_type || layout->unicode_length + 8u > layout->unicode_state)
 		return -EINVAL;
 	kind = state >> 2 & 7;
 	compact = state >> 5 & 1;

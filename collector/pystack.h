@@ -40,6 +40,14 @@ void pystack_names_free(struct pystack_names *names);
 /* Fills *frame; its strings live as long as `names`. An entry whose code object is gone gives "?" and line 0, and is
  * counted. A frame that has not begun gives the line of its def. Returns 0, -ENOMEM, or -EINVAL for an empty entry. */
 int pystack_names_resolve(struct pystack_names *names, const struct pystack_entry *entry, struct terra_frame *frame);
+/* The path of the torch.nn.Module whose call a stack of CLOCK_MONOTONIC `time_ns` is in, as pystack_modules.h has it. NULL: in
+ * none, or not known. Lives as long as `names`. */
+const char *pystack_names_module(struct pystack_names *names, const struct pystack_entry *entries, uint32_t n,
+				 uint64_t time_ns);
+/* A sentence about module paths that are missing; false when none are. */
+#define PYSTACK_MODULES_REMARK 192
+bool pystack_names_modules_remark(const struct pystack_names *names, char *text, size_t size);
+
 uint64_t pystack_names_missing(const struct pystack_names *names);
 
 /* Line of the instruction at byte `offset` in a PEP 626 location table; 0 when the table gives it none. */

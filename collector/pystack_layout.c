@@ -125,6 +125,9 @@ static int find_symbols(pid_t pid, struct symbols *out, struct message *message)
 /* Owners from this one on: the C stack in 3.11 to 3.13; the interpreter, and behind it the C stack, in later ones. */
 #define OWNER_NATIVE 3
 
+/* Of PyCodeObject, where no version so far published it or moved it. A wrong place would cost module paths, no more. */
+#define CODE_FLAGS 48
+
 /* The offsets of 3.11 and 3.12, which publish none. interpreters_head: place in _PyRuntime of interpreters.head. */
 struct known_layout {
 	uint32_t version; /* major << 8 | minor */
@@ -139,13 +142,15 @@ static const struct known_layout known_layouts[] = {
 		.frame_code = 32, .frame_previous = 48, .frame_instr = 56, .frame_owner = 69, .owner_native = OWNER_NATIVE,
 		.code_first_line = 72, .code_filename = 112, .code_name = 120, .code_qualname = 128,
 		.code_linetable = 136, .code_bytecode = 184, .bytes_size = 16, .bytes_data = 32,
-		.unicode_length = 16, .unicode_state = 32, .unicode_ascii = 48, .unicode_compact = 72}},
+		.unicode_length = 16, .unicode_state = 32, .unicode_ascii = 48, .unicode_compact = 72,
+		.frame_locals = 72, .code_flags = CODE_FLAGS, .code_argcount = 56}},
 	{0x030c, 40, 72, {
 		.state_next = 8, .state_native_id = 144, .state_frame = 56, .has_cframe = 1, .cframe_frame = 0,
 		.frame_code = 0, .frame_previous = 8, .frame_instr = 56, .frame_owner = 70, .owner_native = OWNER_NATIVE,
 		.code_first_line = 68, .code_filename = 112, .code_name = 120, .code_qualname = 128,
 		.code_linetable = 136, .code_bytecode = 192, .bytes_size = 16, .bytes_data = 32,
-		.unicode_length = 16, .unicode_state = 32, .unicode_ascii = 40, .unicode_compact = 56}},
+		.unicode_length = 16, .unicode_state = 32, .unicode_ascii = 40, .unicode_compact = 56,
+		.frame_locals = 72, .code_flags = CODE_FLAGS, .code_argcount = 52}},
 };
 /* clang-format on */
 
@@ -210,13 +215,16 @@ static bool layout_from_words(const uint64_t *words, const struct published *at,
 	TAKE(frame_previous, frame, 1);
 	TAKE(frame_code, frame, 2);
 	TAKE(frame_instr, frame, 3);
+	TAKE(frame_locals, frame, 4);
 	TAKE(frame_owner, frame, 5);
 	TAKE(code_filename, code, 1);
 	TAKE(code_name, code, 2);
 	TAKE(code_qualname, code, 3);
 	TAKE(code_linetable, code, 4);
 	TAKE(code_first_line, code, 5);
+	TAKE(code_argcount, code, 6);
 	TAKE(code_bytecode, code, 9);
+	out->code_flags = CODE_FLAGS;
 	TAKE(bytes_size, bytes, 1);
 	TAKE(bytes_data, bytes, 2);
 	TAKE(unicode_state, unicode, 1);
@@ -282,7 +290,8 @@ static bool offsets_fit(const struct pystack_layout *layout)
 	       word_in(layout->code_filename, PYSTACK_CODE_BYTES) && word_in(layout->code_name, PYSTACK_CODE_BYTES) &&
 	       word_in(layout->code_qualname, PYSTACK_CODE_BYTES) &&
 	       word_in(layout->code_linetable, PYSTACK_CODE_BYTES) && layout->code_first_line % 4 == 0 &&
-	       layout->code_first_line + 4u <= PYSTACK_CODE_BYTES;
+	       layout->code_first_line + 4u <= PYSTACK_CODE_BYTES && layout->code_argcount % 4 == 0 &&
+	       layout->code_argcount + 4u <= PYSTACK_CODE_BYTES && layout->frame_locals % 8 == 0;
 }
 
 /* The first interpreter of the list is the newest, the last one the main one, which programs run in. */

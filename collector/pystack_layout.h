@@ -40,15 +40,19 @@ struct pystack_layout {
 	uint8_t unicode_state;
 	uint8_t unicode_ascii;	 /* characters of a compact ASCII string */
 	uint8_t unicode_compact; /* characters of any other compact string */
-	uint8_t padding[4];
+	uint8_t frame_locals;  /* _PyInterpreterFrame: the first local variable; low bits may be tags; 0: not known */
+	uint8_t code_flags;
+	uint8_t code_argcount;
+	uint8_t padding[1];
 };
 
 /* One frame of a stack. `check` is made from the code object's name and line fields at the time of the walk: a code
  * object that was freed, and its memory given to another, no longer matches. */
 struct pystack_entry {
-	uint64_t code;	 /* address of the code object */
+	uint64_t code;	 /* address of the code object; 0: not a frame, frames further out are missing */
 	uint32_t offset; /* bytes from the first instruction; 0xffffffff: the frame has not begun */
 	uint32_t check;
+	uint64_t self;	 /* the first local's value where the function takes one argument, * and **, else 0 */
 };
 
 struct pystack_scratch {
@@ -58,5 +62,10 @@ struct pystack_scratch {
 
 #define PYSTACK_NOT_BEGUN 0xffffffffu
 #define PYSTACK_TAG_BITS 7ull
+#define PYSTACK_TAKES_ANY 12u /* CO_VARARGS | CO_VARKEYWORDS */
+
+/* A stack in a record: two words a frame, code and check << 32 | offset. The code's lowest bit says that `self` follows. */
+#define PYSTACK_HAS_SELF 1ull
+#define PYSTACK_ENTRY_WORDS 3 /* at most */
 
 #endif

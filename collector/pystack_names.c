@@ -2,10 +2,12 @@
 #include "collector/pystack.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "collector/pystack_modules.h"
 #include "collector/pystack_priv.h"
 
 #define PYSTACK_READ(context, destination, size, address) pystack_read((context), (address), (destination), (size))
@@ -36,6 +38,8 @@ struct pystack_names {
 	size_t n_slots; /* power of two */
 	size_t used;
 	uint64_t missing;
+	struct pystack_modules *modules; /* NULL until one is called */
+	uint64_t modules_missing;
 };
 
 struct pystack_names *pystack_names_new(pid_t pid, const struct pystack_layout *layout)
@@ -70,6 +74,7 @@ void pystack_names_free(struct pystack_names *names)
 	for (size_t i = 0; i < names->n_slots; i++)
 		if (names->slots[i].key.code && names->slots[i].key.offset == KEY_CODE)
 			code_free(names->slots[i].u.code);
+	pystack_modules_free(names->modules);
 	pystack_process_close(&names->process);
 	free(names->slots);
 	free(names);
@@ -280,4 +285,56 @@ int pystack_names_resolve(struct pystack_names *names, const struct pystack_entr
 	if (frame->function[0] == '?' && !frame->line)
 		names->missing++;
 	return 0;
+}
+
+/* Every torch.nn.Module is called by this function. What it calls in turn has `self` in a cell. */
+static bool is_module_call(struct pystack_names *names, const struct pystack_entry *entry)
+{
+	static const char file[] = "/torch/nn/modules/module.py";
+	struct terra_frame frame;
+	size_t length;
+
+	if (!entry->self || pystack_names_resolve(names, entry, &frame) ||
+	    strcmp(frame.function, "Module._wrapped_call_impl") != 0)
+		return false;
+	length = strlen(frame.file);
+	return length >= sizeof(file) - 1 && strcmp(frame.file + length - (sizeof(file) - 1), file) == 0;
+}
+
+const char *pystack_names_module(struct pystack_names *names, const struct pystack_entry *entries, uint32_t n,
+				 uint64_t time_ns)
+{
+	uint64_t selves[PYSTACK_MAX_FRAMES];
+	const char *path = NULL;
+	uint32_t n_selves = 0;
+	bool whole = true;
+
+	for (uint32_t i = 0; i < n && i <= PYSTACK_MAX_FRAMES; i++) {
+		whole &= entries[i].code != 0;
+		if (n_selves < PYSTACK_MAX_FRAMES && is_module_call(names, &entries[i]))
+			selves[n_selves++] = entries[i].self;
+	}
+	if (!n_selves)
+		return NULL;
+	if (!names->modules)
+		names->modules = pystack_modules_new(&names->process, &names->layout);
+	if (whole && names->modules)
+		path = pystack_modules_path(names->modules, selves, n_selves, time_ns);
+	names->modules_missing += !path;
+	return path;
+}
+
+bool pystack_names_modules_remark(const struct pystack_names *names, char *text, size_t size)
+{
+	uint32_t version = names->layout.version;
+
+	if (!names->modules_missing)
+		return false;
+	if (!pystack_modules_known(&names->layout))
+		snprintf(text, size, "no module paths: the objects of Python %u.%u are not known", version >> 24,
+			 version >> 16 & 0xff);
+	else
+		snprintf(text, size, "%llu operators in a module's call have no module path: it was gone or changed when it "
+			 "was read, or the stack was too deep", (unsigned long long)names->modules_missing);
+	return true;
 }

@@ -17,6 +17,10 @@ void pystack_process_close(struct pystack_process *process);
 /* Reads all of `size` bytes. 0 or -errno. */
 int pystack_read(struct pystack_process *process, uint64_t address, void *out, size_t size);
 
+/* The same for `n` places, one behind the other into `local`, in one call where the kernel lets us. */
+struct iovec;
+int pystack_read_all(struct pystack_process *process, const struct iovec *local, const struct iovec *remote, size_t n);
+
 /* A compact str as UTF-8 (lone surrogates that stand for undecodable bytes give these bytes back). malloc'ed; -EINVAL
  * when the object is no such string. */
 struct pystack_layout;

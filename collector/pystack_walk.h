@@ -73,12 +73,22 @@ static inline uint64_t pystack_first_frame(const struct pystack_layout *layout, 
 	return frame;
 }
 
+/* Whether the function is (self, *args, **kwargs), as what calls a torch.nn.Module is. Names cannot be compared here; this
+ * is what makes the first local of few other frames recorded. */
+static inline int pystack_takes_any(const struct pystack_layout *layout, const struct pystack_scratch *scratch)
+{
+	uint32_t flags = *(const uint32_t *)(scratch->code + (layout->code_flags & 0xfc));
+	uint32_t arguments = *(const uint32_t *)(scratch->code + (layout->code_argcount & 0xfc));
+
+	return layout->frame_locals && arguments == 1 && (flags & PYSTACK_TAKES_ANY) == PYSTACK_TAKES_ANY;
+}
+
 /* Reads *frame into *entry and moves *frame to its caller (0: that was the last one). 1: entry was filled; 0: this
  * frame is the interpreter's own; -1: unreadable, or not a frame, so the walk ends here. */
 static inline int pystack_step(const struct pystack_layout *layout, void *context, struct pystack_scratch *scratch,
 			       uint64_t *frame, struct pystack_entry *entry)
 {
-	uint64_t code, instr;
+	uint64_t code, instr, here = *frame;
 
 	if (PYSTACK_READ(context, scratch->frame, PYSTACK_FRAME_BYTES, *frame))
 		return -1;
@@ -95,6 +105,10 @@ static inline int pystack_step(const struct pystack_layout *layout, void *contex
 	entry->offset = instr >= code ? (uint32_t)(instr - code) : PYSTACK_NOT_BEGUN;
 	entry->code = code - layout->code_bytecode;
 	entry->check = pystack_check(layout, scratch);
+	entry->self = 0;
+	if (pystack_takes_any(layout, scratch) &&
+	    !PYSTACK_READ(context, &instr, sizeof(instr), here + layout->frame_locals))
+		entry->self = instr & ~PYSTACK_TAG_BITS;
 	return 1;
 }
 

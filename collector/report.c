@@ -14,6 +14,7 @@ struct open_op {
 	uint64_t inside_ns; /* spent in ops inside */
 	uint32_t kind;
 	uint32_t site;      /* NO_SITE: not outermost, or without a stack */
+	uint64_t module;    /* as report_modules_enter gives it */
 };
 
 #define NO_SITE UINT32_MAX
@@ -42,6 +43,7 @@ struct summary_state {
 	struct trace_buffer key;
 	struct terra_op_stream *stream;
 	struct gpu_report *gpu;
+	struct report_modules *modules;
 };
 
 /* The number of a key, which is the index of its entry in `data`, and that entry; NULL when memory ran out. A new key
@@ -190,7 +192,7 @@ static int enter(struct terra_summary *s, const struct terra_event *event)
 			return -ENOMEM;
 	}
 	slot = push(open);
-	if (!slot || state->marks.failed)
+	if (!slot || state->marks.failed || report_modules_enter(state->modules, event, &op.module) != 0)
 		return -ENOMEM;
 	*slot = op;
 	s->unfinished++;
@@ -227,6 +229,7 @@ static void leave(struct terra_summary *s, const struct terra_event *event, stru
 		open->ops[open->n - 1].inside_ns += total;
 	else
 		thread->total_ns += total;
+	report_modules_leave(s->state->modules, op.module, total);
 	if (op.site != NO_SITE)
 		((struct summary_site *)s->state->site_data.data)[op.site].total_ns += total;
 }
@@ -473,8 +476,9 @@ static struct terra_summary *summary_alloc(void)
 	if (s->state) {
 		s->state->stream = terra_op_stream_new();
 		s->state->gpu = gpu_report_new();
+		s->state->modules = report_modules_new();
 	}
-	if (s->state && s->state->stream && s->state->gpu)
+	if (s->state && s->state->stream && s->state->gpu && s->state->modules)
 		return s;
 	terra_summary_free(s);
 	return NULL;
@@ -500,6 +504,7 @@ int terra_summary_new(struct terra_trace_reader *reader, struct terra_summary **
 	name_sites(s);
 	name_rest(s);
 	s->gpu = gpu_report_finish(s->state->gpu);
+	s->modules = report_modules_finish(s->state->modules, &s->n_modules);
 	*out = s;
 	return 0;
 }
@@ -525,6 +530,7 @@ static void state_free(struct summary_state *state)
 	free(state->key.data);
 	terra_op_stream_free(state->stream);
 	gpu_report_free(state->gpu);
+	report_modules_free(state->modules);
 	free(state);
 }
 

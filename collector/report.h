@@ -7,6 +7,7 @@
 #include "collector/iterations.h"
 #include "collector/report_gpu.h"
 #include "collector/report_json.h"
+#include "collector/report_modules.h"
 #include "collector/trace.h"
 
 /* All calls of one op. Times are nanoseconds and include what recording cost. */
@@ -56,6 +57,8 @@ struct terra_summary {
 	uint32_t n_kinds;
 	struct summary_site *sites;     /* most time first */
 	uint32_t n_sites;
+	const struct summary_module *modules; /* most time first */
+	uint32_t n_modules;
 	struct summary_thread *threads; /* most ops first */
 	uint32_t n_threads;
 	struct summary_note *notes;     /* in order of appearance */

@@ -229,6 +229,10 @@ static void print_op(const struct terra_event *event, FILE *out)
 		fprintf(out, " node=%" PRIu64, event->node);
 	if (enter && event->autograd && event->forward_seq != UINT64_MAX)
 		fprintf(out, " forward=%" PRIu64, event->forward_seq);
+	if (event->module) {
+		fputs(" module=", out);
+		report_print_plain(event->module, out);
+	}
 	print_values(event, out);
 }
 
@@ -514,6 +518,8 @@ static void json_op(struct json *json, const struct terra_event *event)
 		member_u64(json, "node", event->node);
 	if (enter && event->autograd)
 		member_seq(json, "forward", event->forward_seq);
+	if (event->module)
+		member_string(json, "module", event->module);
 	json_key(json, enter ? "args" : "results");
 	json_open(json, '[');
 	for (uint32_t i = 0; i < event->n_values; i++)

@@ -172,6 +172,25 @@ static void print_sites(const struct terra_summary *s, unsigned int top, FILE *o
 		fprintf(out, "  %" PRIu64 " outermost ops have no Python stack\n", s->without_stack);
 }
 
+static void print_modules(const struct terra_summary *s, unsigned int top, FILE *out)
+{
+	uint32_t n = at_most(s->n_modules, top);
+
+	if (s->n_modules == 0)
+		return;
+	fprintf(out, "\nTime by module (backward: ops of the backward pass, by the module of the op that they are of)\n"
+		     "  %12s %8s %12s %8s  %s\n", "forward ms", "ops", "backward ms", "ops", "module");
+	for (uint32_t i = 0; i < n; i++) {
+		const struct summary_module *module = &s->modules[i];
+
+		fprintf(out, "  %12.3f %8" PRIu64 " %12.3f %8" PRIu64 "  ", ms(module->total_ns), module->ops,
+			ms(module->backward_ns), module->backward_ops);
+		report_print_plain(module->module, out);
+		fputc('\n', out);
+	}
+	print_more(n, s->n_modules, out);
+}
+
 static void print_notes(const struct terra_summary *s, unsigned int top, FILE *out)
 {
 	uint32_t n = at_most(s->n_notes, top);
@@ -214,6 +233,7 @@ void terra_summary_print(const struct terra_summary *s, const char *path, unsign
 	print_kinds(s, top, out);
 	report_gpu_print(s->gpu, top, out);
 	print_sites(s, top, out);
+	print_modules(s, top, out);
 	print_others(s, top, out);
 	print_notes(s, top, out);
 }
@@ -343,6 +363,24 @@ static void json_frame(const struct terra_frame *frame, struct json *json)
 	json_close(json, '}');
 }
 
+static void json_modules(const struct terra_summary *s, struct json *json)
+{
+	json_key(json, "modules");
+	json_open(json, '[');
+	for (uint32_t i = 0; i < s->n_modules; i++) {
+		const struct summary_module *module = &s->modules[i];
+
+		json_open(json, '{');
+		member_string(json, "module", module->module);
+		member_u64(json, "ops", module->ops);
+		member_u64(json, "total_ns", module->total_ns);
+		member_u64(json, "backward_ops", module->backward_ops);
+		member_u64(json, "backward_ns", module->backward_ns);
+		json_close(json, '}');
+	}
+	json_close(json, ']');
+}
+
 static void json_sites(const struct terra_summary *s, struct json *json)
 {
 	json_key(json, "sites");
@@ -387,6 +425,7 @@ void terra_summary_json(const struct terra_summary *s, const char *path, struct 
 	json_kinds(s, json);
 	report_gpu_json(s->gpu, json);
 	json_sites(s, json);
+	json_modules(s, json);
 	json_texts("others", s->others, s->n_others, json);
 	json_texts("notes", s->notes, s->n_notes, json);
 }

@@ -145,6 +145,8 @@ struct terra_event {
 	struct terra_value *values; /* arguments (without the keyset) or results */
 	uint32_t n_frames;
 	struct terra_frame *frames; /* innermost first; empty when stacks were not recorded */
+	const char *module;   /* OP_ENTER: path of the torch.nn.Module whose call the op is part of, "GPT2.transformer.h.3"; NULL:
+			       * of none, or not known */
 	uint64_t lost;
 	const char *text;
 	struct terra_gpu *gpu; /* GPU only */

@@ -435,6 +435,13 @@ static void get_autograd(struct trace_cursor *c, struct terra_event *event)
 		event->forward_seq = get_distance(c, event->seq);
 }
 
+static void get_module(struct trace_decoder *d, struct trace_cursor *c, struct terra_event *event)
+{
+	event->module = string_at(d, c, get_varint32(c));
+	if (!event->module || event->type != TERRA_EVENT_OP_ENTER)
+		c->bad = true;
+}
+
 static int get_op_event(struct trace_decoder *d, struct trace_cursor *c, struct terra_event *event)
 {
 	uint8_t flags = get_u8(c);
@@ -451,6 +458,8 @@ static int get_op_event(struct trace_decoder *d, struct trace_cursor *c, struct 
 		get_stack_ref(d, c, event);
 	if (flags & TRACE_FLAG_AUTOGRAD)
 		get_autograd(c, event);
+	if (flags & TRACE_FLAG_MODULE)
+		get_module(d, c, event);
 	enclosing = get_distance(c, event->seq);
 	event->parent_seq = event->type == TERRA_EVENT_OP_ENTER ? enclosing : UINT64_MAX;
 	event->enter_seq = event->type == TERRA_EVENT_OP_EXIT ? enclosing : UINT64_MAX;

@@ -352,19 +352,22 @@ static int put_autograd(struct trace_buffer *body, const struct terra_event *eve
 static int put_op_event(struct trace_encoder *encoder, struct terra_event *event, uint64_t seq)
 {
 	struct trace_buffer *body = &encoder->body;
-	uint32_t op, stack = 0;
+	uint32_t op, stack = 0, module = 0;
 	uint8_t flags = 0;
 	int err;
 
 	err = op_id(encoder, event, &op);
 	if (!err && event->n_frames)
 		err = stack_id(encoder, event, &stack);
+	if (!err && event->type == TERRA_EVENT_OP_ENTER)
+		err = string_id(encoder, event->module, &module);
 	if (err)
 		return err;
 	flags |= event->raised ? TRACE_FLAG_RAISED : 0;
 	flags |= event->keyset ? TRACE_FLAG_KEYSET : 0;
 	flags |= stack ? TRACE_FLAG_STACK : 0;
 	flags |= event->autograd ? TRACE_FLAG_AUTOGRAD : 0;
+	flags |= module ? TRACE_FLAG_MODULE : 0;
 	put_u8(body, flags);
 	put_u8(body, event->level);
 	put_varint(body, op);
@@ -376,6 +379,8 @@ static int put_op_event(struct trace_encoder *encoder, struct terra_event *event
 		err = put_autograd(body, event, seq);
 	if (err)
 		return err;
+	if (module)
+		put_varint(body, module);
 	err = put_distance(body, seq, event->type == TERRA_EVENT_OP_EXIT ? event->enter_seq : event->parent_seq);
 	return err ? err : put_values(body, event);
 }

@@ -69,7 +69,8 @@ enum {
 	TRACE_FLAG_KEYSET = 2,
 	TRACE_FLAG_STACK = 4,
 	TRACE_FLAG_AUTOGRAD = 8,
-	TRACE_FLAGS_KNOWN = 15,
+	TRACE_FLAG_MODULE = 16,
+	TRACE_FLAGS_KNOWN = 31,
 };
 
 /* Bits of a GPU event's flags byte. */

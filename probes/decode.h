@@ -439,11 +439,11 @@ TERRA_INLINE void terra_begin(struct terra_decoder *d, uint8_t type, uint64_t ti
 	d->at->value = d->at->pos;
 }
 
-/* The Python call stack: `n` words, a pair per frame, as the last value of an ENTER. */
+/* The Python call stack: `n` words, as the last value of an ENTER. */
 TERRA_INLINE void terra_put_frames(struct terra_decoder *d, uint64_t words, uint32_t n)
 {
 	terra_make_room(d);
-	terra_open_value(d, TERRA_PACKED_FRAMES, 0, n / 2);
+	terra_open_value(d, TERRA_PACKED_FRAMES, 0, n);
 	terra_put_numbers(d, words, n);
 	terra_close_value(d);
 }

@@ -57,7 +57,8 @@ enum terra_packed_flag {
 	TERRA_PACKED_CONTINUED = 2,  /* more elements of the list that the last chunk ended in */
 };
 
-/* Not an argument: the Python call stack, `recorded` pairs of words (code object, instruction address or offset). */
+/* Not an argument: the Python call stack, `recorded` words, innermost frame first, as collector/pystack_layout.h packs a
+ * frame into two or three. A last frame without a code object says that frames further out are missing. */
 #define TERRA_PACKED_FRAMES 0xfe
 
 /* Not an argument: autograd's words. ENTER, at the outermost recorded level: the number that the thread's next Node gets,

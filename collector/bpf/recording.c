@@ -110,6 +110,13 @@ static int on_stack_entry(void *context, const struct pystack_entry *entry, stru
 	return recording->names ? pystack_names_resolve(recording->names, entry, frame) : -ENOENT;
 }
 
+static const char *on_module(void *context, const struct pystack_entry *entries, uint32_t n, uint64_t time_ns)
+{
+	struct recording *recording = context;
+
+	return recording->names ? pystack_names_module(recording->names, entries, n, time_ns) : NULL;
+}
+
 static void note(struct recording *recording, const char *text)
 {
 	check(recording, terra_consumer_note(recording->consumer, text, recording_now()));
@@ -200,6 +207,7 @@ void recording_begin(struct recording *recording)
 		.sink = terra_gate_take,
 		.resolve = on_stack_entry,
 		.resolve_ctx = recording,
+		.module = on_module,
 	};
 	char err[512];
 	int error;
@@ -338,6 +346,8 @@ static void last_notes(struct recording *recording)
 		snprintf(text, sizeof(text), "no Python call stacks: %s", recording->python_reason);
 		note(recording, text);
 	}
+	if (!recording->over && recording->names && pystack_names_modules_remark(recording->names, text, sizeof(text)))
+		note(recording, text);
 	if (!recording->over && recording->storage_reason[0]) {
 		snprintf(text, sizeof(text), "backward ops are not linked to forward ops: %s", recording->storage_reason);
 		note(recording, text);

@@ -149,7 +149,21 @@ struct stack_walk {
 	const struct pystack_layout *python;
 	uint64_t frame;
 	uint32_t words;
+	uint32_t unreadable;
 };
+
+ALWAYS_INLINE void put_entry(struct stack_walk *walk, const struct pystack_entry *entry)
+{
+	uint32_t words = entry->self ? 3 : 2;
+
+	terra_make_room(walk->d);
+	terra_put_word(walk->d, entry->code | (entry->self ? PYSTACK_HAS_SELF : 0));
+	terra_put_word(walk->d, (uint64_t)entry->check << 32 | entry->offset);
+	if (entry->self)
+		terra_put_word(walk->d, entry->self);
+	terra_value_header(walk->d)->recorded += words;
+	walk->words += words;
+}
 
 static long put_frame(uint64_t index, void *context)
 {
@@ -160,15 +174,12 @@ static long put_frame(uint64_t index, void *context)
 	if (!walk->frame)
 		return 1;
 	got = pystack_step(walk->python, NULL, &buffer->scratch, &walk->frame, &buffer->entry);
-	if (got < 0)
+	if (got < 0) {
+		walk->unreadable = 1;
 		return 1;
-	if (got) {
-		terra_make_room(walk->d);
-		terra_put_word(walk->d, buffer->entry.code);
-		terra_put_word(walk->d, (uint64_t)buffer->entry.check << 32 | buffer->entry.offset);
-		terra_value_header(walk->d)->recorded += 2;
-		walk->words += 2;
 	}
+	if (got)
+		put_entry(walk, &buffer->entry);
 	return 0;
 }
 
@@ -191,6 +202,10 @@ static __attribute__((noinline)) int put_stack(struct terra_decoder *d)
 	terra_make_room(d);
 	terra_open_value(d, TERRA_PACKED_FRAMES, 0, 0);
 	bpf_loop(PYSTACK_MAX_FRAMES, put_frame, &walk, 0);
+	if (walk.frame || walk.unreadable) {
+		buffer->entry = (struct pystack_entry){ 0 };
+		put_entry(&walk, &buffer->entry);
+	}
 	terra_value_header(d)->count = walk.words;
 	terra_close_value(d);
 	return 0;

@@ -45,6 +45,13 @@ static int resolve_frame(void *ctx, const struct pystack_entry *entry, struct te
 	return drain.names ? pystack_names_resolve(drain.names, entry, frame) : -ENOMEM;
 }
 
+static const char *find_module(void *ctx, const struct pystack_entry *entries, uint32_t n, uint64_t time_ns)
+{
+	if (!drain.names)
+		drain.names = pystack_names_new(0, &record_state.layout);
+	return drain.names ? pystack_names_module(drain.names, entries, n, time_ns) : NULL;
+}
+
 static void hex(const uint8_t *bytes, size_t n, char *out)
 {
 	for (size_t i = 0; i < n; i++)
@@ -99,7 +106,8 @@ int record_drain_open(const char *path, bool further, const struct terra_limits 
 {
 	struct terra_consumer_options options = { .table = record_state.table, .layouts = record_state.layouts,
 						  .offsets = &record_state.offsets, .sink = terra_gate_take,
-						  .resolve = record_state.stacks ? resolve_frame : NULL };
+						  .resolve = record_state.stacks ? resolve_frame : NULL,
+						  .module = record_state.stacks ? find_module : NULL };
 	int code;
 
 	snprintf(drain.path, sizeof(drain.path), "%s", path);
@@ -218,6 +226,14 @@ static void note_gaps(void)
 		write_note(text);
 }
 
+static void note_modules(void)
+{
+	char text[PYSTACK_MODULES_REMARK];
+
+	if (drain.names && pystack_names_modules_remark(drain.names, text, sizeof(text)))
+		write_note(text);
+}
+
 static int write_kept(void)
 {
 	char err[512];
@@ -235,6 +251,7 @@ static void end_file(void)
 
 	note_extensions();
 	note_gaps();
+	note_modules();
 	terra_gate_finish(drain.gate, record_now());
 	if (drain.flight && !empty)
 		write_kept();

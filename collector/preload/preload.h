@@ -72,6 +72,7 @@ struct record_ring {
 	uint32_t n_pushed;        /* ops that CUPTI knows this thread to be in, and their stack pointers */
 	uint64_t pushed_sp[RECORD_PUSHED];
 	uint64_t last_drain_ns;
+	bool in_module; /* the last stack had what may be a module's call */
 	uint64_t storage;         /* the thread's block of libtorch's thread-local storage, 0: not known */
 	uint64_t head __attribute__((aligned(64))); /* bytes written, by the producer */
 	uint64_t tail __attribute__((aligned(64))); /* bytes taken, by the consumer */

@@ -36,6 +36,7 @@ static uint64_t storage_block(const struct terra_decoder *d);
 #include "probes/decode.h"
 
 #define DRAIN_INTERVAL_NS 100000000ull /* what a kill may cost at most, as long as ops run */
+#define MODULE_INTERVAL_NS 10000000ull /* modules are named while they live: what may miss their paths when a program ends */
 
 struct record_way record_enter(struct record_registers *registers);
 void record_exit(struct record_registers *registers);
@@ -77,13 +78,22 @@ static uint64_t storage_block(const struct terra_decoder *d)
 	return d->layout->level == TERRA_LEVEL_CALL || record_state.levels == 1u << TERRA_LEVEL_REDISPATCH ? ring->storage : 0;
 }
 
+static uint32_t pack_entry(const struct pystack_entry *entry, uint64_t *words)
+{
+	words[0] = entry->code | (entry->self ? PYSTACK_HAS_SELF : 0);
+	words[1] = (uint64_t)entry->check << 32 | entry->offset;
+	words[2] = entry->self;
+	return entry->self ? 3 : 2;
+}
+
 /* The stack of the outermost op holds for those inside. */
 static void put_stack(struct terra_decoder *d)
 {
 	struct record_ring *ring = d->sink;
-	struct pystack_entry entries[PYSTACK_MAX_FRAMES];
+	struct pystack_entry entries[PYSTACK_MAX_FRAMES + 1];
+	uint64_t words[(PYSTACK_MAX_FRAMES + 1) * PYSTACK_ENTRY_WORDS];
+	uint32_t n, used = 0;
 	bool truncated;
-	uint32_t n;
 
 	if (ring->outer_sp && d->regs->sp < ring->outer_sp)
 		return;
@@ -91,8 +101,16 @@ static void put_stack(struct terra_decoder *d)
 	if (!record_state.stacks || !record_state.have_layout)
 		return;
 	n = pystack_self(&record_state.layout, entries, PYSTACK_MAX_FRAMES, &truncated);
-	if (n)
-		terra_put_frames(d, (uintptr_t)entries, n * 2);
+	if (!n)
+		return;
+	if (truncated)
+		entries[n++] = (struct pystack_entry){ 0 };
+	ring->in_module = false;
+	for (uint32_t i = 0; i < n; i++) {
+		ring->in_module |= entries[i].self != 0;
+		used += pack_entry(&entries[i], words + used);
+	}
+	terra_put_frames(d, (uintptr_t)words, used);
 }
 
 /* Ops that were left: an exception makes no exit. */
@@ -140,7 +158,8 @@ static uint64_t make_record(struct record_ring *ring, const struct record_regist
 		terra_decode_enter(&d, now);
 	else
 		terra_decode_exit(&d, now);
-	if (record_ring_half_full(ring) || now - ring->last_drain_ns > DRAIN_INTERVAL_NS) {
+	if (record_ring_half_full(ring) ||
+	    now - ring->last_drain_ns > (ring->in_module ? MODULE_INTERVAL_NS : DRAIN_INTERVAL_NS)) {
 		ring->last_drain_ns = now;
 		record_drain(false);
 	}

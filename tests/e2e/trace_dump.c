@@ -272,6 +272,10 @@ static void put_op(const struct terra_event *e)
 		printf(",\"node\":%llu", (unsigned long long)e->node);
 	if (e->autograd && e->type == TERRA_EVENT_OP_ENTER && e->forward_seq != UINT64_MAX)
 		printf(",\"forward\":%llu", (unsigned long long)e->forward_seq);
+	if (e->module) {
+		printf(",\"module\":");
+		put_string(e->module);
+	}
 	put_frames(e);
 	put_values(e);
 	if (e->type == TERRA_EVENT_OP_ENTER)

@@ -100,10 +100,19 @@ static int resolve(void *ctx, const struct pystack_entry *entry, struct terra_fr
 	return entry->code ? 0 : -EINVAL;
 }
 
+static const char *find_module(void *ctx, const struct pystack_entry *entries, uint32_t n, uint64_t time_ns)
+{
+	static char path[64];
+
+	snprintf(path, sizeof(path), "Net.%llu of %u", (unsigned long long)entries[0].self, n);
+	return entries[0].self ? path : NULL;
+}
+
 static struct terra_consumer *begin(void)
 {
 	struct terra_consumer_options options = { .table = &table, .layouts = layouts, .offsets = &offsets,
-						  .sink = take, .sink_ctx = &sink, .resolve = resolve };
+						  .sink = take, .sink_ctx = &sink, .resolve = resolve,
+						  .module = find_module };
 	struct terra_consumer *c = terra_consumer_new(&options);
 
 	memset(&sink, 0, sizeof(sink));
@@ -420,17 +429,25 @@ static void lists_over_several_chunks(void **state)
 static void stacks_are_inherited(void **state)
 {
 	struct terra_consumer *c = begin();
-	struct pystack_entry entries[3] = { { 1, 10, 0 }, { 0, 0, 0 }, { 1, 20, 0 } };
+	uint64_t words[7] = { 16 | PYSTACK_HAS_SELF, 10, 4096, 0, 0, 16, 20 };
 
-	give(c, TERRA_RECORD_ENTER, 1, ADD, 1000, put_value(0, TERRA_PACKED_FRAMES, 0, 6, 6, entries, sizeof(entries)));
+	give(c, TERRA_RECORD_ENTER, 1, ADD, 1000, put_value(0, TERRA_PACKED_FRAMES, 0, 7, 7, words, sizeof(words)));
 	assert_int_equal(sink.last.n_frames, 2); /* the empty one is left out */
 	assert_int_equal(sink.last.frames[1].line, 20);
+	assert_string_equal(sink.last.module, "Net.4096 of 3");
 	enter(c, 1, MUL, 900);
 	assert_int_equal(sink.last.n_frames, 2);
+	assert_string_equal(sink.last.module, "Net.4096 of 3");
 	leave(c, 1, MUL, 900);
 	leave(c, 1, ADD, 1000);
 	enter(c, 1, ADD, 1000);
 	assert_int_equal(sink.last.n_frames, 0);
+	assert_null(sink.last.module);
+	/* the word that is promised is not there */
+	leave(c, 1, ADD, 1000);
+	words[5] |= PYSTACK_HAS_SELF;
+	give(c, TERRA_RECORD_ENTER, 1, ADD, 1000, put_value(0, TERRA_PACKED_FRAMES, 0, 7, 7, words, sizeof(words)));
+	assert_int_equal(terra_consumer_stats(c)->damaged, 1);
 	terra_consumer_free(c);
 }
 
@@ -536,12 +553,12 @@ static void functions(void **state)
 {
 	struct terra_consumer *c = begin();
 	struct tensor2 tensor = make_tensor(3);
-	struct pystack_entry entries[1] = { { 1, 10, 0 } };
+	uint64_t words[2] = { 16, 10 };
 	size_t at;
 
 	enter(c, 1, ADD, 1000);
 	at = put_value(0, TERRA_KIND_TENSOR, 0, 1, 1, &tensor, sizeof(tensor));
-	at = put_value(at, TERRA_PACKED_FRAMES, 0, 2, 2, entries, sizeof(entries));
+	at = put_value(at, TERRA_PACKED_FRAMES, 0, 2, 2, words, sizeof(words));
 	assert_int_equal(give(c, TERRA_RECORD_FUNCTION, 1, function_of("numpy"), 900, at), 0);
 	assert_int_equal(sink.last.type, TERRA_EVENT_HOST_READ);
 	assert_string_equal(sink.last.text, "numpy");

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "collector/pystack.h"
@@ -79,12 +80,63 @@ static const char program[] =
 	"exec(compile('\\n' * 99 + 'main()', 'caf\xc3\xa9/\xe2\x82\xac.py', 'exec'))\n";
 /* clang-format on */
 
+/* What PyTorch calls a module by, and a model whose module is being called when it says that it is there; after each line that
+ * it reads the model is another. The classes differ in how instances have their attributes. */
+/* clang-format off */
+static const char modules_program[] =
+	"import sys\n"
+	"exec(compile('''\n"
+	"class Module:\n"
+	"    def __init__(self):\n"
+	"        super().__setattr__('training', True)\n"
+	"        super().__setattr__('_modules', {})\n"
+	"    def _wrapped_call_impl(self, *args, **kwargs):\n"
+	"        return self.forward(*args, **kwargs)\n"
+	"    __call__ = _wrapped_call_impl\n"
+	"''', '/x/torch/nn/modules/module.py', 'exec'))\n"
+	"class List(Module): pass\n"
+	"class Wait(Module):\n"
+	"    def forward(self, x):\n"
+	"        sys.stdin.readline(print('ready', flush=True) or -1)\n"
+	"class Layer(Module):\n"
+	"    def forward(self, x):\n"
+	"        self.held._modules['wait'](x)\n"
+	"class Net(Module):\n"
+	"    def forward(self, x):\n"
+	"        self._modules['layers']._modules['1'](x)\n"
+	"def net(dicts, many):\n"
+	"    out = Net(); layers = List(); wait = Wait()\n"
+	"    out._modules.update(none=None, layers=layers)\n"
+	"    for i in range(many): layers._modules[str(i)] = Layer()\n"
+	"    for layer in layers._modules.values():\n"
+	"        layer.held = List()\n"
+	"        layer.held._modules['wait'] = wait\n"
+	"        layer._modules['up'] = out\n"
+	"    out.layer, out.wait = layers._modules['1'], wait\n"
+	"    layers._modules['1']._modules['\xc3\xa4'] = layers._modules['1'].held\n"
+	"    if dicts:\n"
+	"        for module in (out, layers, wait, *layers._modules.values()): module.__dict__\n"
+	"    return out\n"
+	"values = net(False, 2)\n"
+	"values(0)\n"			      /* Net.layers.1.\u00e4.wait */
+	"dicts = net(True, 60)\n"
+	"dicts(0)\n"			      /* likewise */
+	"dicts._modules['layers']._modules['0']._modules['first'] = dicts.wait\n"
+	"del dicts.layer._modules['\xc3\xa4']\n"
+	"dicts(0)\n"			      /* moved */
+	"dicts._modules['layers']._modules['0']._modules.clear()\n"
+	"dicts(0)\n";			      /* held by nobody that is a module */
+/* clang-format on */
+
+static const char *const module_paths[] = { "Net.layers.1.\xc3\xa4.wait", "Net.layers.1.\xc3\xa4.wait",
+					    "Net.layers.0.first", "Net.layers.1" };
+
 struct child {
 	pid_t pid;
 	FILE *in, *out;
 };
 
-static bool start_child(const char *python, struct child *child)
+static bool start_program(const char *python, const char *text, struct child *child)
 {
 	int to[2], from[2];
 	char word[16] = "";
@@ -95,7 +147,7 @@ static bool start_child(const char *python, struct child *child)
 	if (!child->pid) {
 		dup2(to[0], 0);
 		dup2(from[1], 1);
-		execlp(python, python, "-X", "utf8", "-S", "-E", "-c", program, (char *)NULL);
+		execlp(python, python, "-X", "utf8", "-S", "-E", "-c", text, (char *)NULL);
 		_exit(127);
 	}
 	close(to[0]);
@@ -103,6 +155,11 @@ static bool start_child(const char *python, struct child *child)
 	child->in = fdopen(to[1], "w");
 	child->out = fdopen(from[0], "r");
 	return fgets(word, sizeof(word), child->out) && !strcmp(word, "ready\n");
+}
+
+static bool start_child(const char *python, struct child *child)
+{
+	return start_program(python, program, child);
 }
 
 static void end_child(struct child *child)
@@ -171,6 +228,57 @@ static void check_child_stack(pid_t pid, const struct pystack_layout *layout)
 	pystack_names_free(names);
 }
 
+static const char *module_of(struct pystack_names *names, const struct pystack_entry *entries, uint32_t n)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return pystack_names_module(names, entries, n, (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec);
+}
+
+/* There is none for a while after an index was made, when another is needed. */
+static void expect_module(struct pystack_names *names, const struct pystack_entry *entries, uint32_t n, const char *path)
+{
+	const char *found = NULL;
+
+	for (int i = 0; i < 100 && !found; i++) {
+		found = module_of(names, entries, n);
+		if (!found)
+			usleep(20000);
+	}
+	assert_non_null(found);
+	assert_string_equal(found, path);
+}
+
+static void check_modules(const char *python)
+{
+	struct pystack_entry entries[PYSTACK_MAX_FRAMES + 1];
+	struct pystack_layout layout;
+	struct pystack_names *names;
+	char word[16], err[256];
+	struct child child;
+	uint32_t n;
+
+	assert_true(start_program(python, modules_program, &child));
+	assert_int_equal(pystack_layout_load(child.pid, &layout, err, sizeof(err)), 0);
+	names = pystack_names_new(child.pid, &layout);
+	for (size_t i = 0; i < sizeof(module_paths) / sizeof(module_paths[0]); i++) {
+		n = walk(child.pid, &layout, entries);
+		expect_module(names, entries, n, module_paths[i]);
+		expect_module(names, entries, n, module_paths[i]);
+		fputs("\n", child.in);
+		fflush(child.in);
+		if (i + 1 < sizeof(module_paths) / sizeof(module_paths[0]))
+			assert_non_null(fgets(word, sizeof(word), child.out));
+	}
+	/* The stack's outer end is not known, so neither is the path. */
+	entries[n] = (struct pystack_entry){ 0 };
+	assert_null(module_of(names, entries, n + 1));
+	assert_true(pystack_names_modules_remark(names, err, sizeof(err)));
+	pystack_names_free(names);
+	end_child(&child);
+}
+
 /* A program in which own_stack() of the library says what stack it was called from. */
 static void check_own_stack(const char *python)
 {
@@ -210,6 +318,7 @@ static void check_interpreter(const char *python)
 	print_message("%s is Python 3.%u.%u\n", python, layout.version >> 16 & 0xff, layout.version >> 8 & 0xff);
 	check_child_stack(child.pid, &layout);
 	end_child(&child);
+	check_modules(python);
 	check_own_stack(python);
 }
 
