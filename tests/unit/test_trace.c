@@ -242,6 +242,8 @@ static void test_event_fields(void **state)
 	expect_same(&exit);
 	enter.node = 0;
 	expect_same(&enter);
+	enter.module = exit.module = "Net.layers.1.\xc3\xa4"; /* an exit has none */
+	expect_same(&enter);
 	expect_same(&read);
 	expect_same(&call);
 	call.op = call.overload = NULL;

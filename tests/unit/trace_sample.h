@@ -231,6 +231,8 @@ static SAMPLE_UNUSED bool same_op_event(const struct terra_event *a, const struc
 		return false;
 	if (a->autograd != b->autograd || (a->autograd && a->node != b->node))
 		return false;
+	if (a->type == TERRA_EVENT_OP_ENTER ? !same_string(a->module, b->module) : b->module != NULL)
+		return false;
 	if (a->autograd && a->type == TERRA_EVENT_OP_ENTER && a->forward_seq != b->forward_seq)
 		return false;
 	for (uint32_t i = 0; i < a->n_values; i++)
@@ -301,6 +303,7 @@ static SAMPLE_UNUSED struct terra_event *sample_event(uint64_t i)
 		.autograd = i % 7 > 4,
 		.node = i % 7 == 5 ? i : UINT64_MAX,
 		.forward_seq = i % 7 == 5 ? i / 2 : UINT64_MAX,
+		.module = i % 3 == 1 ? "Net.layers.0" : NULL,
 		.values = values,
 		.frames = frames,
 		.n_frames = i % 2 ? 0 : (uint32_t)(i % 4),
