@@ -219,6 +219,30 @@ static void sizes(void **state)
 	}
 }
 
+/* What could not be read may hold the module that is asked for. */
+static void unreadable(void **state)
+{
+	make_image();
+	image.objects[1].dict_word = 8;
+	expect_fresh(2, "Net.b");
+	expect_fresh(4, "");
+}
+
+/* All of it readable, and more than any model has. */
+static void too_many(void **state)
+{
+	uint64_t n = 70000, *keys = calloc(5 + 2 * n, sizeof(*keys));
+
+	assert_non_null(keys);
+	make_image();
+	memcpy(keys, &image.objects[0].modules.keys, sizeof(struct keys));
+	image.objects[0].modules.words[4] = at(keys);
+	expect_fresh(2, "Net.b");
+	keys[3] = n;
+	expect_fresh(2, "");
+	free(keys);
+}
+
 /* Every word of the model in turn is another; a module has one of its names, the root's, or none. */
 static void any_word(void **state)
 {
@@ -247,7 +271,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(paths), cmocka_unit_test(changes), cmocka_unit_test(cycles), cmocka_unit_test(sizes),
-		cmocka_unit_test(any_word),
+		cmocka_unit_test(unreadable), cmocka_unit_test(too_many), cmocka_unit_test(any_word),
 	};
 
 	pystack_process_open(getpid(), &process);
