@@ -469,20 +469,24 @@ static void escape(const char *path, char *out, size_t size)
 	out[n] = 0;
 }
 
-/* The recorders have written FILE and FILE.PID. */
+/* The recorders have written FILE and FILE.PID. A single one is read for the summary only. */
 static void find_traces(const struct options *options, const struct timespec *since, struct terra_index *index)
 {
 	char pattern[8300];
 	glob_t found = { 0 };
+	size_t others = 0;
 
-	if (is_new(options->output, since))
-		add_trace(index, options->output);
 	escape(options->output, pattern, sizeof(pattern) - 8);
 	strcat(pattern, ".[0-9]*");
-	if (!glob(pattern, 0, NULL, &found))
-		for (size_t i = 0; i < found.gl_pathc; i++)
-			if (is_new(found.gl_pathv[i], since))
-				add_trace(index, found.gl_pathv[i]);
+	if (glob(pattern, 0, NULL, &found))
+		found.gl_pathc = 0;
+	for (size_t i = 0; i < found.gl_pathc; i++)
+		others += is_new(found.gl_pathv[i], since);
+	if (is_new(options->output, since) && (others || !options->quiet || options->json))
+		add_trace(index, options->output);
+	for (size_t i = 0; i < found.gl_pathc; i++)
+		if (is_new(found.gl_pathv[i], since))
+			add_trace(index, found.gl_pathv[i]);
 	globfree(&found);
 }
 

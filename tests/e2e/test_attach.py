@@ -452,7 +452,7 @@ def a_held_child_outlives_the_tracer():
     """A child that waits for its probes goes on when the tracer is killed before it could let it."""
     with temporary_folder() as folder:
         need_holding(folder)
-        child = start(HELD)
+        child, held = start(HELD), 0
         try:
             tracer = attached(attach(child.pid, os.path.join(folder, "t.terra"), "--hold-children"))
             tracer.send_signal(signal.SIGSTOP)
@@ -465,8 +465,14 @@ def a_held_child_outlives_the_tracer():
                 assert stat.read().rpartition(")")[2].split()[0] == "T", "it does not wait"
             tracer.kill()
             tracer.communicate()
+            deadline = time.monotonic() + 20
+            while os.path.exists(f"/proc/{held}") and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert not os.path.exists(f"/proc/{held}"), "it waits for ever"
             assert child.stdout.readline() == "0\n"
         finally:
+            if held and os.path.exists(f"/proc/{held}"):
+                os.kill(held, signal.SIGKILL)
             end(child)
 
 
