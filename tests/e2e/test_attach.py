@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """terra-trace's life cycle: attaching to programs that run, following what they start, and every way to stop."""
 # timeout: 900
-# alone: probes are the system's, and a tracer that gets no time loses events
 import json
 import os
 import re

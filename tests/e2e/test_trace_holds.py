@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """What a trace holds beyond ops with arguments, against what PyTorch says of the same program: through both backends."""
 # timeout: 300
-# alone: probes are the system's, and a tracer that gets no time loses events
 import functools
 import json
 import os
