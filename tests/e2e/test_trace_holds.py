@@ -169,7 +169,7 @@ def recording(backend):
             file.write("kept = []    # code that is freed has no name in a call stack any more\n")
             for name, code in PROGRAMS.items():
                 file.write(f"kept += [compile({code!r}, {name!r}, 'exec'), {{'__name__': {name!r}}}]\nexec(*kept[-2:])\n")
-        outcome = run([tool("terra-trace"), "--backend", backend, "--levels", "all", "-o", path, "--", PYTHON, script],
+        outcome = run([tool("terra-trace"), "--backend", backend, "-o", path, "--", PYTHON, script],
                       timeout=110)
         lines = [json.loads(line) for line in run([tool("trace_dump"), path], timeout=110).stdout.splitlines()]
     events = lines[1:-1]
