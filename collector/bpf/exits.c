@@ -96,11 +96,27 @@ static int scan_op(struct scan *scan, uint32_t index, const struct terra_op *op)
 	return 0;
 }
 
+/* Ops have code of their own, or share it where the linker found two alike. Were all of them the whole file, as a hostile
+ * one may say, looking at them would take until tomorrow. */
+static bool fits_file(const struct terra_op_table *table, const struct terra_elf *elf)
+{
+	uint64_t left = elf->size;
+
+	for (uint32_t i = 0; i < table->n_ops; i++) {
+		if (table->ops[i].size > left)
+			return false;
+		left -= table->ops[i].size;
+	}
+	return true;
+}
+
 static int scan_table(const struct terra_op_table *table, const struct terra_elf *elf, struct terra_exits *exits)
 {
 	struct scan scan = { .exits = exits, .elf = elf };
 	int error = 0;
 
+	if (!fits_file(table, elf))
+		return -ENOEXEC;
 	if (cs_open(CS_ARCH_X86, CS_MODE_64, &scan.handle) != CS_ERR_OK)
 		return -ENOMEM;
 	scan.insn = cs_malloc(scan.handle);

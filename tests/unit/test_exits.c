@@ -167,12 +167,33 @@ static void test_outside_of_file(void **state)
 	library->table.library = library->path;
 }
 
+/* Ops that all are the whole file, as a hostile one says: each would be gone through once more. */
+static void test_more_code_than_the_file_has(void **state)
+{
+	struct library *library = *state;
+	struct terra_op saved[2] = { library->ops[0], library->ops[1] };
+	struct terra_exits *exits;
+	char err[256] = "";
+
+	for (int i = 0; i < 2; i++) {
+		library->ops[i].file_offset = 0;
+		library->ops[i].size = 600; /* of about 900 bytes */
+	}
+	assert_int_equal(terra_exits_find(&library->table, false, &exits, err, sizeof(err)), -ENOEXEC);
+	assert_null(exits);
+	library->ops[1] = saved[1];
+	assert_int_equal(terra_exits_find(&library->table, false, &exits, err, sizeof(err)), 0);
+	terra_exits_free(exits);
+	library->ops[0] = saved[0];
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_found),
 		cmocka_unit_test(test_cached),
 		cmocka_unit_test(test_outside_of_file),
+		cmocka_unit_test(test_more_code_than_the_file_has),
 	};
 
 	return cmocka_run_group_tests(tests, set_up, tear_down);
