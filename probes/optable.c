@@ -318,7 +318,8 @@ static bool is_possible_op(const struct terra_op *op)
 	    op->n_returns > TERRA_MAX_RETURNS)
 		return false;
 	for (unsigned i = 0; i < op->n_args; i++)
-		if (!is_possible_argument(&op->args[i]))
+		if (!is_possible_argument(&op->args[i]) ||
+		    (op->complete && op->args[i].place == TERRA_PLACE_UNKNOWN))
 			return false;
 	return true;
 }
