@@ -1,5 +1,7 @@
 /* consume.c - pairs enters with exits and puts the raw records' events into order; see consume.h for the rules. */
 #include "collector/consume_private.h"
+#include "collector/nodes.h"
+#include "probes/functions.h"
 
 #include <errno.h>
 #include <stdbool.h>
@@ -13,6 +15,9 @@ struct frame {
 	uint64_t enter_seq;
 	uint32_t op;
 	bool uncertain;      /* records of its thread are missing since it began: its exit may be among them */
+	bool knows_next;     /* `next_node` is the number of the first Node that is made inside */
+	bool in_backward;    /* as in struct terra_event's OP_ENTER: */
+	uint64_t next_node, node, forward_seq;
 	bool has_result;     /* `result` is what it returns, known from its arguments */
 	uint32_t n_entries;  /* call stack, kept for the ops inside that have none of their own */
 	struct pystack_entry *entries;
@@ -46,6 +51,7 @@ struct terra_consumer {
 	struct producer *producers;
 	uint32_t n_producers, producers_capacity;
 	struct consume_arena arena;
+	struct nodes nodes;
 	struct terra_frame stack[PYSTACK_MAX_FRAMES];
 	int error;
 };
@@ -119,15 +125,31 @@ static void name_event(const struct terra_consumer *c, struct terra_event *event
 	event->level = o->level;
 }
 
+/* What the op's first result is linked to was made by the op unless it is older, or made by an op inside, which has left
+ * already. Nodes of one thread are numbered in the order in which they are made. */
+static int add_node(struct terra_consumer *c, const struct frame *frame, const struct consume_values *results,
+		    struct terra_event *event)
+{
+	uint64_t address = results->node_words[0], number = results->node_words[1];
+
+	if (results->n_node_words != 2 || !frame->knows_next || number < frame->next_node || number == UINT64_MAX ||
+	    nodes_find(&c->nodes, address, number) != UINT64_MAX)
+		return 0;
+	event->autograd = 1;
+	event->node = number;
+	return nodes_add(&c->nodes, address, number, frame->enter_seq);
+}
+
 static int emit_exit(struct terra_consumer *c, struct thread *thread, const struct frame *frame, uint64_t time_ns,
 		     bool raised, struct consume_values *results)
 {
 	struct terra_event event = { .type = TERRA_EVENT_OP_EXIT, .thread = thread->tid, .time_ns = time_ns,
 				     .raised = raised, .enter_seq = frame->enter_seq, .parent_seq = UINT64_MAX,
 				     .n_values = results->n_values, .values = results->values };
+	int err = raised ? 0 : add_node(c, frame, results, &event);
 
 	name_event(c, &event, frame->op);
-	return emit(c, &event);
+	return err ? err : emit(c, &event);
 }
 
 /* The innermost op is over and no EXIT told so. */
@@ -248,6 +270,28 @@ static void keep_result(const struct terra_consumer *c, struct frame *frame, con
 	}
 }
 
+/* Ops inside of an op are part of what that one is part of. */
+static void set_node(const struct terra_consumer *c, const struct frame *parent, struct frame *frame,
+		     const struct consume_values *arguments, struct terra_event *event)
+{
+	const uint64_t *words = arguments->node_words;
+
+	frame->knows_next = arguments->n_node_words > 0;
+	frame->next_node = words[0];
+	if (arguments->n_node_words == 3) {
+		frame->in_backward = true;
+		frame->node = words[2];
+		frame->forward_seq = nodes_find(&c->nodes, words[1], words[2]);
+	} else if (!arguments->n_node_words && parent) {
+		frame->in_backward = parent->in_backward;
+		frame->node = parent->node;
+		frame->forward_seq = parent->forward_seq;
+	}
+	event->autograd = frame->in_backward;
+	event->node = frame->node;
+	event->forward_seq = frame->forward_seq;
+}
+
 static int take_enter(struct terra_consumer *c, struct thread *thread, const struct terra_record *r,
 		      struct consume_values *arguments)
 {
@@ -263,6 +307,7 @@ static int take_enter(struct terra_consumer *c, struct thread *thread, const str
 		return -ENOMEM;
 	if (top(thread))
 		event.parent_seq = top(thread)->enter_seq;
+	set_node(c, top(thread), &frame, arguments, &event);
 	err = set_stack(c, top(thread), &frame, arguments, &event);
 	if (!err) {
 		name_event(c, &event, r->op);
@@ -311,13 +356,49 @@ static int take_exit(struct terra_consumer *c, struct thread *thread, const stru
 	return err;
 }
 
+/* The name that an operator's strings say, kept in the arena; its other values go with the event. */
+static void name_operator(struct consume_values *values, struct terra_event *event)
+{
+	const char **names[2] = { &event->op, &event->overload };
+
+	for (uint32_t i = 0; i < 2 && i < values->n_values; i++)
+		if (values->values[i].kind == TERRA_KIND_STRING && values->values[i].present)
+			*names[i] = values->values[i].u.string;
+}
+
+static int take_function(struct terra_consumer *c, struct thread *thread, const struct terra_record *r,
+			 struct consume_values *values)
+{
+	const struct terra_function *function = &terra_functions[r->op];
+	struct terra_event event = { .type = function->reads ? TERRA_EVENT_HOST_READ : TERRA_EVENT_CALL, .thread = r->tid,
+				     .time_ns = r->time_ns, .text = function->what, .parent_seq = UINT64_MAX };
+	struct frame unused = { 0 };
+	int err = close_from(c, thread, first_over_at_enter(c, thread, r), r->time_ns);
+
+	if (err)
+		return err;
+	if (top(thread))
+		event.parent_seq = top(thread)->enter_seq;
+	if (function->reads) {
+		event.n_values = values->n_values;
+		event.values = values->values;
+	} else {
+		name_operator(values, &event);
+	}
+	err = set_stack(c, top(thread), &unused, values, &event);
+	if (!err)
+		err = emit(c, &event);
+	free(unused.entries);
+	return err;
+}
+
 static int take_whole(struct terra_consumer *c, const struct terra_record *first, const uint8_t *payload, size_t size)
 {
 	struct consume_values values;
 	struct thread *thread;
 	int err;
 
-	if (first->op >= c->options.table->n_ops) {
+	if (first->op >= (first->type == TERRA_RECORD_FUNCTION ? TERRA_N_FUNCTIONS : c->options.table->n_ops)) {
 		c->stats.damaged++;
 		return 0;
 	}
@@ -330,6 +411,8 @@ static int take_whole(struct terra_consumer *c, const struct terra_record *first
 	thread = find_thread(c, first->tid);
 	if (!thread)
 		return -ENOMEM;
+	if (first->type == TERRA_RECORD_FUNCTION)
+		return take_function(c, thread, first, &values);
 	return first->type == TERRA_RECORD_ENTER ? take_enter(c, thread, first, &values) :
 						   take_exit(c, thread, first, &values);
 }
@@ -395,6 +478,7 @@ int terra_consumer_lost(struct terra_consumer *c, uint32_t thread, uint64_t n, u
 		return c->error;
 	c->stats.lost += n;
 	mark_uncertain(c, thread);
+	nodes_free(&c->nodes); /* a Node that was made and never seen could be taken for another at its address */
 	return emit(c, &event);
 }
 
@@ -430,7 +514,7 @@ int terra_consumer_record(struct terra_consumer *c, const struct terra_record *r
 	if (r->type == TERRA_RECORD_LOST)
 		return terra_consumer_lost(c, r->tid, r->keyset, r->time_ns);
 	if (r->size < sizeof(*r) || r->size > TERRA_CHUNK_SIZE ||
-	    (r->type != TERRA_RECORD_ENTER && r->type != TERRA_RECORD_EXIT)) {
+	    (r->type != TERRA_RECORD_ENTER && r->type != TERRA_RECORD_EXIT && r->type != TERRA_RECORD_FUNCTION)) {
 		c->stats.damaged++;
 		return 0;
 	}
@@ -474,5 +558,6 @@ void terra_consumer_free(struct terra_consumer *c)
 	free(c->threads);
 	free(c->producers);
 	consume_arena_free(&c->arena);
+	nodes_free(&c->nodes);
 	free(c);
 }

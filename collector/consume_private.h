@@ -20,6 +20,8 @@ struct consume_values {
 	uint32_t n_values;
 	const struct pystack_entry *entries; /* in the payload */
 	uint32_t n_entries;
+	uint64_t node_words[3]; /* as TERRA_PACKED_NODE has them */
+	uint32_t n_node_words;
 };
 
 /* Returns 0, -ENOMEM, or -EPROTO when the payload contradicts itself. The payload must be 8-aligned. */

@@ -400,6 +400,24 @@ static int take_entries(struct unpacker *u, struct consume_values *out)
 	return 0;
 }
 
+static int take_node_words(struct unpacker *u, struct consume_values *out)
+{
+	uint32_t n = u->pieces.recorded;
+
+	if (n > sizeof(out->node_words) / sizeof(out->node_words[0]))
+		return -EPROTO;
+	begin_elements(u);
+	for (uint32_t i = 0; i < n; i++) {
+		const void *word = next_element(u, sizeof(uint64_t));
+
+		if (!word)
+			return -EPROTO;
+		memcpy(&out->node_words[i], word, sizeof(uint64_t));
+	}
+	out->n_node_words = n;
+	return 0;
+}
+
 int consume_unpack(struct consume_arena *arena, const struct terra_offsets *offsets, const uint8_t *payload, size_t size,
 		   struct consume_values *out)
 {
@@ -418,6 +436,8 @@ int consume_unpack(struct consume_arena *arena, const struct terra_offsets *offs
 		at = u.pieces.end;
 		if (((const struct terra_packed *)u.pieces.first)->kind == TERRA_PACKED_FRAMES)
 			err = take_entries(&u, out);
+		else if (((const struct terra_packed *)u.pieces.first)->kind == TERRA_PACKED_NODE)
+			err = take_node_words(&u, out);
 		else if (out->n_values > TERRA_MAX_ARGS)
 			err = -EPROTO;
 		else

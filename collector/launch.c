@@ -48,6 +48,7 @@ int terra_launch_start(char *const *argv, char *const *environment, struct terra
 	sigset_t set;
 
 	memset(launch, 0, sizeof(*launch));
+	launch->wake_fd = -1;
 	handled_set(&set);
 	sigprocmask(SIG_BLOCK, &set, &launch->mask);
 	launch->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -120,16 +121,19 @@ void terra_launch_cancel(struct terra_launch *launch)
 /* The terminal sends ^C to everyone in the foreground, so that the program has had it; kill(1) had only us in mind. */
 static void pass_on(struct terra_launch *launch, const struct signalfd_siginfo *info)
 {
-	if (info->ssi_signo != SIGCHLD && info->ssi_code != SI_KERNEL && !launch->ended)
+	if (launch->own_signal && info->ssi_signo == (uint32_t)launch->own_signal)
+		launch->own++;
+	else if (info->ssi_signo != SIGCHLD && info->ssi_code != SI_KERNEL && !launch->ended)
 		kill(launch->pid, (int)info->ssi_signo);
 }
 
 void terra_launch_wait(struct terra_launch *launch, int timeout_ms)
 {
-	struct pollfd ready = { .fd = launch->signal_fd, .events = POLLIN };
+	struct pollfd ready[2] = { { .fd = launch->signal_fd, .events = POLLIN },
+				   { .fd = launch->wake_fd, .events = POLLIN } };
 	struct signalfd_siginfo info;
 
-	poll(&ready, 1, timeout_ms);
+	poll(ready, 2, timeout_ms);
 	while (read(launch->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
 		pass_on(launch, &info);
 	if (!launch->ended)

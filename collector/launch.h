@@ -15,6 +15,9 @@ struct terra_launch {
 	int go_fd;     /* one byte lets the program begin */
 	int error_fd;  /* carries the errno of a failed exec */
 	int signal_fd; /* signals for us, and the program's end */
+	int wake_fd;   /* the caller's: ends a wait when it becomes readable; -1: none */
+	int own_signal; /* the caller's: is not passed on, but counted in `own`; 0: none */
+	int own;
 	sigset_t mask; /* signals that were blocked before, and are for the program */
 	bool ended;
 	int status; /* as waitpid(2) gives it, once ended */
@@ -27,7 +30,7 @@ int terra_launch_start(char *const *argv, char *const *environment, struct terra
 /* Lets it run. 0, or -errno with which exec failed (and then the child has ended). */
 int terra_launch_release(struct terra_launch *launch);
 
-/* Waits up to timeout_ms (-1: for ever) for a signal or the program's end. Signals sent to us alone are passed on;
+/* Waits up to timeout_ms (-1: for ever) for a signal, the program's end, or wake_fd. Signals sent to us alone are passed on;
  * those of the terminal have reached the program already. */
 void terra_launch_wait(struct terra_launch *launch, int timeout_ms);
 

@@ -10,15 +10,17 @@
 
 #include "probes/op.h"
 
-#define N_VARIABLES 5
-
-static const char *const names[N_VARIABLES] = {
-	"LD_PRELOAD=", "TERRA_RECORD_FILE=", "TERRA_RECORD_LEVELS=", "TERRA_RECORD_STACKS=", "TERRA_RECORD_ITERATIONS=",
+static const char *const names[] = {
+	"LD_PRELOAD=",		    "TERRA_RECORD_FILE=",	"TERRA_RECORD_LEVELS=",	  "TERRA_RECORD_STACKS=",
+	"TERRA_RECORD_ITERATIONS=", "TERRA_RECORD_START_AFTER=", "TERRA_RECORD_DURATION=", "TERRA_RECORD_MAX_SIZE=",
+	"TERRA_RECORD_FLIGHT=",	    "TERRA_RECORD_OPS=",	"TERRA_RECORD_CHILDREN=",
 };
+
+#define N_VARIABLES (sizeof(names) / sizeof(*names))
 
 static bool is_ours(const char *variable)
 {
-	for (int i = 0; i < N_VARIABLES; i++)
+	for (size_t i = 0; i < N_VARIABLES; i++)
 		if (!strncmp(variable, names[i], strlen(names[i])))
 			return true;
 	return false;
@@ -50,9 +52,24 @@ __attribute__((format(printf, 2, 3))) static bool put(char ***at, const char *fo
 
 static const char *levels_text(uint32_t levels)
 {
+	if (levels == TERRA_LEVELS_OPS)
+		return "ops";
 	if (levels == 1u << TERRA_LEVEL_CALL)
 		return "call";
 	return levels == 1u << TERRA_LEVEL_REDISPATCH ? "redispatch" : "call,redispatch";
+}
+
+static bool put_number(char ***at, const char *name, uint64_t n)
+{
+	return !n || put(at, "TERRA_RECORD_%s=%llu", name, (unsigned long long)n);
+}
+
+static bool put_limits(char ***at, const struct terra_limits *limits)
+{
+	return put_number(at, "ITERATIONS", limits->iterations) &&
+	       put_number(at, "START_AFTER", limits->start_after) &&
+	       put_number(at, "DURATION", limits->duration_ns) && put_number(at, "MAX_SIZE", limits->max_bytes) &&
+	       put_number(at, "FLIGHT", limits->flight_ns);
 }
 
 static bool put_ours(char ***at, char *const *environment, const struct terra_preload_options *options)
@@ -62,9 +79,9 @@ static bool put_ours(char ***at, char *const *environment, const struct terra_pr
 	return put(at, "LD_PRELOAD=%s%s%s", options->recorder, *preload ? ":" : "", preload) &&
 	       put(at, "TERRA_RECORD_FILE=%s", options->output) &&
 	       put(at, "TERRA_RECORD_LEVELS=%s", levels_text(options->levels)) &&
-	       put(at, "TERRA_RECORD_STACKS=%d", options->stacks) &&
-	       (!options->iterations ||
-		put(at, "TERRA_RECORD_ITERATIONS=%llu", (unsigned long long)options->iterations));
+	       put(at, "TERRA_RECORD_STACKS=%d", options->stacks) && put_limits(at, &options->limits) &&
+	       (!options->ops || put(at, "TERRA_RECORD_OPS=%s", options->ops)) &&
+	       (options->children || put(at, "TERRA_RECORD_CHILDREN=0"));
 }
 
 char **terra_preload_environment(char *const *environment, const struct terra_preload_options *options)
@@ -95,7 +112,7 @@ void terra_preload_environment_free(char **environment)
 	free(environment);
 }
 
-int terra_preload_find(char *path, size_t size)
+int terra_library_find(const char *name, char *path, size_t size)
 {
 	char self[4096], *slash;
 	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
@@ -109,7 +126,12 @@ int terra_preload_find(char *path, size_t size)
 			return -ENOENT;
 		*slash = 0;
 	}
-	if ((size_t)snprintf(path, size, "%s/lib/libterra_record.so", self) >= size)
+	if ((size_t)snprintf(path, size, "%s/lib/%s", self, name) >= size)
 		return -ENAMETOOLONG;
 	return access(path, R_OK) ? -errno : 0;
+}
+
+int terra_preload_find(char *path, size_t size)
+{
+	return terra_library_find("libterra_record.so", path, size);
 }

@@ -6,12 +6,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "collector/gate.h"
+
 struct terra_preload_options {
 	const char *recorder; /* libterra_record.so */
 	const char *output;   /* absolute path of the trace file */
-	uint32_t levels;      /* bit per enum terra_level */
+	uint32_t levels;      /* which entry points, as terra_op_chosen has it */
 	bool stacks;
-	uint64_t iterations; /* 0: to the end */
+	bool children;	      /* record the processes that the program starts */
+	const char *ops;      /* patterns as in op_filter.h; NULL: all */
+	struct terra_limits limits; /* of each process */
 };
 
 /* A copy of `environment` with the recorder in front of what LD_PRELOAD holds. malloc'ed as one array whose strings are
@@ -21,5 +25,7 @@ void terra_preload_environment_free(char **environment);
 
 /* The recorder that was installed or built with the running program: ../lib beside its folder. 0 or -errno. */
 int terra_preload_find(char *path, size_t size);
+/* Likewise any library of ours. */
+int terra_library_find(const char *name, char *path, size_t size);
 
 #endif

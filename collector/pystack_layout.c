@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "collector/pystack_priv.h"
+#include "collector/target.h"
 #include "probes/elf_file.h"
 
 #define PYSTACK_READ(context, destination, size, address) pystack_read((context), (address), (destination), (size))
@@ -104,7 +105,7 @@ static bool parse_candidate(char *line, uint64_t *start, char **path)
 
 static int find_symbols(pid_t pid, struct symbols *out, struct message *message)
 {
-	char name[64], line[4352], *path;
+	char name[64], line[4352], reached[4400], *path;
 	uint64_t start;
 	FILE *maps;
 	int error = -ENOENT;
@@ -114,7 +115,8 @@ static int find_symbols(pid_t pid, struct symbols *out, struct message *message)
 	if (!maps)
 		return fail(message, -errno, "cannot read %s: %s", name, strerror(errno));
 	while (error && fgets(line, sizeof(line), maps))
-		if (parse_candidate(line, &start, &path) && is_interpreter(path, start, out))
+		if (parse_candidate(line, &start, &path) &&
+		    !terra_target_path(pid, path, reached, sizeof(reached)) && is_interpreter(reached, start, out))
 			error = 0;
 	fclose(maps);
 	return error ? fail(message, error, "no Python interpreter with exported symbols is mapped") : 0;

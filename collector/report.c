@@ -1,5 +1,6 @@
 /* report.c - one pass over a trace: counts, times by op and by call site, iterations. */
 #include "collector/report.h"
+#include "collector/report_values.h"
 #include "collector/trace_intern.h"
 
 #include <errno.h>
@@ -34,11 +35,13 @@ struct summary_state {
 	struct trace_intern sites;   /* two frames */
 	struct trace_intern threads; /* tid */
 	struct trace_intern notes;   /* text NUL */
-	struct trace_buffer kind_data, site_data, thread_data, note_data; /* arrays, one entry per number above */
+	struct trace_intern others;  /* likewise */
+	struct trace_buffer kind_data, site_data, thread_data, note_data, other_data; /* arrays, one entry per number above */
 	struct trace_buffer open;    /* struct open_ops per thread */
 	struct trace_buffer marks;
 	struct trace_buffer key;
 	struct terra_op_stream *stream;
+	struct gpu_report *gpu;
 };
 
 /* The number of a key, which is the index of its entry in `data`, and that entry; NULL when memory ran out. A new key
@@ -99,7 +102,7 @@ static bool is_library(const char *file)
 	       strstr(file, "/lib/python");
 }
 
-static const struct terra_frame *caller_of(const struct terra_event *event)
+const struct terra_frame *report_caller_of(const struct terra_event *event)
 {
 	for (uint32_t i = 1; i < event->n_frames && is_library(event->frames[i - 1].file); i++)
 		if (!is_library(event->frames[i].file))
@@ -135,7 +138,7 @@ static int site_of(struct summary_state *state, const struct terra_event *event,
 
 	key->size = 0;
 	put_frame(key, &event->frames[0]);
-	put_frame(key, caller_of(event));
+	put_frame(key, report_caller_of(event));
 	if (key->failed)
 		return -ENOMEM;
 	site = entry_of(&state->sites, &state->site_data, sizeof(*site), key->data, key->size, index);
@@ -251,32 +254,51 @@ static int exit_op(struct terra_summary *s, const struct terra_event *event)
 	return 0;
 }
 
-static int note(struct terra_summary *s, const struct terra_event *event)
+static int count_text(struct trace_intern *texts, struct trace_buffer *data, const char *text)
 {
 	struct summary_note *entry;
 	uint32_t index;
 
-	entry = entry_of(&s->state->notes, &s->state->note_data, sizeof(*entry), event->text, strlen(event->text) + 1,
-			 &index);
+	entry = entry_of(texts, data, sizeof(*entry), text, strlen(text) + 1, &index);
 	if (!entry)
 		return -ENOMEM;
 	entry->count++;
 	return 0;
 }
 
+static int note(struct terra_summary *s, const struct terra_event *event)
+{
+	return count_text(&s->state->notes, &s->state->note_data, event->text);
+}
+
+static int other(struct terra_summary *s, const struct terra_event *event)
+{
+	bool overload = event->overload && event->overload[0];
+	char text[1024];
+
+	snprintf(text, sizeof(text), "%s %s%s%s%s%s", event->type == TERRA_EVENT_HOST_READ ? "read by" : "call by",
+		 event->text, event->op ? " " : "", event->op ? event->op : "", overload ? "." : "",
+		 overload ? event->overload : "");
+	return count_text(&s->state->others, &s->state->other_data, text);
+}
+
 static int take(struct terra_summary *s, const struct terra_event *event)
 {
 	s->events++;
+	if (event->type == TERRA_EVENT_GPU && event->gpu->untimed)
+		return gpu_report_add(s->state->gpu, event);
 	if (s->first_ns == 0 || event->time_ns < s->first_ns)
 		s->first_ns = event->time_ns;
 	if (event->time_ns > s->last_ns)
 		s->last_ns = event->time_ns;
-	if (terra_op_stream_add(s->state->stream, event) != 0)
+	if (terra_op_stream_add(s->state->stream, event) != 0 || gpu_report_add(s->state->gpu, event) != 0)
 		return -ENOMEM;
 	if (event->type == TERRA_EVENT_OP_ENTER)
 		return enter(s, event);
 	if (event->type == TERRA_EVENT_OP_EXIT)
 		return exit_op(s, event);
+	if (event->type == TERRA_EVENT_HOST_READ || event->type == TERRA_EVENT_CALL)
+		return other(s, event);
 	return event->type == TERRA_EVENT_NOTE ? note(s, event) : 0;
 }
 
@@ -385,6 +407,10 @@ static void name_rest(struct terra_summary *s)
 	s->n_notes = state->notes.n_entries;
 	for (uint32_t i = 0; i < s->n_notes; i++)
 		s->notes[i].text = key_at(&state->notes, i);
+	s->others = (struct summary_note *)state->other_data.data;
+	s->n_others = state->others.n_entries;
+	for (uint32_t i = 0; i < s->n_others; i++)
+		s->others[i].text = key_at(&state->others, i);
 }
 
 /* Iterations. */
@@ -444,9 +470,11 @@ static struct terra_summary *summary_alloc(void)
 	if (!s)
 		return NULL;
 	s->state = calloc(1, sizeof(*s->state));
-	if (s->state)
+	if (s->state) {
 		s->state->stream = terra_op_stream_new();
-	if (s->state && s->state->stream)
+		s->state->gpu = gpu_report_new();
+	}
+	if (s->state && s->state->stream && s->state->gpu)
 		return s;
 	terra_summary_free(s);
 	return NULL;
@@ -471,6 +499,7 @@ int terra_summary_new(struct terra_trace_reader *reader, struct terra_summary **
 	name_kinds(s);
 	name_sites(s);
 	name_rest(s);
+	s->gpu = gpu_report_finish(s->state->gpu);
 	*out = s;
 	return 0;
 }
@@ -485,14 +514,17 @@ static void state_free(struct summary_state *state)
 	trace_intern_free(&state->sites);
 	trace_intern_free(&state->threads);
 	trace_intern_free(&state->notes);
+	trace_intern_free(&state->others);
 	free(state->kind_data.data);
 	free(state->site_data.data);
 	free(state->thread_data.data);
 	free(state->note_data.data);
+	free(state->other_data.data);
 	free(state->open.data);
 	free(state->marks.data);
 	free(state->key.data);
 	terra_op_stream_free(state->stream);
+	gpu_report_free(state->gpu);
 	free(state);
 }
 

@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "collector/iterations.h"
+#include "collector/report_gpu.h"
 #include "collector/report_json.h"
 #include "collector/trace.h"
 
@@ -59,9 +60,12 @@ struct terra_summary {
 	uint32_t n_threads;
 	struct summary_note *notes;     /* in order of appearance */
 	uint32_t n_notes;
+	struct summary_note *others;    /* reads of memory and ops run past the entry points, in order of appearance */
+	uint32_t n_others;
 	bool has_iterations;
 	struct terra_iterations iterations;
 	uint64_t median_ns; /* of the iterations; 0 unknown */
+	const struct report_gpu_sums *gpu;
 	struct summary_state *state; /* private: backs the strings */
 };
 
@@ -77,6 +81,10 @@ void terra_summary_json(const struct terra_summary *summary, const char *path, s
 /* Every event as a line: text, or JSON with everything that the trace holds. *damaged becomes true when the trace has
  * damage or did not end cleanly. Returns 0, or -errno when reading cannot go on. */
 int terra_trace_dump(struct terra_trace_reader *reader, bool as_json, FILE *out, bool *damaged);
+
+/* "float32"; a number that has no name here is written to the buffer. */
+#define REPORT_DTYPE_SIZE 32
+const char *report_dtype_name(int64_t dtype, char buffer[REPORT_DTYPE_SIZE]);
 
 /* FILE:LINE FUNCTION; of files of installed packages the part from the package on. */
 void report_print_frame(const struct terra_frame *frame, FILE *out);

@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "collector/report_values.h"
 #include "collector/trace_format.h"
 
 /* Present 0 of a kind without "optional" is a value that could not be read (collector/consume.h). */
@@ -17,18 +18,25 @@ static bool is_optional(unsigned int kind)
 
 /* Text. */
 
-/* The numbers of c10::ScalarType are part of PyTorch's serialised models: known ones never change. */
-static void print_dtype(int64_t dtype, FILE *out)
+const char *report_dtype_name(int64_t dtype, char buffer[REPORT_DTYPE_SIZE])
 {
+	/* The numbers of c10::ScalarType are part of PyTorch's serialised models: known ones never change. */
 	static const char *const names[] = {"uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64",
 					    "complex32", "complex64", "complex128", "bool"};
 
 	if (dtype >= 0 && (size_t)dtype < sizeof(names) / sizeof(names[0]))
-		fputs(names[dtype], out);
-	else if (dtype == 15)
-		fputs("bfloat16", out);
-	else
-		fprintf(out, "dtype%" PRId64, dtype);
+		return names[dtype];
+	if (dtype == 15)
+		return "bfloat16";
+	snprintf(buffer, REPORT_DTYPE_SIZE, "dtype%" PRId64, dtype);
+	return buffer;
+}
+
+void report_print_dtype(int64_t dtype, FILE *out)
+{
+	char buffer[REPORT_DTYPE_SIZE];
+
+	fputs(report_dtype_name(dtype, buffer), out);
 }
 
 static void print_dims(const int64_t *dims, int n, FILE *out)
@@ -39,7 +47,7 @@ static void print_dims(const int64_t *dims, int n, FILE *out)
 	fputc(']', out);
 }
 
-static void print_device(int type, int index, FILE *out)
+void report_print_device(int type, int index, FILE *out)
 {
 	if (type == 0)
 		fputs("cpu", out);
@@ -59,7 +67,7 @@ static void print_tensor(const struct terra_tensor *t, FILE *out)
 		fputs("undefined", out);
 		return;
 	}
-	print_dtype(t->dtype, out);
+	report_print_dtype(t->dtype, out);
 	print_dims(t->size, dims, out);
 	if (t->ndim > TERRA_MAX_DIM)
 		fprintf(out, "(%d dims)", t->ndim);
@@ -69,7 +77,7 @@ static void print_tensor(const struct terra_tensor *t, FILE *out)
 		fprintf(out, " offset=%" PRId64, t->storage_offset);
 	if (t->device_type != 0) {
 		fputc(' ', out);
-		print_device(t->device_type, t->device_index, out);
+		report_print_device(t->device_type, t->device_index, out);
 	}
 	if (t->requires_grad == 1)
 		fputs(" grad", out);
@@ -135,11 +143,11 @@ static void print_int(const struct terra_value *value, FILE *out)
 		break;
 	case TERRA_KIND_DTYPE:
 	case TERRA_KIND_OPT_DTYPE:
-		print_dtype(value->u.i, out);
+		report_print_dtype(value->u.i, out);
 		break;
 	case TERRA_KIND_DEVICE:
 	case TERRA_KIND_OPT_DEVICE:
-		print_device((int)(value->u.i >> 8), (int8_t)(value->u.i & 0xff), out);
+		report_print_device((int)(value->u.i >> 8), (int8_t)(value->u.i & 0xff), out);
 		break;
 	case TERRA_KIND_INT:
 	case TERRA_KIND_OPT_INT:
@@ -152,7 +160,7 @@ static void print_int(const struct terra_value *value, FILE *out)
 	}
 }
 
-static void print_value(const struct terra_value *value, FILE *out)
+void report_print_value(const struct terra_value *value, FILE *out)
 {
 	if (!value->present) {
 		fputs(is_optional(value->kind) ? "None" : "?", out);
@@ -181,6 +189,23 @@ static void print_value(const struct terra_value *value, FILE *out)
 	}
 }
 
+static void print_values(const struct terra_event *event, FILE *out)
+{
+	fputs(" (", out);
+	for (uint32_t i = 0; i < event->n_values; i++) {
+		if (i)
+			fputs(", ", out);
+		report_print_value(&event->values[i], out);
+	}
+	fputc(')', out);
+	for (uint32_t i = 0; i < event->n_frames; i++) {
+		fputs(i ? " < " : " at ", out);
+		report_print_plain(event->frames[i].file ? event->frames[i].file : "?", out);
+		fprintf(out, ":%" PRId32 " ", event->frames[i].line);
+		report_print_plain(event->frames[i].function ? event->frames[i].function : "?", out);
+	}
+}
+
 static void print_op(const struct terra_event *event, FILE *out)
 {
 	bool enter = event->type == TERRA_EVENT_OP_ENTER;
@@ -200,19 +225,28 @@ static void print_op(const struct terra_event *event, FILE *out)
 		fprintf(out, " of=%" PRIu64, event->enter_seq);
 	if (event->raised)
 		fputs(" raised", out);
-	fputs(" (", out);
-	for (uint32_t i = 0; i < event->n_values; i++) {
-		if (i)
-			fputs(", ", out);
-		print_value(&event->values[i], out);
+	if (event->autograd && event->node != UINT64_MAX)
+		fprintf(out, " node=%" PRIu64, event->node);
+	if (enter && event->autograd && event->forward_seq != UINT64_MAX)
+		fprintf(out, " forward=%" PRIu64, event->forward_seq);
+	print_values(event, out);
+}
+
+static void print_function(const struct terra_event *event, FILE *out)
+{
+	fputs(event->type == TERRA_EVENT_HOST_READ ? "= read by " : "= call by ", out);
+	report_print_plain(event->text, out);
+	if (event->op) {
+		fputc(' ', out);
+		report_print_plain(event->op, out);
 	}
-	fputc(')', out);
-	for (uint32_t i = 0; i < event->n_frames; i++) {
-		fputs(i ? " < " : " at ", out);
-		report_print_plain(event->frames[i].file ? event->frames[i].file : "?", out);
-		fprintf(out, ":%" PRId32 " ", event->frames[i].line);
-		report_print_plain(event->frames[i].function ? event->frames[i].function : "?", out);
+	if (event->overload && event->overload[0]) {
+		fputc('.', out);
+		report_print_plain(event->overload, out);
 	}
+	if (event->parent_seq != UINT64_MAX)
+		fprintf(out, " in=%" PRIu64, event->parent_seq);
+	print_values(event, out);
 }
 
 static void print_event(const struct terra_event *event, uint64_t start_ns, FILE *out)
@@ -224,6 +258,10 @@ static void print_event(const struct terra_event *event, uint64_t start_ns, FILE
 	} else if (event->type == TERRA_EVENT_NOTE) {
 		fputs("# ", out);
 		report_print_plain(event->text, out);
+	} else if (event->type == TERRA_EVENT_GPU) {
+		report_gpu_print_event(event->gpu, out);
+	} else if (event->type == TERRA_EVENT_HOST_READ || event->type == TERRA_EVENT_CALL) {
+		print_function(event, out);
 	} else {
 		print_op(event, out);
 	}
@@ -412,7 +450,7 @@ static bool has_count(enum trace_form form)
 	       form == TRACE_FORM_SCALARS || form == TRACE_FORM_STRING;
 }
 
-static void json_value(struct json *json, const struct terra_value *value)
+void report_json_value(struct json *json, const struct terra_value *value)
 {
 	const char tag[2] = {(char)value->scalar_tag, 0};
 	enum trace_form form = trace_form_of(value->kind);
@@ -437,7 +475,7 @@ static void json_value(struct json *json, const struct terra_value *value)
 	json_close(json, '}');
 }
 
-static void json_stack(struct json *json, const struct terra_event *event)
+void report_json_stack(struct json *json, const struct terra_event *event)
 {
 	json_key(json, "stack");
 	json_open(json, '[');
@@ -472,12 +510,32 @@ static void json_op(struct json *json, const struct terra_event *event)
 		json_key(json, "raised");
 		json_bool(json, event->raised);
 	}
+	if (event->autograd && event->node != UINT64_MAX)
+		member_u64(json, "node", event->node);
+	if (enter && event->autograd)
+		member_seq(json, "forward", event->forward_seq);
 	json_key(json, enter ? "args" : "results");
 	json_open(json, '[');
 	for (uint32_t i = 0; i < event->n_values; i++)
-		json_value(json, &event->values[i]);
+		report_json_value(json, &event->values[i]);
 	json_close(json, ']');
-	json_stack(json, event);
+	report_json_stack(json, event);
+}
+
+static void json_function(struct json *json, const struct terra_event *event)
+{
+	member_string(json, "how", event->text);
+	if (event->op)
+		member_string(json, "op", event->op);
+	if (event->overload)
+		member_string(json, "overload", event->overload);
+	member_seq(json, "parent", event->parent_seq);
+	json_key(json, "args");
+	json_open(json, '[');
+	for (uint32_t i = 0; i < event->n_values; i++)
+		report_json_value(json, &event->values[i]);
+	json_close(json, ']');
+	report_json_stack(json, event);
 }
 
 static void json_event(struct json *json, const struct terra_event *event)
@@ -487,6 +545,9 @@ static void json_event(struct json *json, const struct terra_event *event)
 		[TERRA_EVENT_OP_EXIT] = "exit",
 		[TERRA_EVENT_LOST] = "lost",
 		[TERRA_EVENT_NOTE] = "note",
+		[TERRA_EVENT_GPU] = "gpu",
+		[TERRA_EVENT_HOST_READ] = "host_read",
+		[TERRA_EVENT_CALL] = "call",
 	};
 
 	json_open(json, '{');
@@ -498,6 +559,10 @@ static void json_event(struct json *json, const struct terra_event *event)
 		member_u64(json, "lost", event->lost);
 	else if (event->type == TERRA_EVENT_NOTE)
 		member_string(json, "text", event->text);
+	else if (event->type == TERRA_EVENT_GPU)
+		report_gpu_json_event(event->gpu, json);
+	else if (event->type == TERRA_EVENT_HOST_READ || event->type == TERRA_EVENT_CALL)
+		json_function(json, event);
 	else
 		json_op(json, event);
 	json_close(json, '}');

@@ -32,8 +32,7 @@ void json_key(struct json *json, const char *key)
 	json->comma = false;
 }
 
-/* Length of the UTF-8 sequence at p, 0 when there is none: no overlong forms, no surrogates. */
-static size_t utf8_length(const unsigned char *p, size_t size)
+size_t json_utf8_length(const unsigned char *p, size_t size)
 {
 	static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
 	size_t length = p[0] < 0x80 ? 1 : p[0] < 0xc0 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : p[0] < 0xf8 ? 4 : 0;
@@ -69,7 +68,7 @@ void json_bytes(struct json *json, const char *s, size_t size)
 	before_value(json);
 	fputc('"', json->out);
 	while (p < end) {
-		size_t length = utf8_length(p, (size_t)(end - p));
+		size_t length = json_utf8_length(p, (size_t)(end - p));
 
 		put_char(json, p, length);
 		p += length ? length : 1;

@@ -189,6 +189,21 @@ static void print_notes(const struct terra_summary *s, unsigned int top, FILE *o
 	print_more(n, s->n_notes, out);
 }
 
+static void print_others(const struct terra_summary *s, unsigned int top, FILE *out)
+{
+	uint32_t n = at_most(s->n_others, top);
+
+	if (s->n_others == 0)
+		return;
+	fprintf(out, "\nBeside the operators\n");
+	for (uint32_t i = 0; i < n; i++) {
+		fprintf(out, "  %8" PRIu64 "  ", s->others[i].count);
+		report_print_plain(s->others[i].text, out);
+		fputc('\n', out);
+	}
+	print_more(n, s->n_others, out);
+}
+
 void terra_summary_print(const struct terra_summary *s, const char *path, unsigned int top, FILE *out)
 {
 	print_head(s, path, out);
@@ -197,7 +212,9 @@ void terra_summary_print(const struct terra_summary *s, const char *path, unsign
 	print_end(s, out);
 	print_threads(s, top, out);
 	print_kinds(s, top, out);
+	report_gpu_print(s->gpu, top, out);
 	print_sites(s, top, out);
+	print_others(s, top, out);
 	print_notes(s, top, out);
 }
 
@@ -348,14 +365,14 @@ static void json_sites(const struct terra_summary *s, struct json *json)
 	json_close(json, ']');
 }
 
-static void json_notes(const struct terra_summary *s, struct json *json)
+static void json_texts(const char *key, const struct summary_note *notes, uint32_t n, struct json *json)
 {
-	json_key(json, "notes");
+	json_key(json, key);
 	json_open(json, '[');
-	for (uint32_t i = 0; i < s->n_notes; i++) {
+	for (uint32_t i = 0; i < n; i++) {
 		json_open(json, '{');
-		member_string(json, "text", s->notes[i].text);
-		member_u64(json, "count", s->notes[i].count);
+		member_string(json, "text", notes[i].text);
+		member_u64(json, "count", notes[i].count);
 		json_close(json, '}');
 	}
 	json_close(json, ']');
@@ -368,6 +385,8 @@ void terra_summary_json(const struct terra_summary *s, const char *path, struct 
 	json_iterations(s, json);
 	json_threads(s, json);
 	json_kinds(s, json);
+	report_gpu_json(s->gpu, json);
 	json_sites(s, json);
-	json_notes(s, json);
+	json_texts("others", s->others, s->n_others, json);
+	json_texts("notes", s->notes, s->n_notes, json);
 }

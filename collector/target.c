@@ -1,12 +1,16 @@
 /* What a trace's header says about the program and the machine. */
 #include "collector/target.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static const char *base_name(const char *path)
 {
@@ -41,12 +45,167 @@ int terra_target_library(pid_t pid, char *path, size_t size)
 		mapped = mapped_path(line);
 		if (!mapped || strcmp(base_name(mapped), "libtorch_cpu.so"))
 			continue;
-		error = strlen(mapped) < size ? 0 : -ENAMETOOLONG;
-		if (!error)
-			strcpy(path, mapped);
+		error = terra_target_path(pid, mapped, path, size);
 	}
 	fclose(maps);
 	return error;
+}
+
+static bool same_place(const char *a, const char *b)
+{
+	struct stat one, other;
+
+	return !stat(a, &one) && !stat(b, &other) && one.st_dev == other.st_dev && one.st_ino == other.st_ino;
+}
+
+int terra_target_path(pid_t pid, const char *path, char *out, size_t size)
+{
+	char root[64], namespace[64];
+	bool ours;
+
+	snprintf(root, sizeof(root), "/proc/%d/root", pid);
+	snprintf(namespace, sizeof(namespace), "/proc/%d/ns/mnt", pid);
+	/* A process in another mount namespace may have the same root folder, with other file systems below it. */
+	ours = same_place(root, "/") && same_place(namespace, "/proc/self/ns/mnt");
+	return (size_t)snprintf(out, size, "%s%s", ours ? "" : root, path) < size ? 0 : -ENAMETOOLONG;
+}
+
+void terra_target_program(pid_t pid, char *out, size_t size)
+{
+	char name[64];
+	FILE *file;
+	size_t n;
+
+	out[0] = 0;
+	snprintf(name, sizeof(name), "/proc/%d/cmdline", pid);
+	file = fopen(name, "re");
+	if (!file)
+		return;
+	n = fread(out, 1, size - 1, file);
+	out[n] = 0;
+	fclose(file);
+}
+
+static void children_of_thread(pid_t pid, const char *tid, void (*tell)(void *context, pid_t parent, pid_t child),
+			       void *context)
+{
+	char name[320];
+	FILE *file;
+	pid_t child;
+
+	snprintf(name, sizeof(name), "/proc/%d/task/%s/children", pid, tid);
+	file = fopen(name, "re");
+	while (file && fscanf(file, "%d", &child) == 1)
+		tell(context, pid, child);
+	if (file)
+		fclose(file);
+}
+
+void terra_target_children(pid_t pid, void (*tell)(void *context, pid_t parent, pid_t child), void *context)
+{
+	char name[64];
+	struct dirent *entry;
+	DIR *threads;
+
+	snprintf(name, sizeof(name), "/proc/%d/task", pid);
+	threads = opendir(name);
+	while (threads && (entry = readdir(threads)))
+		if (entry->d_name[0] != '.')
+			children_of_thread(pid, entry->d_name, tell, context);
+	if (threads)
+		closedir(threads);
+}
+
+static bool in_first_namespace(void)
+{
+	char name[64];
+	ssize_t n = readlink("/proc/self/ns/pid", name, sizeof(name) - 1);
+
+	if (n < 0)
+		return false;
+	name[n] = 0;
+	return !strcmp(name, "pid:[4026531836]"); /* PROC_PID_INIT_INO */
+}
+
+/* The value of a line "key:<tab>value" in /proc/PID/status; 0 when there is none. */
+static long status_value(pid_t pid, const char *format)
+{
+	char name[64], line[256];
+	long value = 0;
+	FILE *file;
+
+	snprintf(name, sizeof(name), "/proc/%d/status", pid);
+	file = fopen(name, "re");
+	while (file && fgets(line, sizeof(line), file))
+		if (sscanf(line, format, &value) == 1)
+			break;
+	if (file)
+		fclose(file);
+	return value;
+}
+
+static bool is_zombie(pid_t pid)
+{
+	char name[64], line[256];
+	bool zombie = false;
+	FILE *file;
+
+	snprintf(name, sizeof(name), "/proc/%d/status", pid);
+	file = fopen(name, "re");
+	while (file && !zombie && fgets(line, sizeof(line), file))
+		zombie = !strncmp(line, "State:\tZ", 8);
+	if (file)
+		fclose(file);
+	return zombie;
+}
+
+/* Whether its mappings can be read: what the kernel allows a debugger. */
+static int look_inside(pid_t pid, char *err, size_t err_size)
+{
+	char name[64], byte;
+	size_t n = 0;
+	FILE *maps;
+
+	snprintf(name, sizeof(name), "/proc/%d/maps", pid);
+	maps = fopen(name, "re");
+	if (!maps) {
+		n = errno;
+		snprintf(err, err_size,
+			 "process %d may not be looked into (%s): it is another user's or protected, which needs "
+			 "CAP_SYS_PTRACE: run terra-trace as root or as that user, or give it the right once with "
+			 "`setcap cap_bpf,cap_perfmon,cap_sys_ptrace+ep terra-trace`; a container needs --cap-add SYS_PTRACE",
+			 pid, strerror((int)n));
+		return -(int)n;
+	}
+	n = fread(&byte, 1, 1, maps);
+	fclose(maps);
+	if (n)
+		return 0;
+	snprintf(err, err_size, "process %d %s", pid, is_zombie(pid) ? "has ended" : "is one of the kernel's own");
+	return -ESRCH;
+}
+
+int terra_target_check(pid_t pid, char *err, size_t err_size)
+{
+	long process;
+
+	if (kill(pid, 0) && errno == ESRCH) {
+		snprintf(err, err_size, "there is no process %d%s", pid,
+			 in_first_namespace() ? "" :
+						" here: a container sees its own processes only, unless it is started "
+						"with the host's (--pid=host)");
+		return -ESRCH;
+	}
+	process = status_value(pid, "Tgid:\t%ld");
+	if (process && process != pid) {
+		snprintf(err, err_size, "%d is a thread of process %ld: attach to that", pid, process);
+		return -EINVAL;
+	}
+	if (pid == getpid()) {
+		snprintf(err, err_size, "process %d is terra-trace itself", pid);
+		return -EINVAL;
+	}
+	return look_inside(pid, err, err_size);
 }
 
 static bool is_python(const char *command)

@@ -6,7 +6,21 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* Path of the libtorch_cpu.so that process `pid` has mapped. 0, -ENOENT when it has none (yet), or -errno. */
+/* Whether process `pid` exists, is a process and may be looked into. 0, or -errno with what is wrong and what helps. */
+int terra_target_check(pid_t pid, char *err, size_t err_size);
+
+/* The path by which we reach what the process calls `path`: another one when its root folder is not ours. -ENAMETOOLONG
+ * when `size` does not suffice. */
+int terra_target_path(pid_t pid, const char *path, char *out, size_t size);
+
+/* Calls `tell` for every child of process `pid`, of all its threads. Kernels without the list tell of none. */
+void terra_target_children(pid_t pid, void (*tell)(void *context, pid_t parent, pid_t child), void *context);
+
+/* First word of the process' command line, "" when it cannot be read. */
+void terra_target_program(pid_t pid, char *out, size_t size);
+
+/* Path, as we reach it, of the libtorch_cpu.so that process `pid` has mapped. 0, -ENOENT when it has none (yet), or
+ * -errno. */
 int terra_target_library(pid_t pid, char *path, size_t size);
 
 /* "train" for `python -O train.py --epochs 3` and for ./train.py: the script's name, else that of the module after -m,

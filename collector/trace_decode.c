@@ -410,6 +410,12 @@ static void get_op_ref(struct trace_decoder *d, struct trace_cursor *c, struct t
 	event->overload = string_at(d, c, d->ops[id - 1].overload);
 }
 
+static void set_stack(struct trace_decoder *d, uint32_t id, struct terra_event *event)
+{
+	event->n_frames = d->stacks[id - 1].n;
+	event->frames = event->n_frames ? &d->frames[d->stacks[id - 1].first] : NULL;
+}
+
 static void get_stack_ref(struct trace_decoder *d, struct trace_cursor *c, struct terra_event *event)
 {
 	uint32_t id = get_varint32(c);
@@ -418,8 +424,15 @@ static void get_stack_ref(struct trace_decoder *d, struct trace_cursor *c, struc
 		c->bad = true;
 		return;
 	}
-	event->n_frames = d->stacks[id - 1].n;
-	event->frames = event->n_frames ? &d->frames[d->stacks[id - 1].first] : NULL;
+	set_stack(d, id, event);
+}
+
+static void get_autograd(struct trace_cursor *c, struct terra_event *event)
+{
+	event->autograd = 1;
+	event->node = get_varint(c) - 1;
+	if (event->type == TERRA_EVENT_OP_ENTER)
+		event->forward_seq = get_distance(c, event->seq);
 }
 
 static int get_op_event(struct trace_decoder *d, struct trace_cursor *c, struct terra_event *event)
@@ -436,9 +449,123 @@ static int get_op_event(struct trace_decoder *d, struct trace_cursor *c, struct 
 		event->keyset = get_varint(c);
 	if (flags & TRACE_FLAG_STACK)
 		get_stack_ref(d, c, event);
+	if (flags & TRACE_FLAG_AUTOGRAD)
+		get_autograd(c, event);
 	enclosing = get_distance(c, event->seq);
 	event->parent_seq = event->type == TERRA_EVENT_OP_ENTER ? enclosing : UINT64_MAX;
 	event->enter_seq = event->type == TERRA_EVENT_OP_EXIT ? enclosing : UINT64_MAX;
+	return c->bad ? -EBADMSG : get_values(d, c, event);
+}
+
+/* GPU activities. */
+
+static uint32_t get_device(struct trace_cursor *c)
+{
+	uint64_t device = get_varint(c);
+
+	if (device > UINT32_MAX)
+		c->bad = true;
+	return device == 0 || c->bad ? TERRA_GPU_NO_DEVICE : (uint32_t)(device - 1);
+}
+
+static void get_kernel(struct trace_cursor *c, struct terra_gpu *gpu)
+{
+	for (int i = 0; i < 3; i++)
+		gpu->grid[i] = get_varint32(c);
+	for (int i = 0; i < 3; i++)
+		gpu->block[i] = get_varint32(c);
+	gpu->static_shared = get_varint32(c);
+	gpu->dynamic_shared = get_varint32(c);
+	gpu->registers = get_varint32(c);
+}
+
+static void get_memcpy(struct trace_cursor *c, struct terra_gpu *gpu)
+{
+	gpu->copy_kind = get_u8(c);
+	gpu->source_kind = get_u8(c);
+	gpu->target_kind = get_u8(c);
+	gpu->bytes = get_varint(c);
+	gpu->source_device = get_device(c);
+	gpu->target_device = get_device(c);
+}
+
+static void get_memset(struct trace_cursor *c, struct terra_gpu *gpu)
+{
+	gpu->target_kind = get_u8(c);
+	gpu->bytes = get_varint(c);
+	gpu->value = get_varint32(c);
+}
+
+static void get_gpu_details(struct trace_cursor *c, struct terra_gpu *gpu)
+{
+	switch (gpu->kind) {
+	case TERRA_GPU_KERNEL:
+		get_kernel(c, gpu);
+		break;
+	case TERRA_GPU_MEMCPY:
+		get_memcpy(c, gpu);
+		break;
+	case TERRA_GPU_MEMSET:
+		get_memset(c, gpu);
+		break;
+	case TERRA_GPU_RUNTIME:
+	case TERRA_GPU_DRIVER:
+	case TERRA_GPU_OVERHEAD:
+		gpu->function = get_varint32(c);
+		gpu->result = get_varint32(c);
+		break;
+	case TERRA_GPU_LINK:
+		gpu->external = get_varint(c);
+		break;
+	}
+}
+
+/* What follows the details is of later versions, as are kinds not known: the details of those stay unread. */
+static int get_gpu(struct trace_decoder *d, struct trace_cursor *c, struct terra_event *event)
+{
+	struct terra_gpu *gpu = arena_alloc(d->arena, 1, sizeof(*gpu));
+	uint8_t flags;
+
+	if (!gpu)
+		return -ENOMEM;
+	gpu->source_device = gpu->target_device = TERRA_GPU_NO_DEVICE;
+	gpu->kind = get_u8(c);
+	flags = get_u8(c);
+	gpu->untimed = flags & TRACE_GPU_UNTIMED ? 1 : 0;
+	gpu->linked = flags & TRACE_GPU_BY_EXTERNAL_ID ? TERRA_GPU_BY_EXTERNAL_ID
+		      : flags & TRACE_GPU_BY_TIME      ? TERRA_GPU_BY_TIME
+						       : TERRA_GPU_BY_NOTHING;
+	gpu->name = string_at(d, c, get_varint32(c));
+	gpu->duration_ns = get_varint(c);
+	gpu->correlation = get_varint(c);
+	gpu->op_seq = get_distance(c, event->seq);
+	gpu->device = get_device(c);
+	gpu->context = get_varint32(c);
+	gpu->stream = get_varint32(c);
+	gpu->graph = get_varint32(c);
+	gpu->graph_node = get_varint(c);
+	get_gpu_details(c, gpu);
+	if (c->bad || gpu->kind == 0 || flags & ~TRACE_GPU_FLAGS_KNOWN)
+		return -EBADMSG;
+	c->p = c->end;
+	event->gpu = gpu;
+	return 0;
+}
+
+/* HOST_READ and CALL. */
+static int get_function_event(struct trace_decoder *d, struct trace_cursor *c, struct terra_event *event)
+{
+	uint32_t stack;
+
+	event->text = string_at(d, c, get_varint32(c));
+	event->op = string_at(d, c, get_varint32(c));
+	event->overload = string_at(d, c, get_varint32(c));
+	stack = get_varint32(c);
+	if (!event->text || stack > d->n_stacks)
+		return -EBADMSG;
+	if (stack)
+		set_stack(d, stack, event);
+	event->parent_seq = get_distance(c, event->seq);
 	return c->bad ? -EBADMSG : get_values(d, c, event);
 }
 
@@ -455,11 +582,15 @@ static int get_event(struct trace_decoder *d, struct trace_cursor *c, struct ter
 	int err = 0;
 
 	get_time(d, c, event);
-	event->parent_seq = event->enter_seq = UINT64_MAX;
+	event->parent_seq = event->enter_seq = event->forward_seq = UINT64_MAX;
 	if (event->type == TERRA_EVENT_OP_ENTER || event->type == TERRA_EVENT_OP_EXIT)
 		err = get_op_event(d, c, event);
+	else if (event->type == TERRA_EVENT_HOST_READ || event->type == TERRA_EVENT_CALL)
+		err = get_function_event(d, c, event);
 	else if (event->type == TERRA_EVENT_LOST)
 		event->lost = get_varint(c);
+	else if (event->type == TERRA_EVENT_GPU)
+		err = get_gpu(d, c, event);
 	else
 		event->text = get_tail_string(c);
 	if (!err && (c->bad || left(c) != 0))
@@ -469,7 +600,7 @@ static int get_event(struct trace_decoder *d, struct trace_cursor *c, struct ter
 
 static bool known_event(uint8_t record)
 {
-	return record >= TRACE_RECORD_EVENT + TERRA_EVENT_OP_ENTER && record <= TRACE_RECORD_EVENT + TERRA_EVENT_NOTE;
+	return record >= TRACE_RECORD_EVENT + TERRA_EVENT_OP_ENTER && record <= TRACE_RECORD_EVENT + TERRA_EVENT_CALL;
 }
 
 /* 1: an event, 0: a definition or something newer than this reader. */

@@ -342,6 +342,13 @@ static int put_distance(struct trace_buffer *body, uint64_t seq, uint64_t to)
 	return 0;
 }
 
+/* The number plus 1, modulo 2^64: that of an accumulating Node is all ones, and short so. */
+static int put_autograd(struct trace_buffer *body, const struct terra_event *event, uint64_t seq)
+{
+	put_varint(body, event->node + 1);
+	return event->type == TERRA_EVENT_OP_ENTER ? put_distance(body, seq, event->forward_seq) : 0;
+}
+
 static int put_op_event(struct trace_encoder *encoder, struct terra_event *event, uint64_t seq)
 {
 	struct trace_buffer *body = &encoder->body;
@@ -357,6 +364,7 @@ static int put_op_event(struct trace_encoder *encoder, struct terra_event *event
 	flags |= event->raised ? TRACE_FLAG_RAISED : 0;
 	flags |= event->keyset ? TRACE_FLAG_KEYSET : 0;
 	flags |= stack ? TRACE_FLAG_STACK : 0;
+	flags |= event->autograd ? TRACE_FLAG_AUTOGRAD : 0;
 	put_u8(body, flags);
 	put_u8(body, event->level);
 	put_varint(body, op);
@@ -364,8 +372,112 @@ static int put_op_event(struct trace_encoder *encoder, struct terra_event *event
 		put_varint(body, event->keyset);
 	if (stack)
 		put_varint(body, stack);
+	if (event->autograd)
+		err = put_autograd(body, event, seq);
+	if (err)
+		return err;
 	err = put_distance(body, seq, event->type == TERRA_EVENT_OP_EXIT ? event->enter_seq : event->parent_seq);
 	return err ? err : put_values(body, event);
+}
+
+/* GPU activities. */
+
+/* 0 is "none". */
+static void put_device(struct trace_buffer *body, uint32_t device)
+{
+	put_varint(body, device == TERRA_GPU_NO_DEVICE ? 0 : (uint64_t)device + 1);
+}
+
+static void put_kernel(struct trace_buffer *body, const struct terra_gpu *gpu)
+{
+	for (int i = 0; i < 3; i++)
+		put_varint(body, gpu->grid[i]);
+	for (int i = 0; i < 3; i++)
+		put_varint(body, gpu->block[i]);
+	put_varint(body, gpu->static_shared);
+	put_varint(body, gpu->dynamic_shared);
+	put_varint(body, gpu->registers);
+}
+
+static void put_memcpy(struct trace_buffer *body, const struct terra_gpu *gpu)
+{
+	put_u8(body, gpu->copy_kind);
+	put_u8(body, gpu->source_kind);
+	put_u8(body, gpu->target_kind);
+	put_varint(body, gpu->bytes);
+	put_device(body, gpu->source_device);
+	put_device(body, gpu->target_device);
+}
+
+static void put_memset(struct trace_buffer *body, const struct terra_gpu *gpu)
+{
+	put_u8(body, gpu->target_kind);
+	put_varint(body, gpu->bytes);
+	put_varint(body, gpu->value);
+}
+
+static void put_gpu_details(struct trace_buffer *body, const struct terra_gpu *gpu)
+{
+	switch (gpu->kind) {
+	case TERRA_GPU_KERNEL:
+		put_kernel(body, gpu);
+		break;
+	case TERRA_GPU_MEMCPY:
+		put_memcpy(body, gpu);
+		break;
+	case TERRA_GPU_MEMSET:
+		put_memset(body, gpu);
+		break;
+	case TERRA_GPU_RUNTIME:
+	case TERRA_GPU_DRIVER:
+	case TERRA_GPU_OVERHEAD:
+		put_varint(body, gpu->function);
+		put_varint(body, gpu->result);
+		break;
+	case TERRA_GPU_LINK:
+		put_varint(body, gpu->external);
+		break;
+	}
+}
+
+static uint8_t gpu_flags(const struct terra_gpu *gpu)
+{
+	uint8_t flags = gpu->untimed ? TRACE_GPU_UNTIMED : 0;
+
+	if (gpu->op_seq == UINT64_MAX)
+		return flags;
+	if (gpu->linked == TERRA_GPU_BY_EXTERNAL_ID)
+		flags |= TRACE_GPU_BY_EXTERNAL_ID;
+	else if (gpu->linked == TERRA_GPU_BY_TIME)
+		flags |= TRACE_GPU_BY_TIME;
+	return flags;
+}
+
+static int put_gpu(struct trace_encoder *encoder, const struct terra_event *event, uint64_t seq)
+{
+	struct trace_buffer *body = &encoder->body;
+	const struct terra_gpu *gpu = event->gpu;
+	uint32_t name;
+	int err;
+
+	if (!gpu || gpu->kind == 0 || gpu->kind >= TERRA_GPU_KIND_END)
+		return -EINVAL;
+	err = string_id(encoder, gpu->name, &name);
+	if (err)
+		return err;
+	put_u8(body, gpu->kind);
+	put_u8(body, gpu_flags(gpu));
+	put_varint(body, name);
+	put_varint(body, gpu->duration_ns);
+	put_varint(body, gpu->correlation);
+	err = put_distance(body, seq, gpu->op_seq);
+	put_device(body, gpu->device);
+	put_varint(body, gpu->context);
+	put_varint(body, gpu->stream);
+	put_varint(body, gpu->graph);
+	put_varint(body, gpu->graph_node);
+	put_gpu_details(body, gpu);
+	return err;
 }
 
 static int put_note(struct trace_buffer *body, const struct terra_event *event)
@@ -374,6 +486,26 @@ static int put_note(struct trace_buffer *body, const struct terra_event *event)
 		return -EINVAL;
 	trace_buffer_put(body, event->text, strlen(event->text) + 1);
 	return 0;
+}
+
+static int put_function_event(struct trace_encoder *encoder, const struct terra_event *event, uint64_t seq)
+{
+	const char *strings[3] = {event->text, event->op, event->overload};
+	struct trace_buffer *body = &encoder->body;
+	uint32_t ids[3], stack = 0;
+	int err = event->text ? 0 : -EINVAL;
+
+	for (int i = 0; i < 3 && !err; i++)
+		err = string_id(encoder, strings[i], &ids[i]);
+	if (!err && event->n_frames)
+		err = stack_id(encoder, event, &stack);
+	if (err)
+		return err;
+	for (int i = 0; i < 3; i++)
+		put_varint(body, ids[i]);
+	put_varint(body, stack);
+	err = put_distance(body, seq, event->parent_seq);
+	return err ? err : put_values(body, event);
 }
 
 static int put_event(struct trace_encoder *encoder, struct terra_event *event, uint64_t seq)
@@ -391,6 +523,11 @@ static int put_event(struct trace_encoder *encoder, struct terra_event *event, u
 		return 0;
 	case TERRA_EVENT_NOTE:
 		return put_note(body, event);
+	case TERRA_EVENT_GPU:
+		return put_gpu(encoder, event, seq);
+	case TERRA_EVENT_HOST_READ:
+	case TERRA_EVENT_CALL:
+		return put_function_event(encoder, event, seq);
 	default:
 		return -EINVAL;
 	}

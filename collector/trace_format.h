@@ -68,7 +68,16 @@ enum {
 	TRACE_FLAG_RAISED = 1,
 	TRACE_FLAG_KEYSET = 2,
 	TRACE_FLAG_STACK = 4,
-	TRACE_FLAGS_KNOWN = 7,
+	TRACE_FLAG_AUTOGRAD = 8,
+	TRACE_FLAGS_KNOWN = 15,
+};
+
+/* Bits of a GPU event's flags byte. */
+enum {
+	TRACE_GPU_UNTIMED = 1,
+	TRACE_GPU_BY_EXTERNAL_ID = 2,
+	TRACE_GPU_BY_TIME = 4,
+	TRACE_GPU_FLAGS_KNOWN = 7,
 };
 
 /* Limits, kept by the writer and checked by the reader: no file can make a reader take more than these allow. */

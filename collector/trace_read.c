@@ -4,6 +4,7 @@
  * clean. Bytes that contradict their checksum, missing blocks and blocks of other files are damage: terra_trace_next
  * reports each place once and goes on behind it.
  */
+#include "collector/trace_append.h"
 #include "collector/trace_decode.h"
 
 #include <errno.h>
@@ -20,6 +21,7 @@
 struct terra_trace_reader {
 	int fd;
 	uint64_t size, pos;
+	uint64_t good; /* end of the last complete block that is not the end block */
 	uint64_t file_id;
 	uint8_t *header;
 	struct terra_trace_info info;
@@ -176,7 +178,7 @@ static int read_header(struct terra_trace_reader *reader, const char *path)
 		return fail(reader, -ENOMEM, "no memory to read %s", path);
 	if (read_at(reader, 0, reader->header, size) != (ssize_t)size || !parse_header(reader, size))
 		return fail(reader, -EBADMSG, "%s is damaged in its header; record it again", path);
-	reader->pos = size;
+	reader->pos = reader->good = size;
 	return 0;
 }
 
@@ -371,6 +373,8 @@ static int load_payload(struct terra_trace_reader *reader, const struct block_he
 	reader->next_seq = b->first_seq + b->n_events;
 	if ((size_t)n < b->stored)
 		return cut_here(reader);
+	if (b->type != TRACE_BLOCK_END)
+		reader->good = reader->pos;
 	if (trace_crc32c(0, reader->stored, b->stored) != b->payload_crc) {
 		reader->missing += b->n_events;
 		return fail(reader, -EBADMSG, "block %" PRIu32 " is damaged: %" PRIu32 " events are missing", b->number,
@@ -446,6 +450,16 @@ int terra_trace_next(struct terra_trace_reader *reader, struct terra_event *even
 			return ret;
 	}
 	return 0;
+}
+
+struct trace_tail trace_reader_tail(const struct terra_trace_reader *reader)
+{
+	return (struct trace_tail){.file_id = reader->file_id,
+				   .end = reader->good,
+				   .next_block = reader->next_block - (reader->clean ? 1 : 0),
+				   .next_seq = reader->next_seq,
+				   .lost = reader->lost,
+				   .clean = reader->clean};
 }
 
 const struct terra_trace_info *terra_trace_info(const struct terra_trace_reader *reader)

@@ -1,5 +1,7 @@
 /* trace_write.c - the trace writer: blocks of records to a file that is readable whatever happens next. */
+#include "collector/trace_append.h"
 #include "collector/trace_encode.h"
+#include "collector/trace_keep.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,12 +17,14 @@
 #define COMPRESSION_LEVEL 1
 
 struct terra_trace_writer {
-	int fd;
+	int fd; /* -1: blocks are kept in memory */
+	struct trace_keep *keep;
 	int error;      /* first failure to write; the file ends there */
 	off_t good;     /* bytes up to the end of the last complete block */
 	uint64_t file_id;
 	uint64_t seq;
 	uint64_t lost;
+	uint64_t last_time;
 	uint32_t n_blocks;
 	struct trace_encoder encoder;
 	struct trace_buffer out;
@@ -45,14 +49,15 @@ static int write_all(int fd, const uint8_t *p, size_t size)
 /* On a failure the half-written piece is cut off: it would only take the space that ran out. */
 static int write_piece(struct terra_trace_writer *writer, const uint8_t *p, size_t size)
 {
-	int err = write_all(writer->fd, p, size);
+	int err = writer->keep ? trace_keep_block(writer->keep, p, size, writer->last_time) :
+				 write_all(writer->fd, p, size);
 
 	if (!err) {
 		writer->good += (off_t)size;
 		return 0;
 	}
 	writer->error = err;
-	if (ftruncate(writer->fd, writer->good) != 0)
+	if (!writer->keep && ftruncate(writer->fd, writer->good) != 0)
 		return err; /* a pipe, or the disk refuses: the reader takes a cut block as the end */
 	return err;
 }
@@ -114,6 +119,7 @@ static void writer_free(struct terra_trace_writer *writer)
 {
 	if (writer->fd >= 0)
 		close(writer->fd);
+	trace_keep_free(writer->keep);
 	trace_encoder_free(&writer->encoder);
 	free(writer->out.data);
 	ZSTD_freeCCtx(writer->zstd);
@@ -133,8 +139,100 @@ static int create_failed(const char *path, int err, char *message, size_t size)
 	return err;
 }
 
+/* A writer with its header in `out`; NULL with the reason in *error. */
+static struct terra_trace_writer *writer_new(const struct terra_trace_info *info, int *error)
+{
+	struct terra_trace_writer *writer = calloc(1, sizeof(*writer));
+
+	*error = -ENOMEM;
+	if (!writer)
+		return NULL;
+	writer->fd = -1;
+	trace_encoder_init(&writer->encoder);
+	writer->file_id = new_file_id();
+	writer->zstd = ZSTD_createCCtx();
+	if (writer->zstd)
+		*error = build_header(writer, info);
+	if (!*error)
+		return writer;
+	writer_free(writer);
+	return NULL;
+}
+
+static int open_file(struct terra_trace_writer *writer, const char *path)
+{
+	do {
+		writer->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+	} while (writer->fd < 0 && errno == EINTR);
+	return writer->fd < 0 ? -errno : write_piece(writer, writer->out.data, writer->out.size);
+}
+
 int terra_trace_create(const char *path, const struct terra_trace_info *info, struct terra_trace_writer **out,
 		       char *err, size_t err_size)
+{
+	struct terra_trace_writer *writer;
+	int error;
+
+	*out = NULL;
+	writer = writer_new(info, &error);
+	if (writer)
+		error = open_file(writer, path);
+	if (!error) {
+		*out = writer;
+		return 0;
+	}
+	if (writer)
+		writer_free(writer);
+	return create_failed(path, error, err, err_size);
+}
+
+int terra_trace_create_kept(const struct terra_trace_info *info, uint64_t keep_ns, uint64_t keep_bytes,
+			    struct terra_trace_writer **out)
+{
+	struct terra_trace_writer *writer;
+	int error;
+
+	*out = NULL;
+	writer = writer_new(info, &error);
+	if (!writer)
+		return error;
+	writer->keep = trace_keep_new(info, keep_ns, keep_bytes);
+	error = writer->keep ? trace_keep_header(writer->keep, writer->out.data, writer->out.size) : -ENOMEM;
+	if (error)
+		writer_free(writer);
+	else
+		*out = writer;
+	return error;
+}
+
+int terra_trace_write_kept(struct terra_trace_writer *writer, const char *path, char *err, size_t err_size)
+{
+	int error = terra_trace_flush(writer);
+
+	if (!error)
+		return trace_keep_write(writer->keep, writer->last_time, path, err, err_size);
+	snprintf(err, err_size, "cannot write %s: %s", path, strerror(-error));
+	return error;
+}
+
+uint64_t terra_trace_size(const struct terra_trace_writer *writer)
+{
+	return (uint64_t)writer->good + writer->encoder.raw.size;
+}
+
+/* Cuts off the end and goes on there. */
+static int open_behind(struct terra_trace_writer *writer, const char *path, const struct trace_tail *tail)
+{
+	writer->fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (writer->fd < 0)
+		return -errno;
+	if (lseek(writer->fd, (off_t)tail->end, SEEK_SET) < 0 || ftruncate(writer->fd, (off_t)tail->end) != 0)
+		return -errno;
+	return 0;
+}
+
+int trace_writer_append(const char *path, const struct trace_tail *tail, struct terra_trace_writer **out, char *err,
+			size_t err_size)
 {
 	struct terra_trace_writer *writer = calloc(1, sizeof(*writer));
 	int ret = -ENOMEM;
@@ -142,25 +240,21 @@ int terra_trace_create(const char *path, const struct terra_trace_info *info, st
 	*out = NULL;
 	if (!writer)
 		return create_failed(path, -ENOMEM, err, err_size);
-	writer->fd = -1;
+	*writer = (struct terra_trace_writer){.fd = -1,
+					      .good = (off_t)tail->end,
+					      .file_id = tail->file_id,
+					      .seq = tail->next_seq,
+					      .lost = tail->lost,
+					      .n_blocks = tail->next_block};
 	trace_encoder_init(&writer->encoder);
-	writer->file_id = new_file_id();
+	trace_encoder_begin(&writer->encoder, writer->seq);
 	writer->zstd = ZSTD_createCCtx();
-	if (!writer->zstd)
-		goto err_out;
-	ret = build_header(writer, info);
-	if (ret)
-		goto err_out;
-	do {
-		writer->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-	} while (writer->fd < 0 && errno == EINTR);
-	ret = writer->fd < 0 ? -errno : write_piece(writer, writer->out.data, writer->out.size);
-	if (ret)
-		goto err_out;
-	*out = writer;
-	return 0;
-
-err_out:
+	if (writer->zstd)
+		ret = open_behind(writer, path, tail);
+	if (!ret) {
+		*out = writer;
+		return 0;
+	}
 	writer_free(writer);
 	return create_failed(path, ret, err, err_size);
 }
@@ -248,6 +342,10 @@ int terra_trace_write(struct terra_trace_writer *writer, struct terra_event *eve
 	if (err)
 		return refuse(writer, before, err);
 	writer->seq++;
+	/* A note is made when it is due; only what the program did makes what is kept older. */
+	if (writer->keep && event->type == TERRA_EVENT_NOTE)
+		return trace_keep_note(writer->keep, event->text);
+	writer->last_time = event->time_ns;
 	if (event->type == TERRA_EVENT_LOST)
 		writer->lost += event->lost;
 	return 0;
@@ -270,15 +368,37 @@ static int write_end(struct terra_trace_writer *writer)
 	return write_piece(writer, out->data, out->size);
 }
 
-int terra_trace_finish(struct terra_trace_writer *writer)
+void terra_trace_abandon(struct terra_trace_writer *writer)
 {
-	int err = terra_trace_flush(writer);
+	if (writer)
+		writer_free(writer);
+}
 
-	if (!err)
+static int finish(struct terra_trace_writer *writer, bool with_end)
+{
+	int err;
+
+	if (writer->keep) {
+		writer_free(writer);
+		return 0;
+	}
+	err = terra_trace_flush(writer);
+
+	if (!err && with_end)
 		err = write_end(writer);
 	if (close(writer->fd) != 0 && !err && errno != EINTR)
 		err = -errno;
 	writer->fd = -1;
 	writer_free(writer);
 	return err;
+}
+
+int terra_trace_finish(struct terra_trace_writer *writer)
+{
+	return finish(writer, true);
+}
+
+int trace_writer_leave(struct terra_trace_writer *writer)
+{
+	return finish(writer, false);
 }

@@ -12,6 +12,11 @@
  *     parts are nodes. They are issued below autograd, so a part that reaches its kernel without redispatch has the list
  *     op's keys; replay sees it at its call.
  * No dispatch key is known by number: the keys that most nodes have are the backend's own.
+ *
+ * A trace of one level (terra-trace --levels ops) has no redispatches, but only the calls of ops that are not made of
+ * others. There the outermost call is the node, or, where an op calls itself again (autocast does, with other types), the
+ * call inside; a list op is looked into as above. How such an op goes on to its kernel is not known then, and neither are
+ * its keys: each counts as one that replay sees. Should it not, the region never matches.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -27,21 +32,34 @@ struct levels {
 	uint32_t *result;   /* by event: the one that has its results, itself when none has */
 	bool *of_others;    /* by event: a redispatch on tensors is inside, at any depth */
 	bool *is_open;	    /* by event: is looked into */
+	bool one_level;	    /* the trace has calls only */
 };
+
+#define UNKNOWN_KEYS UINT64_MAX
 
 static bool same_op(const struct op_event *a, const struct op_event *b)
 {
 	return !strcmp(a->op.name, b->op.name);
 }
 
-/* A redispatch of the same op directly inside. */
-static bool goes_on(const struct op_events *events, uint32_t i)
+static bool is_one_level(const struct op_events *events)
 {
-	const struct op_event *items = events->items;
+	uint32_t i;
+
+	for (i = 0; i < events->n; i++)
+		if (events->items[i].level == TERRA_LEVEL_REDISPATCH)
+			return false;
+	return true;
+}
+
+/* A redispatch, or in a trace of one level a call, of the same op directly inside. */
+static bool goes_on(const struct levels *levels, uint32_t i)
+{
+	const struct op_event *items = levels->events->items;
 	uint32_t c;
 
 	for (c = items[i].first_child; c != GRAPH_NONE; c = items[c].next_sibling)
-		if (items[c].level == TERRA_LEVEL_REDISPATCH && same_op(&items[c], &items[i]))
+		if ((levels->one_level || items[c].level == TERRA_LEVEL_REDISPATCH) && same_op(&items[c], &items[i]))
 			return true;
 	return false;
 }
@@ -83,9 +101,9 @@ static void find_outside(struct levels *levels)
 
 static bool is_node(const struct levels *levels, uint32_t i)
 {
-	if (goes_on(levels->events, i))
+	if (goes_on(levels, i))
 		return false;
-	return levels->events->items[i].level == TERRA_LEVEL_REDISPATCH || !levels->of_others[i];
+	return levels->one_level || levels->events->items[i].level == TERRA_LEVEL_REDISPATCH || !levels->of_others[i];
 }
 
 /* An in-place op's result is its first argument. */
@@ -105,14 +123,14 @@ static void find_results(const struct levels *levels, uint32_t i, struct graph_o
 }
 
 /* Whether an op on a list is made of calls of one other op, as many as there are tensors in the list, where that is known. */
-static bool is_list_op(const struct op_events *events, uint32_t i)
+static bool is_list_op(const struct levels *levels, uint32_t i)
 {
-	const struct op_event *items = events->items, *first;
+	const struct op_event *items = levels->events->items, *first;
 	const struct graph_op *op = &items[i].op;
 	uint32_t c, n = 0;
 
-	if (items[i].level != TERRA_LEVEL_REDISPATCH || !op->n_args || items[i].first_child == GRAPH_NONE ||
-	    (op->args[0].kind != GRAPH_TENSORS && op->args[0].kind != GRAPH_OTHER))
+	if ((!levels->one_level && items[i].level != TERRA_LEVEL_REDISPATCH) || !op->n_args ||
+	    items[i].first_child == GRAPH_NONE || (op->args[0].kind != GRAPH_TENSORS && op->args[0].kind != GRAPH_OTHER))
 		return false;
 	first = &items[items[i].first_child];
 	for (c = items[i].first_child; c != GRAPH_NONE; c = items[c].next_sibling, n++)
@@ -133,8 +151,9 @@ static struct graph_op *add_op(struct levels *levels, uint32_t i)
 	graph->ops = ops;
 	ops[graph->n_ops] = event->op;
 	find_results(levels, i, &ops[graph->n_ops]);
-	ops[graph->n_ops].call_only = event->level == TERRA_LEVEL_CALL;
-	levels->keysets[graph->n_ops] = event->level == TERRA_LEVEL_REDISPATCH ? event->keyset : 0;
+	ops[graph->n_ops].call_only = event->level == TERRA_LEVEL_CALL && !levels->one_level;
+	levels->keysets[graph->n_ops] = levels->one_level ? UNKNOWN_KEYS :
+					event->level == TERRA_LEVEL_REDISPATCH ? event->keyset : 0;
 	return &ops[graph->n_ops++];
 }
 
@@ -183,7 +202,7 @@ static int visit(struct levels *levels, uint32_t i)
 
 	if (parent != GRAPH_NONE && !levels->is_open[parent])
 		return 0;
-	if (is_list_op(levels->events, i))
+	if (is_list_op(levels, i))
 		return visit_list(levels, i);
 	if (is_node(levels, i))
 		return add_op(levels, i) ? 0 : -ENOMEM;
@@ -235,7 +254,7 @@ static int choose(struct levels *levels)
 
 int graph_choose_ops(struct graph *graph, const struct op_events *events)
 {
-	struct levels levels = {.graph = graph, .events = events};
+	struct levels levels = {.graph = graph, .events = events, .one_level = is_one_level(events)};
 	size_t n = (size_t)events->n + 1;
 	int ret = -ENOMEM;
 

@@ -38,6 +38,10 @@ int terra_calibrate_tensor(const struct terra_torch_abi *abi, struct terra_offse
 void terra_calibrate_types(const struct terra_torch_abi *abi, struct terra_offsets *out);
 /* requires_grad and grad_fn. Needs autograd_meta's place, which it finds. */
 void terra_calibrate_autograd(const struct terra_torch_abi *abi, struct terra_offsets *out);
+/* The fields of autograd's Nodes and the thread-local words about them. Needs terra_calibrate_autograd's. */
+void terra_calibrate_node(const struct terra_torch_abi *abi, struct terra_offsets *out);
+/* The name of an operator of TorchScript's registry, which has all of the dispatcher's. */
+void terra_calibrate_operators(const struct terra_torch_abi *abi, struct terra_offsets *out);
 /* c10::Scalar but for unsigned values, which older versions refuse. */
 void terra_calibrate_scalar(const struct terra_torch_abi *abi, struct terra_offsets *out);
 void terra_calibrate_unsigned_scalar(const struct terra_torch_abi *abi, struct terra_offsets *out);
@@ -56,6 +60,9 @@ struct terra_snapshot {
 void terra_snapshot_take(const void *block, struct terra_snapshot *snapshot);
 /* False when `address` can't be the start of such a block; reads it through the kernel, so it may be anything. */
 bool terra_read_memory(uint64_t address, void *buffer, size_t size);
+
+/* A tensor without dimensions over the caller's memory; NULL when the library does not make it. */
+void *terra_new_scalar_tensor(const struct terra_torch_abi *abi, void *data, int32_t dtype);
 
 /* The TensorImpl that a handle's tensor points to. */
 const void *terra_tensor_impl(const void *handle);

@@ -10,7 +10,7 @@
 
 #define WORD sizeof(uint64_t)
 
-static void *new_scalar_tensor(const struct terra_torch_abi *abi, void *data, int32_t dtype)
+void *terra_new_scalar_tensor(const struct terra_torch_abi *abi, void *data, int32_t dtype)
 {
 	void *handle = NULL;
 
@@ -72,24 +72,25 @@ static void find_requires_grad(void *tensor, void *(*requires_grad)(void *, bool
 		out->requires_grad.known = 0;
 }
 
-/* The first pointer that the result of an op has and a leaf has not. A shared pointer is two words, of which the first
- * is the object's. */
-static void find_grad_fn(const void *leaf, const void *result, struct terra_offsets *out)
+/* The library's own accessor returns a reference to the shared pointer, whose first word is the object's address. What
+ * words differ between the result of an op and a leaf would not do: some of both are never written. */
+static void find_grad_fn(const struct terra_torch_abi *abi, const void *leaf, const void *result,
+			 struct terra_offsets *out)
 {
+	const void *(*grad_fn)(const void *self) = dlsym(abi->library, "_ZNK2at10TensorBase7grad_fnEv");
 	struct terra_snapshot without, with;
+	uint64_t vtable;
+	size_t place;
 
-	if (!meta_of(result, out))
+	if (!grad_fn || !meta_of(result, out))
 		return;
 	terra_snapshot_take(meta_of(leaf, out), &without);
 	terra_snapshot_take(meta_of(result, out), &with);
-	for (size_t at = 0; (at + 1) * WORD <= with.size; at++) {
-		uint64_t vtable;
-
-		if (without.words[at] != 0 || !terra_read_memory(with.words[at], &vtable, sizeof(vtable)))
-			continue;
-		out->grad_fn = (struct terra_field){(uint16_t)(at * WORD), WORD, 1};
+	place = (uintptr_t)grad_fn(result) - (uintptr_t)meta_of(result, out);
+	if (place % WORD || with.size < WORD || place > with.size - WORD || without.words[place / WORD] ||
+	    !terra_read_memory(with.words[place / WORD], &vtable, sizeof(vtable)))
 		return;
-	}
+	out->grad_fn = (struct terra_field){(uint16_t)place, WORD, 1};
 }
 
 void terra_calibrate_autograd(const struct terra_torch_abi *abi, struct terra_offsets *out)
@@ -99,7 +100,7 @@ void terra_calibrate_autograd(const struct terra_torch_abi *abi, struct terra_of
 	void *(*mul)(void *result, const void *self, const void *other) =
 		dlsym(abi->library, "_ZN2at4_ops10mul_Tensor4callERKNS_6TensorES4_");
 	float value = 3;
-	void *leaf = new_scalar_tensor(abi, &value, abi->float32), *result;
+	void *leaf = terra_new_scalar_tensor(abi, &value, abi->float32), *result;
 
 	if (!leaf || !requires_grad)
 		return;
@@ -109,7 +110,7 @@ void terra_calibrate_autograd(const struct terra_torch_abi *abi, struct terra_of
 	if (out->autograd_meta.known && mul && abi->undefined(&result) == 0) {
 		/* The undefined tensor's word is overwritten; it holds no reference that would be lost. */
 		mul(result, leaf, leaf);
-		find_grad_fn(leaf, result, out);
+		find_grad_fn(abi, leaf, result, out);
 		abi->delete_tensor(result);
 	}
 	abi->delete_tensor(leaf);
@@ -129,7 +130,7 @@ static void read_scalar(const struct terra_torch_abi *abi, const char *dtype, vo
 	void *(*item)(void *result, const void *self) =
 		dlsym(abi->library, "_ZN2at4_ops19_local_scalar_dense4callERKNS_6TensorE");
 	_Alignas(16) uint8_t other[SCALAR_SIZE], first[SCALAR_SIZE];
-	void *tensor = item ? new_scalar_tensor(abi, data, terra_torch_dtype(abi, dtype)) : NULL;
+	void *tensor = item ? terra_new_scalar_tensor(abi, data, terra_torch_dtype(abi, dtype)) : NULL;
 
 	sample->valid = tensor != NULL;
 	if (!tensor)
@@ -205,7 +206,7 @@ static bool size_is(const struct terra_torch_abi *abi, const struct scalar_sampl
 		memcpy(scalars + at, two->bytes, size);
 	memcpy(scalars + size, five->bytes, size);
 	for (size_t i = 0; i < 2; i++) {
-		handles[i] = new_scalar_tensor(abi, &values[i], terra_torch_dtype(abi, "float64"));
+		handles[i] = terra_new_scalar_tensor(abi, &values[i], terra_torch_dtype(abi, "float64"));
 		if (!handles[i])
 			return false;
 		tensors[i] = (void *)terra_tensor_impl(handles[i]);

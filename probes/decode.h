@@ -7,33 +7,38 @@
  * and calls, with a struct terra_decoder it has filled as the struct says,
  *   terra_decode_enter(d)   one ENTER record with all arguments
  *   terra_decode_exit(d)    one EXIT record with the results
- * each of which emits one or more chunks. Before the last chunk of an ENTER the caller's TERRA_STACK(d) runs, when
+ *   terra_decode_function(d, form)   one FUNCTION record
+ * whose registers are those of the op's first instruction and of its `ret`; terra_entry_regs() and terra_exit_regs() make
+ * them of the registers at other instructions. Each function
+ * emits one or more chunks. Before the last chunk of an ENTER the caller's TERRA_STACK(d) runs, when
  * defined: it may add a call stack with terra_put_frames.
  *
  * For the verifier: loops are bpf_loop callbacks; every write into the chunk is at a masked position, with room for
- * the largest single item behind it (TERRA_CHUNK_SLACK); layout, offsets and chunk are map values.
+ * the largest single item behind it (TERRA_CHUNK_SLACK); layout, offsets, chunk and at are map values.
  */
 #ifndef TERRA_PROBES_DECODE_H
 #define TERRA_PROBES_DECODE_H
 
 #include "probes/decode_chunk.h"
+#include "probes/decode_site.h"
 #include "probes/decode_tensor.h"
+#include "probes/functions.h"
 
 static long terra_put_block(uint64_t index, void *ctx)
 {
 	struct terra_decoder *d = ctx;
-	uint64_t first = index * TERRA_BLOCK_INTS, n = d->count - first;
+	uint64_t first = index * TERRA_BLOCK_INTS, n = d->at->count - first;
 
-	if (first >= d->count)
+	if (first >= d->at->count)
 		return 1;
 	if (n > TERRA_BLOCK_INTS)
 		n = TERRA_BLOCK_INTS;
 	terra_make_room(d);
-	if (TERRA_READ(TERRA_AT(d, uint8_t, d->pos), n * 8, d->base + first * 8)) {
+	if (TERRA_READ(TERRA_AT(d, uint8_t, d->at->pos), n * 8, d->at->base + first * 8)) {
 		terra_unreadable(d);
 		return 1;
 	}
-	d->pos += n * 8;
+	d->at->pos += n * 8;
 	terra_value_header(d)->recorded += n;
 	return 0;
 }
@@ -46,8 +51,8 @@ TERRA_INLINE void terra_put_numbers(struct terra_decoder *d, uint64_t base, uint
 		return;
 	}
 	terra_value_header(d)->count = count;
-	d->base = base;
-	d->count = count;
+	d->at->base = base;
+	d->at->count = count;
 	TERRA_LOOP((count + TERRA_BLOCK_INTS - 1) / TERRA_BLOCK_INTS, terra_put_block, d);
 }
 
@@ -73,7 +78,7 @@ TERRA_NOINLINE int terra_put_scalar(struct terra_decoder *d, uint64_t address)
 	uint32_t tag = 0;
 
 	terra_make_room(d);
-	scalar = TERRA_AT(d, struct terra_packed_scalar, d->pos);
+	scalar = TERRA_AT(d, struct terra_packed_scalar, d->at->pos);
 	scalar->tag = '?';
 	scalar->value[0] = scalar->value[1] = 0;
 	if (layout->size && !TERRA_READ(&tag, 4, address + layout->tag_offset)) {
@@ -85,7 +90,7 @@ TERRA_NOINLINE int terra_put_scalar(struct terra_decoder *d, uint64_t address)
 		if (scalar->tag != 'z')
 			scalar->value[1] = 0;
 	}
-	d->pos += sizeof(*scalar);
+	d->at->pos += sizeof(*scalar);
 	terra_value_header(d)->recorded++;
 	return 0;
 }
@@ -94,7 +99,7 @@ static long terra_put_scalar_element(uint64_t index, void *ctx)
 {
 	struct terra_decoder *d = ctx;
 
-	terra_put_scalar(d, d->base + index * d->stride);
+	terra_put_scalar(d, d->at->base + index * d->at->stride);
 	return 0;
 }
 
@@ -105,8 +110,8 @@ TERRA_INLINE void terra_put_scalars(struct terra_decoder *d, uint64_t base, uint
 		return;
 	}
 	terra_value_header(d)->count = count;
-	d->base = base;
-	d->stride = d->offsets->scalar.size;
+	d->at->base = base;
+	d->at->stride = d->offsets->scalar.size;
 	TERRA_LOOP(count, terra_put_scalar_element, d);
 }
 
@@ -144,12 +149,12 @@ TERRA_INLINE void terra_put_string(struct terra_decoder *d, uint64_t length, uin
 	terra_make_room(d);
 	terra_value_header(d)->count = length;
 	terra_value_header(d)->recorded = n;
-	if (n && TERRA_READ(TERRA_AT(d, uint8_t, d->pos), n, pointer)) {
+	if (n && TERRA_READ(TERRA_AT(d, uint8_t, d->at->pos), n, pointer)) {
 		terra_value_header(d)->recorded = 0;
 		terra_unreadable(d);
 		return;
 	}
-	d->pos += (n + 7) & ~7ULL;
+	d->at->pos += (n + 7) & ~7ULL;
 }
 
 TERRA_INLINE void terra_put_bools(struct terra_decoder *d, const struct terra_object *o, uint32_t count)
@@ -213,6 +218,11 @@ TERRA_INLINE uint32_t terra_object_size(const struct terra_arg *arg)
 	}
 }
 
+TERRA_INLINE int terra_has_xmm(const struct terra_regs *regs, uint8_t index)
+{
+	return regs->has_xmm >> (index & 7) & 1;
+}
+
 /* The argument's own words, before anything is dereferenced. o->address is set for arguments on the stack. */
 TERRA_INLINE int terra_fetch_words(const struct terra_regs *regs, const struct terra_arg *arg, struct terra_object *o)
 {
@@ -224,12 +234,12 @@ TERRA_INLINE int terra_fetch_words(const struct terra_regs *regs, const struct t
 		return 0;
 	case TERRA_PLACE_SSE:
 		o->w[0] = regs->xmm[arg->index & 7];
-		return regs->has_xmm ? 0 : -1;
+		return terra_has_xmm(regs, arg->index) ? 0 : -1;
 	case TERRA_PLACE_GPR_SSE:
 		o->w[0] = regs->xmm[arg->index & 7];
 		o->w[1] = regs->gpr[arg->index2 & 7];
 		/* an absent optional<double> can be told without its payload */
-		return regs->has_xmm || !(o->w[1] & 0xff) ? 0 : -1;
+		return terra_has_xmm(regs, arg->index) || !(o->w[1] & 0xff) ? 0 : -1;
 	case TERRA_PLACE_STACK:
 		o->address = regs->sp + 8 + arg->offset;
 		return 0;
@@ -424,8 +434,9 @@ TERRA_INLINE void terra_begin(struct terra_decoder *d, uint8_t type, uint64_t ti
 	record->sp = d->regs->sp;
 	record->return_address = 0;
 	record->keyset = 0;
-	d->pos = sizeof(*record);
-	d->value = d->pos;
+	d->at->node = 0;
+	d->at->pos = sizeof(*record);
+	d->at->value = d->at->pos;
 }
 
 /* The Python call stack: `n` words, a pair per frame, as the last value of an ENTER. */
@@ -437,12 +448,134 @@ TERRA_INLINE void terra_put_frames(struct terra_decoder *d, uint64_t words, uint
 	terra_close_value(d);
 }
 
+/* The words of TERRA_PACKED_NODE. */
+TERRA_INLINE void terra_put_words(struct terra_decoder *d, const uint64_t *words, uint32_t n)
+{
+	terra_make_room(d);
+	terra_open_value(d, TERRA_PACKED_NODE, 0, n);
+	for (uint32_t i = 0; i < n; i++)
+		terra_put_word(d, words[i]);
+	terra_value_header(d)->recorded = n;
+	terra_close_value(d);
+}
+
+/* What autograd does on this thread, whose block of the library's storage is at `block`. */
+TERRA_INLINE void terra_put_thread_node(struct terra_decoder *d, uint64_t block)
+{
+	const struct terra_offsets *off = d->offsets;
+	uint64_t words[3] = { 0, 0, 0 };
+
+	if (!block || !off->next_sequence.known || TERRA_READ(&words[0], 8, block + off->next_sequence.offset))
+		return;
+	if (off->current_node.known && !TERRA_READ(&words[1], 8, block + off->current_node.offset) && words[1] &&
+	    !terra_read_field(words[1], &off->node_sequence, &words[2]))
+		terra_put_words(d, words, 3);
+	else
+		terra_put_words(d, words, 1);
+}
+
+TERRA_INLINE void terra_put_result_node(struct terra_decoder *d)
+{
+	uint64_t words[2] = { d->at->node, 0 };
+
+	if (d->at->node && !terra_read_field(d->at->node, &d->offsets->node_sequence, &words[1]))
+		terra_put_words(d, words, 2);
+}
+
 TERRA_INLINE void terra_decode_enter(struct terra_decoder *d, uint64_t time_ns)
 {
 	terra_begin(d, TERRA_RECORD_ENTER, time_ns);
 	if (TERRA_READ(&TERRA_RECORD_OF(d)->return_address, 8, d->regs->sp))
 		TERRA_RECORD_OF(d)->return_address = 0;
 	TERRA_LOOP(d->layout->n_args, terra_put_argument, d);
+#ifdef TERRA_STORAGE_BLOCK
+	terra_put_thread_node(d, TERRA_STORAGE_BLOCK(d));
+#endif
+#ifdef TERRA_STACK
+	TERRA_STACK(d);
+#endif
+	terra_finish_chunk(d, 0);
+}
+
+/* A tensor of which only the storage is known. */
+TERRA_INLINE void terra_put_memory(struct terra_decoder *d, uint64_t storage, uint64_t data, uint64_t bytes)
+{
+	struct terra_packed_tensor *t;
+
+	terra_open_value(d, TERRA_KIND_TENSOR, 0, 1);
+	t = TERRA_AT(d, struct terra_packed_tensor, d->at->pos);
+	*t = (struct terra_packed_tensor){ .storage = storage, .storage_data = data, .storage_bytes = bytes, .defined = 1,
+					   .dtype = -1, .device_type = -1, .device_index = -1, .requires_grad = 0xff,
+					   .flags = TERRA_TENSOR_NO_GEOMETRY };
+	d->at->pos += sizeof(*t);
+	terra_value_header(d)->recorded = 1;
+	terra_close_value(d);
+}
+
+/* std::string; the name and, behind it, the overload of an operator. */
+TERRA_INLINE void terra_put_std_string(struct terra_decoder *d, uint64_t address)
+{
+	uint64_t string[2] = { 0, 0 };
+
+	terra_make_room(d);
+	terra_open_value(d, TERRA_KIND_STRING, 0, 0);
+	if (TERRA_READ(string, 16, address))
+		terra_unreadable(d);
+	else
+		terra_put_string(d, string[1], string[0]);
+	terra_close_value(d);
+}
+
+#define TERRA_STD_STRING_BYTES 32
+
+TERRA_INLINE void terra_put_operator(struct terra_decoder *d, uint64_t operators, uint64_t n)
+{
+	const struct terra_offsets *off = d->offsets;
+	uint64_t operator = 0, name = 0;
+
+	if (!n || !off->operator_definition.known || !off->definition_name.known || TERRA_READ(&operator, 8, operators) ||
+	    terra_read_field(operator, &off->operator_definition, &name))
+		return;
+	name += off->definition_name.offset;
+	terra_put_std_string(d, name);
+	if (n == 1) /* else which of the overloads it is is not decided yet */
+		terra_put_std_string(d, name + TERRA_STD_STRING_BYTES);
+}
+
+TERRA_INLINE void terra_put_function_arguments(struct terra_decoder *d, uint32_t form)
+{
+	const uint64_t *gpr = d->regs->gpr;
+	uint64_t object = 0, data = 0, bytes = 0;
+
+	switch (form) {
+	case TERRA_FUNCTION_TENSOR:
+		terra_open_value(d, TERRA_KIND_TENSOR, 0, 1);
+		if (TERRA_READ(&object, 8, gpr[0]))
+			terra_unreadable(d);
+		else
+			terra_put_tensor(d, object);
+		terra_close_value(d);
+		break;
+	case TERRA_FUNCTION_STORAGE:
+		if (TERRA_READ(&object, 8, gpr[0]) || terra_read_field(object, &d->offsets->data_ptr, &data) ||
+		    terra_read_field(object, &d->offsets->nbytes, &bytes))
+			break;
+		terra_put_memory(d, object, data, bytes >> 63 ? 0 : bytes);
+		break;
+	case TERRA_FUNCTION_BYTES:
+		terra_put_memory(d, 0, gpr[2], gpr[3]);
+		break;
+	case TERRA_FUNCTION_OPERATORS:
+		terra_put_operator(d, gpr[1], gpr[2]);
+		break;
+	}
+}
+
+/* The entry of a function of probes/functions.h. */
+TERRA_INLINE void terra_decode_function(struct terra_decoder *d, uint32_t form, uint64_t time_ns)
+{
+	terra_begin(d, TERRA_RECORD_FUNCTION, time_ns);
+	terra_put_function_arguments(d, form);
 #ifdef TERRA_STACK
 	TERRA_STACK(d);
 #endif
@@ -457,7 +590,7 @@ static long terra_put_tuple_element(uint64_t index, void *ctx)
 
 	terra_make_room(d);
 	terra_open_value(d, TERRA_KIND_TENSOR, 0, 0);
-	if (TERRA_READ(&impl, 8, d->regs->rax + 8 * (d->count - 1 - index)) ||
+	if (TERRA_READ(&impl, 8, d->regs->rax + 8 * (d->at->count - 1 - index)) ||
 	    (d->layout->ret == TERRA_RET_TENSOR_REFS && TERRA_READ(&impl, 8, impl)))
 		terra_unreadable(d);
 	else
@@ -477,7 +610,7 @@ TERRA_INLINE void terra_put_value(struct terra_decoder *d)
 		terra_put_scalar(d, d->regs->rax);
 	else if (kind == TERRA_KIND_SYMINT && TERRA_READ(object.w, 8, d->regs->rax))
 		terra_unreadable(d);
-	else if (kind == TERRA_KIND_DOUBLE && !d->regs->has_xmm)
+	else if (kind == TERRA_KIND_DOUBLE && !terra_has_xmm(d->regs, 0))
 		terra_unreadable(d);
 	else if (kind == TERRA_KIND_DOUBLE)
 		terra_put_word(d, d->regs->xmm[0]);
@@ -510,11 +643,12 @@ TERRA_INLINE void terra_decode_exit(struct terra_decoder *d, uint64_t time_ns)
 	terra_begin(d, TERRA_RECORD_EXIT, time_ns);
 	if (ret == TERRA_RET_TENSOR || ret == TERRA_RET_TENSOR_REF)
 		n = 1;
-	d->count = n;
+	d->at->count = n;
 	if (n)
 		TERRA_LOOP(n, terra_put_tuple_element, d);
 	else
 		terra_put_result(d);
+	terra_put_result_node(d);
 	terra_finish_chunk(d, 0);
 }
 

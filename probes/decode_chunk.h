@@ -36,6 +36,16 @@ static inline int terra_read_memory(void *dst, uint64_t size, uint64_t src)
 #endif
 #endif
 
+/* Where decoding is: private to it. In a map value, of whose contents the verifier knows nothing: on the stack it would look
+ * at all code once for every position that it knows, which takes seven times as long. */
+struct terra_cursor {
+	uint32_t pos;   /* bytes of the chunk in use */
+	uint32_t value; /* where the header of the value being written lies */
+	uint32_t stride, mode; /* list walks */
+	uint64_t base, count;
+	uint64_t node;  /* grad_fn of the first tensor that has one */
+};
+
 /* Kept small: it is on the 512-byte BPF stack. */
 struct terra_decoder {
 	/* Set by the caller. */
@@ -45,11 +55,7 @@ struct terra_decoder {
 	uint8_t *chunk; /* TERRA_CHUNK_BUFFER bytes, 8-aligned */
 	void *sink;     /* TERRA_EMIT's own */
 	uint32_t op, tid, producer;
-	/* Private. */
-	uint32_t pos;   /* bytes of the chunk in use */
-	uint32_t value; /* where the header of the value being written lies */
-	uint32_t stride, mode; /* list walks */
-	uint64_t base, count;
+	struct terra_cursor *at; /* memory for what follows */
 };
 
 #define TERRA_MASK (TERRA_CHUNK_SIZE - 1)
@@ -62,14 +68,14 @@ struct terra_decoder {
 
 TERRA_INLINE struct terra_packed *terra_value_header(struct terra_decoder *d)
 {
-	return TERRA_AT(d, struct terra_packed, d->value);
+	return TERRA_AT(d, struct terra_packed, d->at->value);
 }
 
 TERRA_INLINE void terra_open_value(struct terra_decoder *d, uint8_t kind, uint8_t flags, uint32_t count)
 {
 	struct terra_packed *value;
 
-	d->value = d->pos;
+	d->at->value = d->at->pos;
 	value = terra_value_header(d);
 	value->kind = kind;
 	value->present = 1;
@@ -78,18 +84,18 @@ TERRA_INLINE void terra_open_value(struct terra_decoder *d, uint8_t kind, uint8_
 	value->count = count;
 	value->recorded = 0;
 	value->bytes = 0;
-	d->pos += sizeof(*value);
+	d->at->pos += sizeof(*value);
 }
 
 TERRA_INLINE void terra_close_value(struct terra_decoder *d)
 {
-	terra_value_header(d)->bytes = d->pos - d->value - sizeof(struct terra_packed);
+	terra_value_header(d)->bytes = d->at->pos - d->at->value - sizeof(struct terra_packed);
 }
 
 TERRA_INLINE void terra_finish_chunk(struct terra_decoder *d, uint8_t flags)
 {
 	struct terra_record *record = TERRA_RECORD_OF(d);
-	uint32_t size = d->pos <= TERRA_CHUNK_SIZE ? d->pos : TERRA_CHUNK_SIZE;
+	uint32_t size = d->at->pos <= TERRA_CHUNK_SIZE ? d->at->pos : TERRA_CHUNK_SIZE;
 
 	record->size = size;
 	record->flags = flags;
@@ -104,7 +110,7 @@ TERRA_NOINLINE int terra_make_room(struct terra_decoder *d)
 	uint32_t count;
 	uint8_t kind;
 
-	if (d->pos <= TERRA_CHUNK_SIZE - 256)
+	if (d->at->pos <= TERRA_CHUNK_SIZE - 256)
 		return 0;
 	terra_close_value(d);
 	value = terra_value_header(d);
@@ -112,15 +118,15 @@ TERRA_NOINLINE int terra_make_room(struct terra_decoder *d)
 	count = value->count;
 	terra_finish_chunk(d, TERRA_RECORD_MORE);
 	TERRA_RECORD_OF(d)->chunk++;
-	d->pos = sizeof(struct terra_record);
+	d->at->pos = sizeof(struct terra_record);
 	terra_open_value(d, kind, TERRA_PACKED_CONTINUED, count);
 	return 0;
 }
 
 TERRA_INLINE void terra_put_word(struct terra_decoder *d, uint64_t word)
 {
-	*TERRA_AT(d, uint64_t, d->pos) = word;
-	d->pos += 8;
+	*TERRA_AT(d, uint64_t, d->at->pos) = word;
+	d->at->pos += 8;
 }
 
 TERRA_INLINE void terra_unreadable(struct terra_decoder *d)

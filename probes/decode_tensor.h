@@ -94,8 +94,9 @@ TERRA_INLINE void terra_put_type(struct terra_decoder *d, struct terra_packed_te
 		t->device_index = (int8_t)word;
 }
 
-TERRA_INLINE uint8_t terra_requires_grad(const struct terra_offsets *off, uint64_t impl)
+TERRA_INLINE uint8_t terra_requires_grad(struct terra_decoder *d, uint64_t impl)
 {
+	const struct terra_offsets *off = d->offsets;
 	uint64_t meta, flag, grad_fn;
 
 	if (terra_read_field(impl, &off->autograd_meta, &meta))
@@ -104,6 +105,8 @@ TERRA_INLINE uint8_t terra_requires_grad(const struct terra_offsets *off, uint64
 		return 0;
 	if (terra_read_field(meta, &off->requires_grad, &flag) || terra_read_field(meta, &off->grad_fn, &grad_fn))
 		return 0xff;
+	if (!d->at->node)
+		d->at->node = grad_fn;
 	return (flag & 0xff) || grad_fn;
 }
 
@@ -124,7 +127,7 @@ TERRA_NOINLINE int terra_put_tensor(struct terra_decoder *d, uint64_t impl)
 	struct terra_packed_tensor *t;
 
 	terra_make_room(d);
-	t = TERRA_AT(d, struct terra_packed_tensor, d->pos);
+	t = TERRA_AT(d, struct terra_packed_tensor, d->at->pos);
 	t->impl = impl;
 	t->defined = terra_is_defined(d->offsets, impl);
 	t->flags = 0;
@@ -133,14 +136,14 @@ TERRA_NOINLINE int terra_put_tensor(struct terra_decoder *d, uint64_t impl)
 		terra_put_storage(d, t, impl);
 		terra_put_geometry(d, t, impl);
 		terra_put_type(d, t, impl);
-		t->requires_grad = terra_requires_grad(d->offsets, impl);
+		t->requires_grad = terra_requires_grad(d, impl);
 	} else {
 		t->storage = t->storage_data = t->storage_bytes = 0;
 		t->numel = t->storage_offset = 0;
 		t->ndim = t->requires_grad = 0;
 		t->dtype = t->device_type = t->device_index = -1;
 	}
-	d->pos += sizeof(*t) + 16 * (t->dims & 15);
+	d->at->pos += sizeof(*t) + 16 * (t->dims & 15);
 	terra_value_header(d)->recorded++;
 	return 0;
 }
@@ -149,14 +152,14 @@ TERRA_INLINE uint64_t terra_list_element(struct terra_decoder *d, uint64_t at)
 {
 	uint64_t word[2] = { 0, 0 };
 
-	if (d->mode == TERRA_LIST_IVALUES) {
+	if (d->at->mode == TERRA_LIST_IVALUES) {
 		if (TERRA_READ(word, 16, at) || (uint32_t)word[1] != TERRA_IVALUE_TENSOR)
 			return 0;
 		return word[0];
 	}
 	if (TERRA_READ(word, 8, at))
 		return 0;
-	if (d->mode == TERRA_LIST_REFERENCES && TERRA_READ(word, 8, word[0]))
+	if (d->at->mode == TERRA_LIST_REFERENCES && TERRA_READ(word, 8, word[0]))
 		return 0;
 	return word[0];
 }
@@ -165,7 +168,7 @@ static long terra_put_element(uint64_t index, void *ctx)
 {
 	struct terra_decoder *d = ctx;
 
-	terra_put_tensor(d, terra_list_element(d, d->base + index * d->stride));
+	terra_put_tensor(d, terra_list_element(d, d->at->base + index * d->at->stride));
 	return 0;
 }
 
@@ -177,9 +180,9 @@ TERRA_INLINE void terra_put_tensors(struct terra_decoder *d, uint64_t base, uint
 		return;
 	}
 	terra_value_header(d)->count = count;
-	d->base = base;
-	d->stride = stride;
-	d->mode = mode;
+	d->at->base = base;
+	d->at->stride = stride;
+	d->at->mode = mode;
 	TERRA_LOOP(count, terra_put_element, d);
 }
 

@@ -322,6 +322,16 @@ static struct span parse_type(struct parser *p)
 	return span;
 }
 
+static void begin_parse(struct parser *p, const char *mangled)
+{
+	/* Not the text buffer: clearing it would cost more than the parse. */
+	p->at = mangled;
+	p->failed = false;
+	p->depth = 0;
+	p->n_substitutions = 0;
+	p->used = 0;
+}
+
 /* _ZN 2at 4_ops <class> (4call | 10redispatch) E; leaves the parser at the first parameter. */
 static int parse_entry_name(struct parser *p, struct terra_signature *out)
 {
@@ -373,14 +383,64 @@ int terra_mangle_parse(const char *mangled, struct terra_signature *out)
 	struct parser p;
 	int err;
 
-	/* Not the text buffer: clearing it would cost more than the parse. */
-	p.at = mangled;
-	p.failed = false;
-	p.depth = 0;
-	p.n_substitutions = 0;
-	p.used = 0;
+	begin_parse(&p, mangled);
 	memset(out, 0, sizeof(*out));
 	out->whole = true;
 	err = parse_entry_name(&p, out);
 	return err ? err : parse_parameters(&p, out);
+}
+
+/* _ZN 2at <namespace> <name> E; leaves the parser at the first parameter. */
+static int parse_composite_name(struct parser *p, const char **name, size_t *size)
+{
+	static const char prefix[] = "_ZN2at25compositeimplicitautograd";
+
+	if (strncmp(p->at, prefix, sizeof(prefix) - 1) != 0)
+		return -ENOENT;
+	p->at += sizeof(prefix) - 1;
+	if (!source_name(&p->at, name, size) || !eat(p, 'E'))
+		return -ENOENT;
+	remember(p, literal(p, "at"));
+	remember(p, literal(p, "at::compositeimplicitautograd"));
+	return 0;
+}
+
+static int spell_parameters(struct parser *p, char *out, size_t size)
+{
+	size_t used = 0;
+
+	for (unsigned n = 0; *p->at; n++) {
+		struct span type = parse_type(p);
+
+		if (p->failed)
+			return -ENOTSUP;
+		if (n >= TERRA_MAX_ARGS || used + type.size + 2 > size)
+			return -E2BIG;
+		memcpy(out + used, p->text + type.start, type.size);
+		used += type.size;
+		out[used++] = ';';
+	}
+	out[used] = '\0';
+	return 0;
+}
+
+int terra_mangle_spell_op(const char *mangled, char *types, size_t size)
+{
+	struct terra_signature ignored;
+	struct parser p;
+	int err;
+
+	begin_parse(&p, mangled);
+	err = parse_entry_name(&p, &ignored);
+	return err ? err : spell_parameters(&p, types, size);
+}
+
+int terra_mangle_spell_composite(const char *mangled, const char **name, size_t *name_size, char *types, size_t size)
+{
+	struct parser p;
+	int err;
+
+	begin_parse(&p, mangled);
+	err = parse_composite_name(&p, name, name_size);
+	return err ? err : spell_parameters(&p, types, size);
 }

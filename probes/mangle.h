@@ -43,6 +43,14 @@ struct terra_signature {
 /* Returns 0; -ENOENT when `mangled` names no op entry point; -E2BIG for more than TERRA_MAX_ARGS parameters. */
 int terra_mangle_parse(const char *mangled, struct terra_signature *out);
 
+/* The parameter types of an op entry point in C++, each with a ';' behind it ("at::Tensor const&;double;"): two functions
+ * take the same when the texts are equal. Returns 0; -ENOENT when `mangled` names something else; -ENOTSUP for a type
+ * that is not parsed; -E2BIG when `size` does not suffice. */
+int terra_mangle_spell_op(const char *mangled, char *types, size_t size);
+
+/* The same of a function at::compositeimplicitautograd::NAME; `name` points into `mangled`. */
+int terra_mangle_spell_composite(const char *mangled, const char **name, size_t *name_size, char *types, size_t size);
+
 /* Gives every argument of `op` its kind and place. `has_sret` 0xff (not known) leaves all places unknown, since the
  * hidden result pointer would shift them. Sets args, n_args, has_sret and complete. See places.c. */
 void terra_places_assign(const struct terra_signature *signature, uint8_t has_sret, struct terra_op *op);

@@ -24,7 +24,7 @@
 #include "probes/calibrate.h"
 
 /* Raise when the meaning of a stored result changes. */
-#define CACHE_VERSION 1u
+#define CACHE_VERSION 4u
 #define CACHE_LAYOUT ((uint64_t)CACHE_VERSION << 32 | sizeof(struct terra_offsets))
 
 #define CHILD_TIMEOUT_MS 120000
@@ -65,6 +65,8 @@ static int calibrate(void *library, struct terra_offsets *out, void (*after)(con
 		terra_calibrate_autograd,
 		terra_calibrate_scalar,
 		terra_calibrate_unsigned_scalar,
+		terra_calibrate_node,
+		terra_calibrate_operators,
 	};
 	struct terra_torch_abi abi;
 	const char *missing;
@@ -270,7 +272,9 @@ size_t terra_offsets_missing(const struct terra_offsets *offsets, char *out, siz
 	} fields[] = {
 	    FIELD(storage), FIELD(autograd_meta), FIELD(ndim), FIELD(sizes), FIELD(strides), FIELD(storage_offset), FIELD(numel),
 	    FIELD(data_type), FIELD(device_type), FIELD(device_index), FIELD(key_set), FIELD(data_ptr), FIELD(nbytes),
-	    FIELD(requires_grad), FIELD(grad_fn), {"scalars", offsets->scalar.size != 0},
+	    FIELD(requires_grad), FIELD(grad_fn), FIELD(node_sequence), FIELD(current_node), FIELD(next_sequence),
+	    {"names of operators", offsets->operator_definition.known},
+	    {"scalars", offsets->scalar.size != 0},
 	    {"undefined tensors", offsets->undefined_type != UINT16_MAX}, {"sizes of several dimensions", offsets->inline_dims != 0},
 	};
 #undef FIELD

@@ -30,6 +30,12 @@ struct terra_scalar_layout {
 	int8_t tag_double, tag_int, tag_unsigned, tag_complex, tag_bool;
 };
 
+/* A word in the library's block of thread-local storage. */
+struct terra_tls_field {
+	uint32_t offset;
+	uint32_t known;
+};
+
 #define TERRA_MAX_TYPE_META 64
 #define TERRA_DTYPE_UNKNOWN (-1)
 
@@ -62,6 +68,16 @@ struct terra_offsets {
 	/* c10::AutogradMeta. requires_grad is `requires_grad` != 0 || `grad_fn` != NULL. */
 	struct terra_field requires_grad;  /* bool */
 	struct terra_field grad_fn;        /* Node * */
+
+	/* torch::autograd::Node, numbered in the order in which a thread makes them. Thread-local: the Node that the
+	 * engine evaluates (NULL: none), and the number that the thread's next Node gets. */
+	struct terra_field node_sequence;
+	struct terra_tls_field current_node;
+	struct terra_tls_field next_sequence;
+
+	/* torch::jit::Operator: a word that leads to where a std::string, {characters, length, ...}, holds its name. */
+	struct terra_field operator_definition;
+	struct terra_field definition_name;
 
 	/* TypeMeta index to c10::ScalarType, TERRA_DTYPE_UNKNOWN where no tensor of it could be made. */
 	int8_t scalar_type[TERRA_MAX_TYPE_META];

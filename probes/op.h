@@ -116,9 +116,19 @@ struct terra_op {
 	uint8_t n_args;
 	uint8_t complete;     /* 1: every argument has a known place and kind */
 	struct terra_arg args[TERRA_MAX_ARGS];
+	uint8_t composite;    /* level call only. 1: it only calls other ops ("composite implicit"); see composite.h */
 	const char *mangled;  /* full symbol name; owned by the table */
 	const char *schema;   /* "mul.Tensor(Tensor self, Tensor other) -> Tensor", NULL: none found; likewise */
 };
+
+/* Which entry points to record: bits 1 << enum terra_level for all of a level, or this one for what programs do: the calls
+ * of all ops but the composite ones, whose parts are recorded anyway. */
+#define TERRA_LEVELS_OPS 4u
+
+static inline bool terra_op_chosen(const struct terra_op *op, uint32_t levels)
+{
+	return levels >> op->level & 1 || (levels & TERRA_LEVELS_OPS && op->level == TERRA_LEVEL_CALL && !op->composite);
+}
 
 /* The table of one library. Sorted by name, then overload, then level. */
 struct terra_op_table {

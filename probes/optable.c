@@ -12,10 +12,11 @@
 #include <string.h>
 
 #include "probes/cache.h"
+#include "probes/composite.h"
 #include "probes/schema.h"
 
 /* Raise when the meaning of a stored table changes. */
-#define CACHE_VERSION 1u
+#define CACHE_VERSION 2u
 #define CACHE_LAYOUT ((uint64_t)CACHE_VERSION << 32 | (uint64_t)TERRA_KIND_COUNT << 16 | sizeof(struct terra_op))
 
 /* Of a mangled name; the longest that was seen has 222 bytes. */
@@ -71,6 +72,12 @@ static struct draft *new_draft(struct drafts *drafts)
 	return &drafts->items[drafts->n++];
 }
 
+/* What is looked up of every op. */
+struct sources {
+	struct terra_schema_index schemas;
+	struct terra_composites composites;
+};
+
 /* What is written to shows in the schema also where C++ hides it behind const: Tensor(a!)[] and resize_'s self. */
 static void mark_mutable(const struct terra_schema *schema, struct terra_op *op)
 {
@@ -83,8 +90,7 @@ static void mark_mutable(const struct terra_schema *schema, struct terra_op *op)
 			op->args[i].is_mutable = 1;
 }
 
-static void describe(struct terra_schema_index *schemas, const struct terra_signature *signature,
-		     struct draft *draft)
+static void describe(struct sources *sources, const struct terra_signature *signature, struct draft *draft)
 {
 	struct terra_schema schema;
 	const char *returns = NULL;
@@ -94,7 +100,7 @@ static void describe(struct terra_schema_index *schemas, const struct terra_sign
 	draft->namespace = "";
 	draft->name = signature->class_name;
 	draft->name_size = signature->class_size;
-	if (terra_schema_find(schemas, signature, &schema)) {
+	if (terra_schema_find(&sources->schemas, signature, &schema)) {
 		draft->namespace = "aten::";
 		draft->name = schema.text;
 		draft->name_size = schema.name_size;
@@ -103,6 +109,9 @@ static void describe(struct terra_schema_index *schemas, const struct terra_sign
 			draft->overload_size = schema.head_size - schema.name_size - 1;
 		}
 		draft->op.schema = schema.text;
+		draft->op.composite = signature->level == TERRA_LEVEL_CALL &&
+				      terra_is_composite(&sources->composites, draft->name, draft->name_size,
+							 draft->op.mangled);
 		returns = terra_schema_returns(&schema);
 	}
 	if (returns)
@@ -112,7 +121,7 @@ static void describe(struct terra_schema_index *schemas, const struct terra_sign
 		mark_mutable(&schema, &draft->op);
 }
 
-static int add_symbol(const struct terra_elf *elf, const Elf64_Sym *symbol, struct terra_schema_index *schemas,
+static int add_symbol(const struct terra_elf *elf, const Elf64_Sym *symbol, struct sources *sources,
 		      struct drafts *drafts)
 {
 	const char *name = terra_elf_symbol_name(elf, symbol);
@@ -132,7 +141,7 @@ static int add_symbol(const struct terra_elf *elf, const Elf64_Sym *symbol, stru
 	draft->op.address = symbol->st_value;
 	draft->op.file_offset = offset;
 	draft->op.size = symbol->st_size;
-	describe(schemas, &signature, draft);
+	describe(sources, &signature, draft);
 	return 0;
 }
 
@@ -189,12 +198,19 @@ static void drop_repeated(struct drafts *drafts)
 
 static int collect(const struct terra_elf *elf, struct drafts *drafts)
 {
-	struct terra_schema_index schemas;
-	int err = terra_schema_index_build(elf, &schemas);
+	struct sources sources;
+	int err = terra_schema_index_build(elf, &sources.schemas);
 
+	if (!err)
+		err = terra_composites_find(elf, &sources.composites);
+	if (err) {
+		terra_schema_index_free(&sources.schemas);
+		return err;
+	}
 	for (size_t i = 0; i < elf->n_symbols && !err; i++)
-		err = add_symbol(elf, &elf->symbols[i], &schemas, drafts);
-	terra_schema_index_free(&schemas);
+		err = add_symbol(elf, &elf->symbols[i], &sources, drafts);
+	terra_composites_free(&sources.composites);
+	terra_schema_index_free(&sources.schemas);
 	if (!err && drafts->n) {
 		qsort(drafts->items, drafts->n, sizeof(*drafts->items), compare_drafts);
 		drop_repeated(drafts);
@@ -312,7 +328,7 @@ static bool is_possible_argument(const struct terra_arg *arg)
 	}
 }
 
-static bool is_possible_op(const struct terra_op *op)
+bool terra_op_is_possible(const struct terra_op *op)
 {
 	if (op->n_args > TERRA_MAX_ARGS || op->level > TERRA_LEVEL_REDISPATCH || op->ret > TERRA_RET_TENSOR_REFS ||
 	    op->n_returns > TERRA_MAX_RETURNS)
@@ -335,7 +351,7 @@ static bool unpack(void *block, size_t block_size, size_t n_ops)
 	if (size == 0 || strings[size - 1] != '\0')
 		return false;
 	for (size_t i = 0; i < n_ops; i++) {
-		if (!is_possible_op(&ops[i]))
+		if (!terra_op_is_possible(&ops[i]))
 			return false;
 		if (!resolve(&ops[i].name, strings, size) || !resolve(&ops[i].overload, strings, size) ||
 		    !resolve(&ops[i].mangled, strings, size))

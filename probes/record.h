@@ -25,6 +25,7 @@
 enum terra_record_type {
 	TERRA_RECORD_ENTER = 1,
 	TERRA_RECORD_EXIT = 2,
+	TERRA_RECORD_FUNCTION = 4, /* `op` is an index into terra_functions (probes/functions.h) */
 	TERRA_RECORD_LOST = 3, /* keyset field: how many chunks were lost that no seq accounts for */
 };
 
@@ -59,6 +60,11 @@ enum terra_packed_flag {
 /* Not an argument: the Python call stack, `recorded` pairs of words (code object, instruction address or offset). */
 #define TERRA_PACKED_FRAMES 0xfe
 
+/* Not an argument: autograd's words. ENTER, at the outermost recorded level: the number that the thread's next Node gets,
+ * then, when the engine evaluates a Node on this thread, its address and its number. EXIT: address and number of the first
+ * result's grad_fn. A Node is known by both: its address may have been another's before. */
+#define TERRA_PACKED_NODE 0xfd
+
 /* Header of a packed value; `bytes` bytes of payload follow:
  *   tensors       struct terra_packed_tensor each, cut after its last dimension
  *   INT_LIST...   int64_t each (SYMINT_LIST, BOOL_ARRAY too); DOUBLE_LIST double each
@@ -67,7 +73,7 @@ enum terra_packed_flag {
  *   other kinds   one int64_t or double
  * An absent optional has no payload. */
 struct terra_packed {
-	uint8_t kind;      /* enum terra_kind or TERRA_PACKED_FRAMES */
+	uint8_t kind;      /* enum terra_kind, TERRA_PACKED_FRAMES or TERRA_PACKED_NODE */
 	uint8_t present;
 	uint8_t flags;     /* enum terra_packed_flag */
 	uint8_t unused;
@@ -113,7 +119,7 @@ struct terra_regs {
 	uint64_t xmm[8]; /* low halves */
 	uint64_t sp;
 	uint64_t rax;    /* exit only */
-	uint64_t has_xmm; /* 0: xmm could not be read (BPF) */
+	uint64_t has_xmm; /* bit per xmm register that could be read */
 };
 
 /* What decoding needs to know of an op: struct terra_op without its pointers, for a BPF array map. */

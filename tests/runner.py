@@ -179,14 +179,15 @@ def shared_plans():
 
 
 def python_suites(patterns):
-    """Those that must run alone first: what they leave for others was traced on a quiet machine."""
+    """Those that must run alone first: what they leave for others was traced on a quiet machine. The others by the time that they
+    may take, so that no long one is left for the end."""
     suites, env = [], shared_plans()
     for path in sorted(glob.glob(os.path.join(ROOT, "tests", "e2e", "test_*.py"))):
         name = "e2e/" + os.path.basename(path)[:-3]
         if chosen(name, patterns):
             seconds, alone = declared(path)
             suites.append(Suite(name, [sys.executable, "-u", path], seconds, "harness", env=env, alone=alone))
-    return sorted(suites, key=lambda suite: not suite.alone)
+    return sorted(suites, key=lambda suite: (not suite.alone, -suite.seconds))
 
 
 def libtorch():

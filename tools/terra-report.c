@@ -1,11 +1,15 @@
-/* terra-report.c - what a trace holds: summary, times, call sites, or every event. */
+/* terra-report.c - what a trace holds: summary, times, call sites, every event, or a file for another tool. */
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include "collector/export.h"
+#include "collector/ranks.h"
 #include "collector/report.h"
 #include "graphopt/graph_report.h"
 
@@ -22,6 +26,8 @@ static const char help[] =
 	"SYNOPSIS\n"
 	"    terra-report [--json] [--top N] FILE\n"
 	"    terra-report --dump [--json] FILE\n"
+	"    terra-report [--json] FILE.index\n"
+	"    terra-report --export perfetto|chrome|chakra|json [-o OUT] FILE\n"
 	"    terra-report --help\n"
 	"\n"
 	"DESCRIPTION\n"
@@ -31,6 +37,9 @@ static const char help[] =
 	"\n"
 	"    Then the regions that terra-opt can convert: their ops as a plan has them, the program's lines, the gain\n"
 	"    that the cost model expects (terra-opt measures), and the ops that end regions, with the reason.\n"
+	"\n"
+	"    Of an index that terra-trace wrote for a program of several processes: its ranks side by side, their\n"
+	"    collectives matched one by one, how long the first to come waited for the last, and where they differ.\n"
 	"\n"
 	"    A trace whose program died, or that was damaged, is reported as far as it can be read.\n"
 	"\n"
@@ -42,28 +51,41 @@ static const char help[] =
 	"                 SEQ SECONDS tTHREAD < OP LEVEL [of=SEQ] [raised] (RESULTS)\n"
 	"                 SEQ SECONDS tTHREAD ! N events lost\n"
 	"                 SEQ SECONDS tTHREAD # NOTE\n"
+	"                 SEQ SECONDS tTHREAD @ GPU-ACTIVITY NAME DURATION correlation=N [op=SEQ] ...\n"
 	"               Stacks go from the innermost frame outwards; \"?\" is a value that could not be read.\n"
+	"    --export FORMAT\n"
+	"               Write the trace as a file that other tools open (docs/export.md):\n"
+	"                 perfetto  a timeline for ui.perfetto.dev and trace_processor, protobuf\n"
+	"                 chrome    a timeline for chrome://tracing and others that take its JSON\n"
+	"                 chakra    an MLCommons Chakra execution trace, protobuf: nodes with dependencies\n"
+	"                 json      everything, a JSON object per line (docs/export-json.md)\n"
+	"    -o, --output OUT\n"
+	"               With --export: the file to write, standard output unless given.\n"
 	"    -h, --help Print this text.\n"
 	"\n"
 	"EXIT STATUS\n"
 	"    0  the whole trace was reported\n"
 	"    1  the trace is damaged or ended abnormally; what is intact was reported\n"
-	"    2  wrong usage, or FILE cannot be read at all\n"
+	"    2  wrong usage, FILE cannot be read at all, or the output cannot be written\n"
 	"\n"
 	"EXAMPLES\n"
 	"    terra-trace -o train.terra -- python train.py\n"
 	"    terra-report --top 30 train.terra\n"
 	"    terra-report --json train.terra | python -m json.tool\n"
 	"    terra-report --dump train.terra | grep ' raised'\n"
+	"    terra-report --export perfetto -o train.pftrace train.terra\n"
 	"\n"
 	"SEE ALSO\n"
-	"    terra-trace, terra-opt, docs/trace-format.md\n";
+	"    terra-trace, terra-opt, docs/trace-format.md, docs/export.md\n";
 
 struct options {
 	const char *path;
 	unsigned int top;
 	bool json;
 	bool dump;
+	bool export;
+	enum terra_export_format format;
+	const char *output;
 };
 
 static int usage(const char *message, const char *what)
@@ -85,6 +107,33 @@ static bool parse_top(const char *s, unsigned int *top)
 	return true;
 }
 
+static bool parse_format(const char *s, struct options *options)
+{
+	unsigned int format = 0;
+
+	while (terra_export_name(format) && strcmp(terra_export_name(format), s) != 0)
+		format++;
+	if (!terra_export_name(format))
+		return false;
+	options->export = true;
+	options->format = (enum terra_export_format)format;
+	return true;
+}
+
+/* What does not go together. -1 or the exit status. */
+static int check_options(const struct options *options)
+{
+	if (options->export && options->dump)
+		return usage("--export and --dump are two things: give one", "");
+	if (options->export && options->json)
+		return usage("--json does not go with --export; the format is called json: --export ", "json");
+	if (options->output && !options->export)
+		return usage("-o goes with --export", "");
+	if (options->export && !options->output && terra_export_is_binary(options->format) && isatty(STDOUT_FILENO))
+		return usage("the format is binary and standard output a terminal; name a file: -o ", "OUT");
+	return -1;
+}
+
 /* -1: go on; else the exit status. */
 static int parse_options(int argc, char **argv, struct options *options)
 {
@@ -92,12 +141,14 @@ static int parse_options(int argc, char **argv, struct options *options)
 		{"json", no_argument, NULL, 'j'},
 		{"top", required_argument, NULL, 't'},
 		{"dump", no_argument, NULL, 'd'},
+		{"export", required_argument, NULL, 'e'},
+		{"output", required_argument, NULL, 'o'},
 		{"help", no_argument, NULL, 'h'},
 		{0},
 	};
 	int option;
 
-	while ((option = getopt_long(argc, argv, "h", longs, NULL)) != -1) {
+	while ((option = getopt_long(argc, argv, "ho:", longs, NULL)) != -1) {
 		switch (option) {
 		case 'j':
 			options->json = true;
@@ -108,6 +159,13 @@ static int parse_options(int argc, char **argv, struct options *options)
 		case 't':
 			if (!parse_top(optarg, &options->top))
 				return usage("--top takes a number from 1 on, not ", optarg);
+			break;
+		case 'e':
+			if (!parse_format(optarg, options))
+				return usage("--export takes perfetto, chrome, chakra or json, not ", optarg);
+			break;
+		case 'o':
+			options->output = optarg;
 			break;
 		case 'h':
 			return fputs(help, stdout) < 0 || fflush(stdout) != 0 ? EXIT_UNREADABLE : EXIT_COMPLETE;
@@ -120,7 +178,7 @@ static int parse_options(int argc, char **argv, struct options *options)
 	if (optind + 1 < argc)
 		return usage("more than one FILE: ", argv[optind + 1]);
 	options->path = argv[optind];
-	return -1;
+	return check_options(options);
 }
 
 static int dump(struct terra_trace_reader *reader, const struct options *options)
@@ -129,6 +187,73 @@ static int dump(struct terra_trace_reader *reader, const struct options *options
 
 	terra_trace_dump(reader, options->json, stdout, &damaged);
 	return damaged ? EXIT_DAMAGED : EXIT_COMPLETE;
+}
+
+/* Export. */
+
+static bool same_file(const char *a, const char *b)
+{
+	struct stat x, y;
+
+	return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+static FILE *open_output(const struct options *options)
+{
+	FILE *out;
+
+	if (!options->output)
+		return stdout;
+	if (same_file(options->path, options->output)) {
+		fprintf(stderr, "terra-report: %s is the trace itself; name another file to write\n", options->output);
+		return NULL;
+	}
+	out = fopen(options->output, "wbe");
+	if (!out)
+		fprintf(stderr, "terra-report: cannot write %s: %s\n", options->output, strerror(errno));
+	return out;
+}
+
+/* What the output cannot have, since the trace has it not. */
+static bool say_incomplete(const struct terra_export_result *result)
+{
+	bool damaged = result->n_damage || !result->ended_cleanly;
+
+	if (damaged)
+		fprintf(stderr, "terra-report: the trace %s; what is intact was exported\n",
+			result->n_damage ? "is damaged" : "ended abnormally");
+	if (result->lost || result->missing)
+		fprintf(stderr, "terra-report: %" PRIu64 " events were lost when recording, %" PRIu64
+				" are missing in the file\n",
+			result->lost, result->missing);
+	if (result->without_exit || result->without_enter)
+		fprintf(stderr, "terra-report: %" PRIu64 " ops have no exit, their ends are the latest possible; %" PRIu64
+				" exits have no op and were left out\n",
+			result->without_exit, result->without_enter);
+	if (result->unknown)
+		fprintf(stderr,
+			"terra-report: %" PRIu64 " events of a type that no format has a place for were left out\n",
+			result->unknown);
+	return damaged;
+}
+
+static int export(struct terra_trace_reader *reader, const struct options *options)
+{
+	struct terra_export_result result;
+	FILE *out = open_output(options);
+	int err;
+
+	if (!out)
+		return EXIT_UNREADABLE;
+	err = terra_export(reader, options->format, out, &result);
+	if (out != stdout && fclose(out) != 0 && !err)
+		err = -errno;
+	if (err) {
+		fprintf(stderr, "terra-report: cannot write %s: %s\n", options->output ? options->output : "the export",
+			strerror(-err));
+		return EXIT_UNREADABLE;
+	}
+	return say_incomplete(&result) ? EXIT_DAMAGED : EXIT_COMPLETE;
 }
 
 /* Convertible regions, as text. */
@@ -322,21 +447,52 @@ static int summarise(struct terra_trace_reader *reader, const struct options *op
 	return status;
 }
 
+/* The traces of a distributed program, side by side. */
+static int report_ranks(const struct options *options)
+{
+	struct terra_ranks ranks;
+	char err[512];
+
+	if (options->dump)
+		return usage("--dump takes a trace, not an index: ", options->path);
+	if (terra_ranks_load(options->path, &ranks, err, sizeof(err)) != 0) {
+		fprintf(stderr, "terra-report: %s\n", err);
+		return EXIT_UNREADABLE;
+	}
+	if (options->json)
+		terra_ranks_json(&ranks, options->path, stdout);
+	else
+		terra_ranks_print(&ranks, options->path, stdout);
+	terra_ranks_free(&ranks);
+	return EXIT_COMPLETE;
+}
+
+static int report_trace(const struct options *options)
+{
+	struct terra_trace_reader *reader;
+	char err[320];
+	int status;
+
+	if (terra_trace_open(options->path, &reader, err, sizeof(err)) != 0) {
+		fprintf(stderr, "terra-report: %s\n", err);
+		return EXIT_UNREADABLE;
+	}
+	if (options->export)
+		status = export(reader, options);
+	else
+		status = options->dump ? dump(reader, options) : summarise(reader, options);
+	terra_trace_close(reader);
+	return status;
+}
+
 int main(int argc, char **argv)
 {
 	struct options options = {.top = 15};
-	struct terra_trace_reader *reader;
-	char err[320];
 	int status = parse_options(argc, argv, &options);
 
 	if (status >= 0)
 		return status;
-	if (terra_trace_open(options.path, &reader, err, sizeof(err)) != 0) {
-		fprintf(stderr, "terra-report: %s\n", err);
-		return EXIT_UNREADABLE;
-	}
-	status = options.dump ? dump(reader, &options) : summarise(reader, &options);
-	terra_trace_close(reader);
+	status = terra_ranks_is_index(options.path) ? report_ranks(&options) : report_trace(&options);
 	if (fflush(stdout) != 0 || ferror(stdout)) {
 		fprintf(stderr, "terra-report: cannot write the report: %s\n", strerror(errno));
 		return EXIT_UNREADABLE;

@@ -1,217 +1,57 @@
 /* terra-trace - records the tensor operators that a program runs. */
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
-#include <stdarg.h>
+#include <glob.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "collector/bpf/backend.h"
 #include "collector/bpf/session.h"
+#include "collector/gpu_session.h"
 #include "collector/launch.h"
+#include "collector/machine.h"
 #include "collector/preload_session.h"
+#include "collector/process.h"
+#include "collector/report_json.h"
 #include "collector/target.h"
 #include "collector/trace.h"
 #include "probes/list_ops.h"
+#include "tools/trace_options.h"
 
 /* As env(1), timeout(1) and their like: our own failures, and commands that cannot be run. */
+#define EXIT_NOTHING 1
 #define EXIT_OURS 125
 #define EXIT_NOT_EXECUTABLE 126
 #define EXIT_NOT_FOUND 127
 
 #define STEP_MS 4
-#define ALL_LEVELS (1u << TERRA_LEVEL_CALL | 1u << TERRA_LEVEL_REDISPATCH)
+#define DUMP_SIGNAL SIGUSR2
 
-static const char usage[] =
-	"NAME\n"
-	"    terra-trace - record the tensor operators that a PyTorch program runs\n"
-	"\n"
-	"SYNOPSIS\n"
-	"    terra-trace [OPTION]... [--] COMMAND [ARGUMENT]...\n"
-	"    terra-trace --list-ops [--json] [--library PATH]\n"
-	"\n"
-	"DESCRIPTION\n"
-	"    Runs COMMAND, unchanged, and writes every operator that it hands to PyTorch's\n"
-	"    dispatcher to a trace file: the arguments with sizes, strides and types, the\n"
-	"    results, the time and the Python call stack. terra-report and terra-opt read\n"
-	"    the file. The command keeps its input, output, signals and exit status.\n"
-	"    Processes that it starts are not recorded by the bpf backend.\n"
-	"\n"
-	"OPTIONS\n"
-	"    -o, --output FILE   the trace file; by default train.terra for train.py, or\n"
-	"                        the command's name\n"
-	"        --backend NAME  bpf: from outside, by uprobes (needs CAP_BPF and\n"
-	"                        CAP_PERFMON, and Linux 6.6)\n"
-	"                        preload: from inside, by a library in LD_PRELOAD\n"
-	"                        auto: bpf where it may be used, else preload (default)\n"
-	"        --levels NAME   call: operators as they are called\n"
-	"                        redispatch: as autograd and others pass them on\n"
-	"                        all: both (default)\n"
-	"        --iterations N  record at least N iterations of the program's main loop,\n"
-	"                        found by its repetition, then detach; the program goes on\n"
-	"        --no-stacks     do not record Python call stacks\n"
-	"        --library PATH  the libtorch_cpu.so that the command uses, where it is\n"
-	"                        not found by itself\n"
-	"        --buffer MB     memory for what waits to be written, a power of two\n"
-	"                        (bpf backend; 128 by default)\n"
-	"    -q, --quiet         say nothing but errors\n"
-	"        --list-ops      print the operators of the libtorch found, and how their\n"
-	"                        arguments are passed\n"
-	"        --json          with --list-ops: as JSON\n"
-	"    -h, --help          this text\n"
-	"\n"
-	"EXIT STATUS\n"
-	"    That of COMMAND; 125 when terra-trace itself fails before COMMAND begins, 126\n"
-	"    when COMMAND cannot be executed, 127 when it is not found, 2 for wrong usage.\n"
-	"\n"
-	"EXAMPLES\n"
-	"    terra-trace -- python train.py\n"
-	"    terra-trace --iterations 20 -o steady.terra -- python train.py --epochs 3\n";
-
-enum backend { BACKEND_AUTO, BACKEND_BPF, BACKEND_PRELOAD };
-
-struct options {
-	const char *output, *library;
-	enum backend backend;
-	uint32_t levels;
-	uint64_t iterations;
-	size_t buffer_bytes;
-	bool stacks, quiet, list_ops, json;
-	char *const *argv;
-};
-
-__attribute__((format(printf, 1, 2))) static void say(const char *format, ...)
+/* "train" for a command; of a process that runs, the same by its command line. malloc'ed, NULL when out of memory. */
+static char *default_name(const struct options *options)
 {
-	va_list arguments;
-	char text[2048];
+	char line[4096], *words[64];
+	size_t n = 0;
 
-	va_start(arguments, format);
-	vsnprintf(text, sizeof(text), format, arguments);
-	va_end(arguments);
-	/* One write, so that the line stays whole beside the program's own. */
-	fprintf(stderr, "terra-trace: %s\n", text);
+	if (!options->pid)
+		return terra_target_name(options->argv);
+	terra_machine_command((int)options->pid, line, sizeof(line));
+	for (char *rest = line, *word; n < 63 && (word = strsep(&rest, " "));)
+		words[n++] = word;
+	words[n] = NULL;
+	return words[0][0] ? terra_target_name(words) : strdup("process");
 }
 
-_Noreturn static void wrong_usage(const char *what, const char *value)
+static char *default_output(const struct options *options)
 {
-	say("%s%s%s (--help shows the options)", what, value ? ": " : "", value ? value : "");
-	exit(2);
-}
-
-static enum backend parse_backend(const char *name)
-{
-	static const char *const names[] = { "auto", "bpf", "preload" };
-
-	for (int i = 0; i < 3; i++)
-		if (!strcmp(name, names[i]))
-			return (enum backend)i;
-	wrong_usage("no such backend", name);
-}
-
-static uint32_t parse_levels(const char *name)
-{
-	if (!strcmp(name, "all"))
-		return ALL_LEVELS;
-	if (!strcmp(name, "call"))
-		return 1u << TERRA_LEVEL_CALL;
-	if (!strcmp(name, "redispatch"))
-		return 1u << TERRA_LEVEL_REDISPATCH;
-	wrong_usage("no such level", name);
-}
-
-static uint64_t parse_count(const char *text)
-{
-	char *end;
-	unsigned long long n = strtoull(text, &end, 10);
-
-	if (*text < '0' || *text > '9' || *end || !n)
-		wrong_usage("not a number of iterations", text);
-	return n;
-}
-
-static size_t parse_buffer(const char *text)
-{
-	char *end;
-	unsigned long n = strtoul(text, &end, 10);
-
-	if (*text < '0' || *text > '9' || *end || !n || n & (n - 1) || n > 2048)
-		wrong_usage("the buffer is a power of two of at most 2048", text);
-	return (size_t)n << 20;
-}
-
-static void parse_option(int option, struct options *out)
-{
-	switch (option) {
-	case 'o':
-		out->output = optarg;
-		break;
-	case 'B':
-		out->backend = parse_backend(optarg);
-		break;
-	case 'L':
-		out->levels = parse_levels(optarg);
-		break;
-	case 'N':
-		out->iterations = parse_count(optarg);
-		break;
-	case 'b':
-		out->buffer_bytes = parse_buffer(optarg);
-		break;
-	case 'S':
-		out->stacks = false;
-		break;
-	case 'l':
-		out->library = optarg;
-		break;
-	case 'q':
-		out->quiet = true;
-		break;
-	case 'O':
-		out->list_ops = true;
-		break;
-	case 'J':
-		out->json = true;
-		break;
-	case 'h':
-		fputs(usage, stdout);
-		exit(0);
-	default:
-		wrong_usage("wrong usage", NULL);
-	}
-}
-
-static void parse_options(int argc, char **argv, struct options *out)
-{
-	static const struct option names[] = {
-		{ "output", required_argument, NULL, 'o' }, { "backend", required_argument, NULL, 'B' },
-		{ "levels", required_argument, NULL, 'L' }, { "iterations", required_argument, NULL, 'N' },
-		{ "no-stacks", no_argument, NULL, 'S' },    { "library", required_argument, NULL, 'l' },
-		{ "quiet", no_argument, NULL, 'q' },	    { "list-ops", no_argument, NULL, 'O' },
-		{ "json", no_argument, NULL, 'J' },	    { "help", no_argument, NULL, 'h' },
-		{ "buffer", required_argument, NULL, 'b' }, { NULL, 0, NULL, 0 },
-	};
-	int option;
-
-	*out = (struct options){ .levels = ALL_LEVELS, .stacks = true };
-	/* '+': the command's own options are not ours. */
-	while ((option = getopt_long(argc, argv, "+o:qh", names, NULL)) != -1)
-		parse_option(option, out);
-	out->argv = argv + optind;
-	if (out->json && !out->list_ops)
-		wrong_usage("--json goes with --list-ops", NULL);
-	if (out->list_ops && out->argv[0])
-		wrong_usage("--list-ops runs no command", NULL);
-	if (!out->list_ops && !out->argv[0])
-		wrong_usage("no command", NULL);
-}
-
-static char *default_output(char *const *argv)
-{
-	char *name = terra_target_name(argv), *file = NULL;
+	char *name = default_name(options), *file = NULL;
 
 	if (!name || asprintf(&file, "%s.terra", name) < 0)
 		file = NULL;
@@ -234,8 +74,11 @@ static char *absolute(const char *path)
 }
 
 struct summary {
+	uint32_t traces;
 	uint64_t events, lost, iterations;
-	bool recorded, stopped, failed;
+	uint64_t traps; /* bpf: probes that fired */
+	const char *stopped; /* by which option, the program still running; NULL: it was not */
+	bool failed;
 };
 
 /* "1,234,567" */
@@ -253,23 +96,60 @@ static const char *grouped(uint64_t n, char out[32])
 	return out;
 }
 
-static void print_summary(const struct options *options, const struct summary *summary)
+static uint64_t size_of(const char *path)
 {
-	char events[32], lost[32], iterations[64] = "";
 	struct stat file;
 
-	if (!summary->recorded && summary->failed)
+	return stat(path, &file) ? 0 : (uint64_t)file.st_size;
+}
+
+static void print_json(const struct options *options, const struct summary *summary)
+{
+	struct json json = { .out = stderr };
+	const struct {
+		const char *key;
+		uint64_t n;
+	} numbers[] = { { "traces", summary->traces }, { "events", summary->events }, { "lost", summary->lost },
+			{ "traps", summary->traps },
+			{ "iterations", summary->iterations }, { "bytes", size_of(options->output) } };
+
+	json_open(&json, '{');
+	json_key(&json, "file");
+	json_string(&json, summary->traces ? options->output : NULL);
+	for (size_t i = 0; i < sizeof(numbers) / sizeof(*numbers); i++) {
+		json_key(&json, numbers[i].key);
+		json_u64(&json, numbers[i].n);
+	}
+	json_key(&json, "stopped");
+	json_string(&json, summary->stopped);
+	json_key(&json, "failed");
+	json_bool(&json, summary->failed);
+	json_close(&json, '}');
+	fputc('\n', stderr);
+}
+
+static void print_summary(const struct options *options, const struct summary *summary)
+{
+	char events[32], lost[32], number[32], iterations[64] = "", traps[64] = "", others[4200] = "";
+
+	if (!summary->traces && summary->failed)
 		return;
-	if (!summary->recorded) {
-		say("no trace: the command itself used no PyTorch (what other processes do is not recorded)");
+	if (!summary->traces) {
+		say(options->pid ? "no trace: the process used no PyTorch" :
+		    options->children ?
+				   "no trace: the command used no PyTorch" :
+				   "no trace: the command itself used no PyTorch (what other processes do is not recorded)");
 		return;
 	}
-	if (stat(options->output, &file))
-		file.st_size = 0;
-	if (summary->stopped)
+	if (summary->iterations && summary->stopped)
 		snprintf(iterations, sizeof(iterations), ", %llu iterations", (unsigned long long)summary->iterations);
-	say("%s: %s events%s, %s lost, %.1f MB", options->output, grouped(summary->events, events), iterations,
-	    grouped(summary->lost, lost), (double)file.st_size / 1e6);
+	if (summary->traces > 1)
+		snprintf(others, sizeof(others), " and %u more (%s.index lists them)", summary->traces - 1,
+			 options->output);
+	if (summary->traps)
+		snprintf(traps, sizeof(traps), ", %s traps", grouped(summary->traps, number));
+	say("%s%s: %s events%s%s, %s lost, %.1f MB", options->output, others, grouped(summary->events, events), iterations,
+	    traps, grouped(summary->lost, lost), (double)size_of(options->output) / 1e6);
 }
 
 /* A line that is rewritten in place is only for a terminal that the program does not print to. */
@@ -279,10 +159,10 @@ static bool wants_progress(const struct options *options)
 
 	if (options->quiet || !isatty(2))
 		return false;
-	return !isatty(1) || fstat(1, &out) || fstat(2, &err) || out.st_rdev != err.st_rdev;
+	return options->pid || !isatty(1) || fstat(1, &out) || fstat(2, &err) || out.st_rdev != err.st_rdev;
 }
 
-static void show_progress(uint64_t events)
+static void show_progress(const struct terra_session_result *result)
 {
 	static struct timespec last;
 	struct timespec now;
@@ -292,7 +172,10 @@ static void show_progress(uint64_t events)
 	if (now.tv_sec == last.tv_sec)
 		return;
 	last = now;
-	fprintf(stderr, "\rterra-trace: %s events\033[K", grouped(events, text));
+	if (result->waiting)
+		fprintf(stderr, "\rterra-trace: waiting for PyTorch\033[K");
+	else
+		fprintf(stderr, "\rterra-trace: %s events\033[K", grouped(result->events, text));
 }
 
 static void erase_progress(void)
@@ -311,64 +194,152 @@ static void release(struct terra_launch *launch, const struct options *options)
 	exit(error == -ENOENT ? EXIT_NOT_FOUND : EXIT_NOT_EXECUTABLE);
 }
 
-/* False when the recording failed. */
-static bool record_until_over(struct terra_session *session, struct terra_launch *launch, bool progress)
+static char *index_path(const struct options *options)
+{
+	char *path;
+
+	return asprintf(&path, "%s.index", options->output) < 0 ? NULL : path;
+}
+
+/* One trace needs no list. */
+static void write_index(const struct options *options, struct terra_index *index)
+{
+	char *path = index->n > 1 ? index_path(options) : NULL;
+	int error = path ? terra_index_write(index, path) : 0;
+
+	if (error)
+		say("cannot write %s: %s", path, strerror(-error));
+	free(path);
+}
+
+/* False when a recording failed. */
+static bool step(const struct options *options, struct terra_session *session, bool progress)
 {
 	char err[1024];
-	bool ok = true;
+	int error = terra_session_step(session, err, sizeof(err));
 
+	if (progress)
+		show_progress(terra_session_result(session));
+	if (!error)
+		return true;
+	if (progress)
+		erase_progress();
+	say("recording ended early: %s", err);
+	return false;
+}
+
+static void write_kept(const struct options *options, struct terra_session *session)
+{
+	char err[1024];
+
+	if (!options->limits.flight_ns)
+		return;
+	if (terra_session_write_kept(session, err, sizeof(err)))
+		say("%s", err);
+	else if (!options->quiet)
+		say("%s: the last %.3g seconds are written", options->output, (double)options->limits.flight_ns / 1e9);
+}
+
+static bool record_launched(const struct options *options, struct terra_session *session, struct terra_launch *launch)
+{
+	bool progress = wants_progress(options), ok = true;
+
+	launch->own_signal = options->limits.flight_ns ? DUMP_SIGNAL : 0;
+	launch->wake_fd = terra_session_fd(session);
 	while (!launch->ended && !terra_session_over(session)) {
 		terra_launch_wait(launch, STEP_MS);
-		if (terra_session_step(session, err, sizeof(err))) {
-			say("recording ended early: %s", err);
-			ok = false;
-		}
-		if (progress)
-			show_progress(terra_session_result(session)->events);
+		ok &= step(options, session, progress);
+		if (launch->own)
+			write_kept(options, session);
+		launch->own = 0;
 	}
 	if (progress)
 		erase_progress();
 	return ok;
 }
 
-static void run_bpf(const struct options *options, struct terra_launch *launch, struct terra_session *session,
-		    struct summary *summary)
+static void finish_session(const struct options *options, struct terra_session *session, bool ok,
+			   struct summary *summary)
 {
 	const struct terra_session_result *result = terra_session_result(session);
 	char err[1024];
-	bool ok;
 
-	release(launch, options);
-	ok = record_until_over(session, launch, wants_progress(options));
 	if (terra_session_finish(session, err, sizeof(err)) && ok) {
 		say("%s", err);
 		ok = false;
 	}
-	*summary = (struct summary){ .events = result->events,
+	*summary = (struct summary){ .traces = result->traces,
+				     .events = result->events,
 				     .lost = result->lost,
+				     .traps = result->traps,
 				     .iterations = result->iterations,
-				     .recorded = result->recorded,
 				     .stopped = result->stopped,
 				     .failed = !ok };
+	write_index(options, terra_session_index(session));
 	terra_session_close(session);
+}
+
+static void say_text(const char *text)
+{
+	say("%s", text);
+}
+
+/* Before the command is started, which inherits our environment. */
+static void prepare_gpu(const struct options *options)
+{
+	char remark[8192];
+	int error = terra_gpu_prepare(options->output, options->gpu, remark, sizeof(remark));
+
+	if (remark[0] && (error || !options->quiet))
+		say("%s", remark);
+	if (error)
+		exit(error == -EINVAL ? 2 : EXIT_OURS);
+}
+
+/* When the program has ended. */
+static void collect_gpu(const struct options *options)
+{
+	const struct terra_limits *limits = &options->limits;
+
+	terra_gpu_collect(options->output, limits->start_after || limits->iterations || limits->duration_ns || limits->max_bytes,
+			  say_text);
+}
+
+static void run_bpf(const struct options *options, struct terra_launch *launch, struct terra_session *session,
+		    struct summary *summary)
+{
+	bool ok;
+
+	release(launch, options);
+	ok = record_launched(options, session, launch);
+	finish_session(options, session, ok, summary);
+	launch->wake_fd = -1;
 	while (!launch->ended)
 		terra_launch_wait(launch, -1);
+	collect_gpu(options);
+}
+
+static struct terra_session_options session_options(const struct options *options)
+{
+	return (struct terra_session_options){
+		.output = options->output,
+		.library = options->library,
+		.argv = options->pid ? NULL : options->argv,
+		.levels = options->levels,
+		.stacks = options->stacks,
+		.children = options->children,
+		.ops = options->ops,
+		.limits = options->limits,
+		.ring_bytes = options->buffer_bytes,
+		.use_cache = true,
+	};
 }
 
 /* Starts the command held, with everything set up for it. False: this backend cannot, for `reason`. */
 static bool start_bpf(const struct options *options, struct terra_launch *launch, struct terra_session **session,
 		      char *reason, size_t reason_size)
 {
-	struct terra_session_options session_options = {
-		.output = options->output,
-		.library = options->library,
-		.argv = options->argv,
-		.levels = options->levels,
-		.stacks = options->stacks,
-		.iterations = options->iterations,
-		.ring_bytes = options->buffer_bytes,
-		.use_cache = true,
-	};
+	struct terra_session_options wanted = session_options(options);
 	int error = terra_bpf_supported(reason, reason_size);
 
 	if (error)
@@ -378,37 +349,152 @@ static bool start_bpf(const struct options *options, struct terra_launch *launch
 		snprintf(reason, reason_size, "cannot start a process: %s", strerror(-error));
 		return false;
 	}
-	if (!terra_session_open(&session_options, launch, session, reason, reason_size))
+	error = terra_session_open(&wanted, launch->pid, session, reason, reason_size);
+	if (!error)
 		return true;
 	terra_launch_cancel(launch);
-	return false;
+	if (error != -ENOENT || !options->ops) /* no operator of that name is for no backend */
+		return false;
+	say("%s", reason);
+	exit(EXIT_OURS);
 }
 
-static int read_summary(const struct options *options, struct summary *summary)
+/* Signals that end an attachment, and the one that asks for what is kept. */
+static int open_signals(void)
 {
-	struct terra_trace_reader *reader;
-	struct terra_event event;
-	char err[512];
-	int error;
+	sigset_t set;
 
-	if (access(options->output, F_OK))
-		return 0;
-	error = terra_trace_open(options->output, &reader, err, sizeof(err));
-	if (error) {
-		say("%s", err);
-		return error;
-	}
-	summary->recorded = true;
-	while ((error = terra_trace_next(reader, &event)) > 0)
-		summary->events++;
-	summary->lost = terra_trace_lost(reader);
-	if (error < 0)
-		say("%s: %s", options->output, terra_trace_error(reader));
-	terra_trace_close(reader);
-	return 0;
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGHUP);
+	sigaddset(&set, DUMP_SIGNAL);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-/* The recorder overwrites nothing; a trace that is already there is of an earlier run. */
+/* True when one came that ends. */
+static bool take_signals(const struct options *options, struct terra_session *session, int fd)
+{
+	struct signalfd_siginfo info;
+	bool ends = false;
+
+	while (read(fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+		if (info.ssi_signo == DUMP_SIGNAL)
+			write_kept(options, session);
+		else
+			ends = true;
+	}
+	return ends;
+}
+
+static bool record_running(const struct options *options, struct terra_session *session, int signals)
+{
+	struct pollfd ready[2] = { { .fd = signals, .events = POLLIN },
+				   { .fd = terra_session_fd(session), .events = POLLIN } };
+	bool progress = wants_progress(options), ok = true, ends = false;
+
+	while (!ends && !terra_session_over(session)) {
+		poll(ready, 2, STEP_MS);
+		ok &= step(options, session, progress);
+		ends = take_signals(options, session, signals);
+	}
+	if (progress)
+		erase_progress();
+	return ok;
+}
+
+static int attach(const struct options *options, struct summary *summary)
+{
+	struct terra_session_options wanted = session_options(options);
+	struct terra_session *session;
+	char reason[1024], library[4096];
+	int signals;
+	bool ok;
+
+	if (terra_target_check(options->pid, reason, sizeof(reason))) {
+		say("%s", reason);
+		return EXIT_OURS;
+	}
+	if (terra_bpf_supported(reason, sizeof(reason))) {
+		say("the bpf backend cannot be used: %s", reason);
+		return EXIT_OURS;
+	}
+	signals = open_signals();
+	if (signals < 0 || terra_session_open(&wanted, options->pid, &session, reason, sizeof(reason))) {
+		say("%s", signals < 0 ? strerror(errno) : reason);
+		return EXIT_OURS;
+	}
+	if (!options->quiet && terra_target_library(options->pid, library, sizeof(library)))
+		say("process %d has not loaded PyTorch yet: waiting for it", options->pid);
+	else if (!options->quiet)
+		say("attached to process %d", options->pid);
+	ok = record_running(options, session, signals);
+	finish_session(options, session, ok, summary);
+	if (summary->traces)
+		terra_gpu_attached(options->pid, options->output, say_text);
+	close(signals);
+	return !ok ? EXIT_OURS : summary->traces ? 0 : EXIT_NOTHING;
+}
+
+/* Whether the last write to it is not before the recording. */
+static bool is_new(const char *path, const struct timespec *since)
+{
+	struct stat file;
+
+	return !stat(path, &file) && S_ISREG(file.st_mode) &&
+	       (file.st_mtim.tv_sec > since->tv_sec ||
+		(file.st_mtim.tv_sec == since->tv_sec && file.st_mtim.tv_nsec >= since->tv_nsec));
+}
+
+static void add_trace(struct terra_index *index, const char *path)
+{
+	char err[512];
+
+	if (terra_index_add_trace(index, path, err, sizeof(err)))
+		say("%s", err);
+}
+
+/* Characters that glob(3) reads as patterns stand for themselves. */
+static void escape(const char *path, char *out, size_t size)
+{
+	size_t n = 0;
+
+	for (; *path && n + 2 < size; path++) {
+		if (strchr("*?[]\\", *path))
+			out[n++] = '\\';
+		out[n++] = *path;
+	}
+	out[n] = 0;
+}
+
+/* The recorders have written FILE and FILE.PID. */
+static void find_traces(const struct options *options, const struct timespec *since, struct terra_index *index)
+{
+	char pattern[8300];
+	glob_t found = { 0 };
+
+	if (is_new(options->output, since))
+		add_trace(index, options->output);
+	escape(options->output, pattern, sizeof(pattern) - 8);
+	strcat(pattern, ".[0-9]*");
+	if (!glob(pattern, 0, NULL, &found))
+		for (size_t i = 0; i < found.gl_pathc; i++)
+			if (is_new(found.gl_pathv[i], since))
+				add_trace(index, found.gl_pathv[i]);
+	globfree(&found);
+}
+
+static void summarise_traces(const struct terra_index *index, struct summary *summary)
+{
+	summary->traces = index->n;
+	for (uint32_t i = 0; i < index->n; i++) {
+		summary->events += index->entries[i].events;
+		summary->lost += index->entries[i].lost;
+	}
+}
+
+/* A trace that is already there is of an earlier run. */
 static void remove_old(const char *path)
 {
 	struct stat file;
@@ -421,14 +507,15 @@ static void remove_old(const char *path)
 	}
 }
 
-/* The library in the program does the work; here we only wait. */
-static void run_preload(const struct options *options, struct terra_launch *launch, struct summary *summary)
+static void start_preload(const struct options *options, struct terra_launch *launch)
 {
 	struct terra_preload_options preload = {
 		.output = options->output,
 		.levels = options->levels,
 		.stacks = options->stacks,
-		.iterations = options->iterations,
+		.children = options->children,
+		.ops = options->ops,
+		.limits = options->limits,
 	};
 	char recorder[4096], **environment;
 	int error = terra_preload_find(recorder, sizeof(recorder));
@@ -445,12 +532,25 @@ static void run_preload(const struct options *options, struct terra_launch *laun
 		exit(EXIT_OURS);
 	}
 	terra_preload_environment_free(environment);
+}
+
+/* The library in the program does the work; here we only wait. */
+static void run_preload(const struct options *options, struct terra_launch *launch, struct summary *summary)
+{
+	struct terra_index index = { 0 };
+	struct timespec since;
+
+	start_preload(options, launch);
 	remove_old(options->output);
+	clock_gettime(CLOCK_REALTIME_COARSE, &since);
 	release(launch, options);
 	while (!launch->ended)
 		terra_launch_wait(launch, -1);
-	if (!options->quiet)
-		read_summary(options, summary);
+	collect_gpu(options);
+	find_traces(options, &since, &index);
+	summarise_traces(&index, summary);
+	write_index(options, &index);
+	terra_index_free(&index);
 }
 
 static void check_writable(const char *path)
@@ -466,35 +566,61 @@ static void check_writable(const char *path)
 	}
 }
 
-int main(int argc, char **argv)
+static void choose_output(struct options *options)
+{
+	char *file = options->output ? strdup(options->output) : default_output(options), *index;
+
+	options->output = file ? absolute(file) : NULL;
+	free(file);
+	index = options->output ? index_path(options) : NULL;
+	if (!index) {
+		say("out of memory");
+		exit(EXIT_OURS);
+	}
+	check_writable(options->output);
+	remove_old(index);
+	free(index);
+}
+
+static void run(const struct options *options, struct terra_launch *launch, struct summary *summary)
 {
 	struct terra_session *session = NULL;
+	char reason[1024] = "";
+
+	if (options->backend != BACKEND_PRELOAD && start_bpf(options, launch, &session, reason, sizeof(reason))) {
+		run_bpf(options, launch, session, summary);
+	} else if (options->backend == BACKEND_BPF) {
+		say("the bpf backend cannot be used: %s", reason);
+		exit(EXIT_OURS);
+	} else {
+		if (options->backend == BACKEND_AUTO && !options->quiet)
+			say("recording through a preloaded library (bpf backend: %s)", reason);
+		run_preload(options, launch, summary);
+	}
+}
+
+int main(int argc, char **argv)
+{
 	struct summary summary = { 0 };
 	struct terra_launch launch;
 	struct options options;
-	char reason[1024] = "", *file;
+	int status = 0;
 
-	parse_options(argc, argv, &options);
+	options_parse(argc, argv, &options);
 	if (options.list_ops)
 		return terra_list_ops(options.library, options.json, stdout) ? 1 : 0;
-	file = options.output ? strdup(options.output) : default_output(options.argv);
-	options.output = file ? absolute(file) : NULL;
-	if (!options.output) {
-		say("out of memory");
-		return EXIT_OURS;
-	}
-	check_writable(options.output);
-	if (options.backend != BACKEND_PRELOAD && start_bpf(&options, &launch, &session, reason, sizeof(reason))) {
-		run_bpf(&options, &launch, session, &summary);
-	} else if (options.backend == BACKEND_BPF) {
-		say("the bpf backend cannot be used: %s", reason);
-		return EXIT_OURS;
+	choose_output(&options);
+	if (options.pid) {
+		status = attach(&options, &summary);
 	} else {
-		if (options.backend == BACKEND_AUTO && !options.quiet)
-			say("recording through a preloaded library (bpf backend: %s)", reason);
-		run_preload(&options, &launch, &summary);
+		prepare_gpu(&options);
+		run(&options, &launch, &summary);
 	}
-	if (!options.quiet)
+	if (options.json)
+		print_json(&options, &summary);
+	else if (!options.quiet && status != EXIT_OURS)
 		print_summary(&options, &summary);
-	terra_launch_exit(&launch);
+	if (!options.pid)
+		terra_launch_exit(&launch);
+	return status;
 }

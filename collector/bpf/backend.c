@@ -1,4 +1,4 @@
-/* Loading the programs, attaching them to every op, and reading the ring. */
+/* Loading the programs, attaching them to every op in each target, and reading the ring. */
 #include "collector/bpf/backend.h"
 
 #include <bpf/bpf.h>
@@ -8,28 +8,39 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
-#include "collector/bpf/exits.h"
 #include "collector/bpf/link.h"
+#include "collector/bpf/namespace.h"
 #include "collector/bpf/shared.h"
+#include "collector/bpf/sites.h"
+#include "collector/bpf/task.h"
+#include "collector/target_tls.h"
 #include "trace.skel.h"
 
 #define DEFAULT_RING_BYTES (128u << 20)
 #define MAX_LINKS 4
+
+_Static_assert(TERRA_BPF_TARGETS == BPF_TARGETS, "one is public");
+
+struct target {
+	int links[MAX_LINKS];
+	int n_links;
+	bool taken;
+};
 
 struct terra_bpf {
 	const struct terra_op_table *table;
 	struct terra_bpf_options options;
 	struct trace_bpf *skeleton;
 	struct ring_buffer *ring;
-	struct terra_exits *exits;
+	struct terra_sites *sites;
 	struct terra_op_layout *layouts;
-	int links[MAX_LINKS];
-	int n_links;
-	uint32_t n_entries, n_exits;
+	struct target targets[BPF_TARGETS];
+	struct bpf_target *shared; /* BPF_TARGETS of them, the programs' own */
+	struct bpf_sequence *sequences;
+	uint32_t n_producers;
+	uint8_t functions[TERRA_N_FUNCTIONS]; /* enum terra_function_seen */
 	terra_bpf_take take; /* of the terra_bpf_consume that runs */
 	void *take_context;
 	int take_error;
@@ -54,7 +65,9 @@ static int on_record(void *context, void *data, size_t size)
 {
 	struct terra_bpf *bpf = context;
 
-	bpf->take_error = bpf->take(bpf->take_context, data);
+	const struct terra_record *record = data;
+
+	bpf->take_error = bpf->take(bpf->take_context, record->producer >> BPF_TARGET_SHIFT, record);
 	return bpf->take_error;
 }
 
@@ -67,23 +80,11 @@ static int make_layouts(struct terra_bpf *bpf)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < n; i++)
 		bpf->layouts[i] = terra_op_layout(&bpf->table->ops[i], 0);
-	for (size_t i = 0; i < bpf->exits->n; i++) {
-		uint32_t op = bpf->exits->exits[i].op;
+	for (size_t i = 0; i < bpf->sites->n_exits; i++) {
+		uint32_t op = bpf->sites->exits[i].site.op;
 
-		bpf->layouts[op].has_exit = !bpf->exits->tail_jumps[op];
+		bpf->layouts[op].has_exit = !bpf->sites->tail_jumps[op];
 	}
-	return 0;
-}
-
-/* The kernel numbers devices in another way than stat(2). */
-static int fill_namespace(struct bpf_config *config)
-{
-	struct stat namespace;
-
-	if (stat("/proc/self/ns/pid", &namespace))
-		return -errno;
-	config->namespace_device = (uint64_t)major(namespace.st_dev) << 20 | minor(namespace.st_dev);
-	config->namespace_inode = namespace.st_ino;
 	return 0;
 }
 
@@ -91,19 +92,56 @@ static int fill_config(struct terra_bpf *bpf, const struct terra_offsets *offset
 {
 	struct bpf_config *config = &bpf->skeleton->bss->config;
 
-	config->pid = (uint32_t)bpf->options.pid;
 	config->stack_levels = bpf->options.stack_levels;
+	config->storage_levels = bpf->options.levels & (1u << TERRA_LEVEL_CALL | TERRA_LEVELS_OPS) ?
+					 1u << TERRA_LEVEL_CALL : 1u << TERRA_LEVEL_REDISPATCH;
 	config->offsets = *offsets;
-	return fill_namespace(config);
+	config->no_op.level = bpf->options.stack_levels & 1u << TERRA_LEVEL_CALL ? TERRA_LEVEL_CALL : TERRA_LEVEL_REDISPATCH;
+	for (size_t i = 0; i < TERRA_N_FUNCTIONS; i++)
+		config->function_forms[i] = terra_functions[i].form;
+	return namespace_of_pids(&config->namespace_device, &config->namespace_inode);
 }
+
+/* The elements of an array map in our memory, 8-aligned as the kernel lays them out; NULL on failure. */
+static void *map_elements(const struct bpf_map *map, size_t element, uint32_t n, size_t *bytes)
+{
+	void *elements;
+
+	*bytes = (size_t)n * element;
+	elements = mmap(NULL, *bytes, PROT_READ | PROT_WRITE, MAP_SHARED, bpf_map__fd(map), 0);
+	return elements == MAP_FAILED ? NULL : elements;
+}
+
+_Static_assert(sizeof(struct terra_op_layout) % 8 == 0 && sizeof(struct terra_site) % 8 == 0, "as the kernel aligns them");
 
 static int fill_ops(struct terra_bpf *bpf)
 {
-	int fd = bpf_map__fd(bpf->skeleton->maps.ops);
+	size_t bytes;
+	struct terra_op_layout *layouts =
+		map_elements(bpf->skeleton->maps.ops, sizeof(*layouts), bpf->table->n_ops, &bytes);
 
-	for (uint32_t i = 0; i < bpf->table->n_ops; i++)
-		if (bpf_map_update_elem(fd, &i, &bpf->layouts[i], BPF_ANY))
-			return -errno;
+	if (!layouts)
+		return -errno;
+	memcpy(layouts, bpf->layouts, bytes);
+	munmap(layouts, bytes);
+	return 0;
+}
+
+/* Cookies: entries by op, then the exits. */
+static int fill_sites(struct terra_bpf *bpf)
+{
+	uint32_t n_ops = bpf->table->n_ops;
+	size_t bytes;
+	struct terra_site *sites = map_elements(bpf->skeleton->maps.sites, sizeof(*sites),
+						n_ops + (uint32_t)bpf->sites->n_exits, &bytes);
+
+	if (!sites)
+		return -errno;
+	for (uint32_t i = 0; i < n_ops; i++)
+		sites[i] = bpf->sites->entries[i].site;
+	for (size_t i = 0; i < bpf->sites->n_exits; i++)
+		sites[n_ops + i] = bpf->sites->exits[i].site;
+	munmap(sites, bytes);
 	return 0;
 }
 
@@ -118,12 +156,43 @@ static int load_programs(struct terra_bpf *bpf)
 	bpf->skeleton = skeleton;
 	bpf_program__set_expected_attach_type(skeleton->progs.op_enter, (enum bpf_attach_type)LINK_ATTACH_TYPE);
 	bpf_program__set_expected_attach_type(skeleton->progs.op_exit, (enum bpf_attach_type)LINK_ATTACH_TYPE);
+	bpf_program__set_expected_attach_type(skeleton->progs.function_enter, (enum bpf_attach_type)LINK_ATTACH_TYPE);
 	error = bpf_map__set_max_entries(skeleton->maps.ops, bpf->table->n_ops);
+	if (!error)
+		error = bpf_map__set_max_entries(skeleton->maps.sites, bpf->table->n_ops + (uint32_t)bpf->sites->n_exits);
 	if (!error)
 		error = bpf_map__set_max_entries(skeleton->maps.ring, (uint32_t)ring_bytes);
 	if (!error)
+		error = bpf_map__set_max_entries(skeleton->maps.sequences, bpf->n_producers * BPF_TARGETS);
+	if (!error)
 		error = trace_bpf__load(skeleton);
 	return error;
+}
+
+static size_t page_align(size_t size)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+
+	return (size + page - 1) & ~(page - 1);
+}
+
+static void *map_array(const struct bpf_map *map, size_t size)
+{
+	void *at = mmap(NULL, page_align(size), PROT_READ | PROT_WRITE, MAP_SHARED, bpf_map__fd(map), 0);
+
+	return at == MAP_FAILED ? NULL : at;
+}
+
+static size_t sequences_size(const struct terra_bpf *bpf)
+{
+	return (size_t)bpf->n_producers * BPF_TARGETS * sizeof(struct bpf_sequence);
+}
+
+static int map_shared(struct terra_bpf *bpf)
+{
+	bpf->shared = map_array(bpf->skeleton->maps.targets, BPF_TARGETS * sizeof(*bpf->shared));
+	bpf->sequences = map_array(bpf->skeleton->maps.sequences, sequences_size(bpf));
+	return bpf->shared && bpf->sequences ? 0 : -ENOMEM;
 }
 
 static int open_ring(struct terra_bpf *bpf)
@@ -134,7 +203,7 @@ static int open_ring(struct terra_bpf *bpf)
 
 static int open_all(struct terra_bpf *bpf, const struct terra_offsets *offsets, char *err, size_t err_size)
 {
-	int error = terra_exits_find(bpf->table, bpf->options.use_cache, &bpf->exits, err, err_size);
+	int error = terra_sites_find(bpf->table, bpf->options.use_cache, &bpf->sites, err, err_size);
 
 	if (error)
 		return error;
@@ -147,6 +216,10 @@ static int open_all(struct terra_bpf *bpf, const struct terra_offsets *offsets, 
 	error = fill_config(bpf, offsets);
 	if (!error)
 		error = fill_ops(bpf);
+	if (!error)
+		error = fill_sites(bpf);
+	if (!error)
+		error = map_shared(bpf);
 	if (!error)
 		error = open_ring(bpf);
 	return error ? fail(err, err_size, error, "cannot set the BPF programs up: %s", strerror(-error)) : 0;
@@ -163,6 +236,7 @@ int terra_bpf_open(const struct terra_op_table *table, const struct terra_offset
 		return fail(err, err_size, -ENOMEM, "out of memory");
 	bpf->table = table;
 	memcpy(&bpf->options, options, options->size < sizeof(bpf->options) ? options->size : sizeof(bpf->options));
+	bpf->n_producers = (uint32_t)libbpf_num_possible_cpus() * BPF_BUFFERS;
 	libbpf_set_print(quiet);
 	error = open_all(bpf, offsets, err, err_size);
 	if (error) {
@@ -177,10 +251,16 @@ void terra_bpf_close(struct terra_bpf *bpf)
 {
 	if (!bpf)
 		return;
-	terra_bpf_detach(bpf);
+	for (uint32_t i = 0; i < BPF_TARGETS; i++)
+		if (bpf->targets[i].taken)
+			terra_bpf_detach(bpf, i);
+	if (bpf->shared)
+		munmap(bpf->shared, page_align(BPF_TARGETS * sizeof(*bpf->shared)));
+	if (bpf->sequences)
+		munmap(bpf->sequences, page_align(sequences_size(bpf)));
 	ring_buffer__free(bpf->ring);
 	trace_bpf__destroy(bpf->skeleton);
-	terra_exits_free(bpf->exits);
+	terra_sites_free(bpf->sites);
 	free(bpf->layouts);
 	free(bpf);
 }
@@ -205,90 +285,177 @@ static void probe_list_free(struct probe_list *list)
 	free(list->cookies);
 }
 
-static void probe_list_add(struct probe_list *list, uint64_t offset, uint32_t op)
+static bool is_wanted(const struct terra_bpf *bpf, uint32_t op)
 {
-	list->offsets[list->n] = offset;
-	list->cookies[list->n++] = op;
+	return terra_op_chosen(&bpf->table->ops[op], bpf->options.levels) && (!bpf->options.ops || bpf->options.ops[op]);
 }
 
-static int attach_list(struct terra_bpf *bpf, struct bpf_program *program, const struct probe_list *list)
+/* Adds those of `n` probes whose ops are wanted; the first one's cookie is `cookie`. */
+static void probe_list_add(struct probe_list *list, const struct terra_bpf *bpf, const struct terra_probe *probes, size_t n,
+			   uint64_t cookie)
 {
+	for (size_t i = 0; i < n; i++) {
+		if (!is_wanted(bpf, probes[i].site.op))
+			continue;
+		list->offsets[list->n] = probes[i].file_offset;
+		list->cookies[list->n++] = cookie + i;
+	}
+}
+
+/* The probes of a list, in one link; 0 or -errno. */
+static int attach_list(struct terra_bpf *bpf, uint32_t target, struct bpf_program *program, const char *library,
+		       const struct probe_list *list)
+{
+	struct target *own = &bpf->targets[target];
 	int fd;
 
 	if (!list->n)
 		return 0;
-	fd = link_create(bpf_program__fd(program), bpf->table->library, list->offsets, list->cookies, list->n,
-			 bpf->options.pid);
+	fd = link_create(bpf_program__fd(program), library, list->offsets, list->cookies, list->n,
+			 (pid_t)bpf->shared[target].pid);
 	if (fd < 0)
 		return fd;
-	bpf->links[bpf->n_links++] = fd;
+	own->links[own->n_links++] = fd;
 	return 0;
 }
 
-static int attach_entries(struct terra_bpf *bpf, uint8_t level)
+/* The low half of a probe's cookie is its place among all sites, the high half the target. */
+static int attach_probes(struct terra_bpf *bpf, uint32_t target, struct bpf_program *program,
+			 const struct terra_probe *probes, size_t n, uint32_t first)
 {
-	const struct terra_op_table *table = bpf->table;
 	struct probe_list list;
-	int error = probe_list_init(&list, table->n_ops);
+	int error = probe_list_init(&list, n);
 
-	for (uint32_t i = 0; !error && i < table->n_ops; i++)
-		if (table->ops[i].level == level)
-			probe_list_add(&list, table->ops[i].file_offset, i);
 	if (!error)
-		error = attach_list(bpf, bpf->skeleton->progs.op_enter, &list);
-	bpf->n_entries += error ? 0 : list.n;
+		probe_list_add(&list, bpf, probes, n, (uint64_t)target << 32 | first);
+	if (!error)
+		error = attach_list(bpf, target, program, bpf->table->library, &list);
 	probe_list_free(&list);
 	return error;
 }
 
-static int attach_exits(struct terra_bpf *bpf, uint8_t level)
+/* Those of one library; without it, or without the symbols, there is a gap, which terra_bpf_gap tells. */
+static int attach_functions(struct terra_bpf *bpf, uint32_t target, const char *name)
 {
-	const struct terra_exit *exits = bpf->exits->exits;
+	uint64_t offsets[TERRA_N_FUNCTIONS] = { 0 };
 	struct probe_list list;
-	int error = probe_list_init(&list, bpf->exits->n);
+	char path[4096];
+	int error;
 
-	for (size_t i = 0; !error && i < bpf->exits->n; i++)
-		if (bpf->table->ops[exits[i].op].level == level)
-			probe_list_add(&list, exits[i].file_offset, exits[i].op);
+	if (terra_functions_library(bpf->table->library, name, path, sizeof(path)) ||
+	    terra_functions_find(path, name, offsets) <= 0)
+		return 0;
+	error = probe_list_init(&list, TERRA_N_FUNCTIONS);
+	for (uint32_t i = 0; !error && i < TERRA_N_FUNCTIONS; i++)
+		if (offsets[i]) {
+			list.offsets[list.n] = offsets[i];
+			list.cookies[list.n++] = (uint64_t)target << 32 | i;
+		}
 	if (!error)
-		error = attach_list(bpf, bpf->skeleton->progs.op_exit, &list);
-	bpf->n_exits += error ? 0 : list.n;
+		error = attach_list(bpf, target, bpf->skeleton->progs.function_enter, path, &list);
+	for (size_t i = 0; !error && i < TERRA_N_FUNCTIONS; i++)
+		if (offsets[i])
+			bpf->functions[i] = TERRA_FUNCTION_SEEN;
 	probe_list_free(&list);
 	return error;
 }
 
 /* Exits first: an entry without its exit would look like an op that was left by an exception. */
-int terra_bpf_attach(struct terra_bpf *bpf, char *err, size_t err_size)
+static int attach_all(struct terra_bpf *bpf, uint32_t target)
 {
-	int error = 0;
+	const struct terra_sites *sites = bpf->sites;
+	uint32_t n_ops = bpf->table->n_ops;
+	int error = attach_probes(bpf, target, bpf->skeleton->progs.op_exit, sites->exits, sites->n_exits, n_ops);
 
-	for (uint8_t level = 0; !error && level < 2; level++)
-		if (bpf->options.levels >> level & 1)
-			error = attach_exits(bpf, level);
-	for (uint8_t level = 0; !error && level < 2; level++)
-		if (bpf->options.levels >> level & 1)
-			error = attach_entries(bpf, level);
 	if (!error)
-		return 0;
-	terra_bpf_detach(bpf);
-	return fail(err, err_size, error, "cannot attach to %s: %s", bpf->table->library, strerror(-error));
+		error = attach_probes(bpf, target, bpf->skeleton->progs.op_enter, sites->entries, n_ops, 0);
+	if (!error)
+		error = attach_functions(bpf, target, "libtorch_cpu.so");
+	if (!error)
+		error = attach_functions(bpf, target, "libtorch_python.so");
+	return error;
 }
 
-void terra_bpf_detach(struct terra_bpf *bpf)
+/* A target that had the number before has left its counts. */
+static void begin_target(struct terra_bpf *bpf, uint32_t target, pid_t pid)
 {
-	/* The links go one by one; the flag makes the recording end at one point. */
-	if (bpf->skeleton && bpf->skeleton->bss)
-		__atomic_store_n(&bpf->skeleton->bss->config.stopped, bpf->n_links > 0, __ATOMIC_SEQ_CST);
-	while (bpf->n_links)
-		close(bpf->links[--bpf->n_links]);
+	bpf->targets[target].taken = true;
+	for (uint32_t i = 0; i < bpf->n_producers; i++)
+		bpf->sequences[(size_t)i * BPF_TARGETS + target] = (struct bpf_sequence){ 0 };
+	bpf->shared[target] = (struct bpf_target){ .pid = (uint32_t)pid };
 }
 
-void terra_bpf_set_python(struct terra_bpf *bpf, const struct pystack_layout *layout)
+int terra_bpf_attach(struct terra_bpf *bpf, pid_t pid, uint32_t *target, char *err, size_t err_size)
+{
+	uint32_t free_one = 0;
+	int error;
+
+	while (free_one < BPF_TARGETS && bpf->targets[free_one].taken)
+		free_one++;
+	if (free_one == BPF_TARGETS)
+		return fail(err, err_size, -EAGAIN, "%d processes are traced already", BPF_TARGETS);
+	begin_target(bpf, free_one, pid);
+	error = attach_all(bpf, free_one);
+	if (error) {
+		terra_bpf_detach(bpf, free_one);
+		terra_bpf_release(bpf, free_one);
+		return fail(err, err_size, error, "cannot attach to %s: %s", bpf->table->library, strerror(-error));
+	}
+	*target = free_one;
+	return 0;
+}
+
+void terra_bpf_detach(struct terra_bpf *bpf, uint32_t target)
+{
+	struct target *own = &bpf->targets[target];
+
+	/* The links go one by one; the flag makes the recording end at one point. */
+	if (own->n_links)
+		__atomic_store_n(&bpf->shared[target].stopped, 1, __ATOMIC_SEQ_CST);
+	while (own->n_links)
+		close(own->links[--own->n_links]);
+}
+
+void terra_bpf_release(struct terra_bpf *bpf, uint32_t target)
+{
+	bpf->targets[target].taken = false;
+}
+
+void terra_bpf_set_python(struct terra_bpf *bpf, uint32_t target, const struct pystack_layout *layout)
+{
+	bpf->shared[target].python = *layout;
+	__atomic_store_n(&bpf->shared[target].python_ready, 1, __ATOMIC_SEQ_CST);
+}
+
+void terra_bpf_forget(struct terra_bpf *bpf, uint32_t target)
+{
+	__atomic_store_n(&bpf->shared[target].python_ready, 0, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&bpf->shared[target].storage_module, 0, __ATOMIC_SEQ_CST);
+}
+
+int terra_bpf_look_for_storage(struct terra_bpf *bpf, uint32_t target, char *reason, size_t reason_size)
 {
 	struct bpf_config *config = &bpf->skeleton->bss->config;
+	uint64_t module;
+	int error = 0;
 
-	config->python = *layout;
-	__atomic_store_n(&config->python_ready, 1, __ATOMIC_SEQ_CST);
+	if (!config->offsets.next_sequence.known || !config->offsets.node_sequence.known)
+		return fail(reason, reason_size, -ENOTSUP, "this libtorch's numbers of Nodes were not found");
+	if (!config->task_fsbase)
+		error = task_fsbase_offset(&config->task_fsbase);
+	if (error)
+		return fail(reason, reason_size, -ENOTSUP, "the kernel publishes no types (BTF): %s", strerror(-error));
+	error = terra_target_tls_module((pid_t)bpf->shared[target].pid, bpf->table->library, &module);
+	if (error)
+		return fail(reason, reason_size, error, "libtorch's thread-local storage was not found: %s",
+			    error == -EAGAIN ? "the program has not set it up" : strerror(-error));
+	__atomic_store_n(&bpf->shared[target].storage_module, module, __ATOMIC_SEQ_CST);
+	return 0;
+}
+
+void terra_bpf_gap(const struct terra_bpf *bpf, char *out, size_t size)
+{
+	terra_functions_gap(bpf->functions, out, size);
 }
 
 const struct terra_op_layout *terra_bpf_layouts(const struct terra_bpf *bpf)
@@ -307,28 +474,28 @@ int terra_bpf_consume(struct terra_bpf *bpf, terra_bpf_take take, void *context)
 	return bpf->take_error ? bpf->take_error : n;
 }
 
-/* Buffers are per CPU; the map gives all of a buffer's copies at once. */
-static uint64_t lost_chunks(const struct terra_bpf *bpf)
+struct terra_bpf_unread terra_bpf_unread(const struct terra_bpf *bpf)
 {
-	int n_cpus = libbpf_num_possible_cpus(), fd = bpf_map__fd(bpf->skeleton->maps.buffers);
-	size_t stride = (sizeof(struct bpf_buffer) + 7) & ~(size_t)7;
-	char *values = n_cpus > 0 ? malloc((size_t)n_cpus * stride) : NULL;
-	uint64_t lost = 0;
+	struct terra_bpf_unread unread = { 0 };
 
-	for (uint32_t i = 0; values && i < BPF_BUFFERS; i++) {
-		if (bpf_map_lookup_elem(fd, &i, values))
+	for (uint32_t i = 0; i < bpf->table->n_ops; i++) {
+		const struct terra_op *op = &bpf->table->ops[i];
+
+		if (!is_wanted(bpf, i))
 			continue;
-		for (int cpu = 0; cpu < n_cpus; cpu++)
-			lost += ((struct bpf_buffer *)(values + (size_t)cpu * stride))->lost;
+		unread.arguments += terra_entry_misses_doubles(op, &bpf->sites->entries[i].site);
+		unread.results += bpf->layouts[i].ret_kind == TERRA_KIND_DOUBLE;
 	}
-	free(values);
-	return lost;
+	return unread;
 }
 
-void terra_bpf_counts(const struct terra_bpf *bpf, struct terra_bpf_counts *out)
+void terra_bpf_counts(const struct terra_bpf *bpf, uint32_t target, struct terra_bpf_counts *out)
 {
-	out->lost_chunks = lost_chunks(bpf);
-	out->lost_events = __atomic_load_n(&bpf->skeleton->bss->counts.no_buffer, __ATOMIC_SEQ_CST);
-	out->entries = bpf->n_entries;
-	out->exits = bpf->n_exits;
+	*out = (struct terra_bpf_counts){
+		.lost_events = __atomic_load_n(&bpf->shared[target].no_buffer, __ATOMIC_SEQ_CST),
+		.traps = __atomic_load_n(&bpf->shared[target].traps, __ATOMIC_RELAXED),
+	};
+	for (uint32_t i = 0; i < bpf->n_producers; i++)
+		out->lost_chunks += __atomic_load_n(&bpf->sequences[(size_t)i * BPF_TARGETS + target].lost,
+						    __ATOMIC_RELAXED);
 }

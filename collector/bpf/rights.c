@@ -68,7 +68,11 @@ int terra_bpf_supported(char *reason, size_t reason_size)
 	bool has_links;
 
 	if (right) {
-		snprintf(reason, reason_size, "needs %s (or root)", right);
+		snprintf(reason, reason_size,
+			 "needs %s (or root): run it as root, or give it the rights once with `setcap "
+			 "cap_bpf,cap_perfmon,cap_sys_ptrace+ep terra-trace`; a container needs --cap-add BPF "
+			 "--cap-add PERFMON",
+			 right);
 		return -EPERM;
 	}
 	program = load_probe_program();

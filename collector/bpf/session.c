@@ -1,160 +1,475 @@
-/* From a program that is about to run to a trace of it: library, probes, Python, consumer, file. */
+/* From a program to the traces of its processes: who is recorded, from when, with which library. */
 #include "collector/bpf/session.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
 
-#include "collector/bpf/backend.h"
-#include "collector/consume.h"
-#include "collector/iterations.h"
-#include "collector/machine.h"
-#include "collector/pystack.h"
+#include "collector/bpf/follow.h"
+#include "collector/bpf/recording.h"
 #include "collector/target.h"
 #include "probes/find.h"
 
-/* Between looks at the program. Its imports take much longer than the first interval; one that has not shown what we
- * look for after many looks may never do so, and is then looked at less often. */
+/* Between looks at a process. Its imports take much longer than the first interval; one that has not shown what we look
+ * for after many looks may never do so, and is then looked at less often. */
 #define FIRST_LOOK_NS 10000000
 #define LAST_LOOK_NS 100000000
 #define QUICK_LOOKS 1000
 
-#define FLUSH_INTERVAL_NS 250000000 /* what a tracer that is killed may lose of the file */
-
 struct terra_session {
 	struct terra_session_options options;
-	const struct terra_launch *launch;
-	char library[4096]; /* "" until one is known */
-	struct terra_op_table *table;
-	struct terra_offsets offsets;
-	struct terra_bpf *bpf;
-	struct terra_trace_writer *writer;
-	struct terra_consumer *consumer;
-	struct terra_iteration_finder *finder;
-	struct pystack_layout layout;
-	struct pystack_names *names;
-	char python_reason[256]; /* why there are no stacks so far */
-	uint64_t lost_told;	 /* events without a buffer that the trace already knows of */
-	uint64_t next_look_ns, next_flush_ns;
-	uint32_t looks;
-	char begin_error[512];
-	bool mapped;	  /* the program has the library */
-	bool python_done; /* no more tries */
+	struct library *libraries;
+	struct recording *recordings;
+	struct recording *first; /* of the program itself; freed like the others */
+	struct terra_follow *follow; /* NULL: children are not followed */
+	char follow_reason[256];     /* why, when they should be */
+	pid_t pid;
+	bool output_taken; /* a process writes to options.output */
 	bool over;
+	char message[512]; /* of the first recording that failed since the last step */
+	int error;
+	struct terra_index index;
 	struct terra_session_result result;
 };
 
-static uint64_t now_ns(void)
+static struct library *find_library(const struct terra_session *session, const char *path)
 {
-	struct timespec now;
+	struct library *library = session->libraries;
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	while (library && !library_is(library, path))
+		library = library->next;
+	return library;
 }
 
-__attribute__((format(printf, 4, 5))) static int fail(char *err, size_t err_size, int error, const char *format, ...)
+/* Loads the library if no other process uses it already. */
+static int get_library(struct terra_session *session, const char *path, struct library **out, char *err, size_t err_size)
 {
-	va_list arguments;
-
-	va_start(arguments, format);
-	vsnprintf(err, err_size, format, arguments);
-	va_end(arguments);
-	return error;
-}
-
-/* At the outer of the recorded levels: no Python code runs between an op's call and its redispatch. */
-static uint32_t stack_levels(const struct terra_session_options *options)
-{
-	if (!options->stacks)
-		return 0;
-	return options->levels & 1u << TERRA_LEVEL_CALL ? 1u << TERRA_LEVEL_CALL : 1u << TERRA_LEVEL_REDISPATCH;
-}
-
-static int attach(struct terra_session *session, char *err, size_t err_size)
-{
-	struct terra_bpf_options options = {
-		.size = sizeof(options),
-		.pid = session->launch->pid,
-		.levels = session->options.levels,
-		.stack_levels = stack_levels(&session->options),
-		.ring_bytes = session->options.ring_bytes,
-		.use_cache = session->options.use_cache,
-	};
-	int error = terra_op_table_load(session->library, options.use_cache, &session->table, err, err_size);
-
-	if (!error)
-		error = terra_offsets_load(session->library, options.use_cache, &session->offsets, err, err_size);
-	if (!error)
-		error = terra_bpf_open(session->table, &session->offsets, &options, &session->bpf, err, err_size);
-	if (!error)
-		error = terra_bpf_attach(session->bpf, err, err_size);
-	return error;
-}
-
-static void forget_library(struct terra_session *session)
-{
-	terra_bpf_close(session->bpf);
-	terra_op_table_free(session->table);
-	session->bpf = NULL;
-	session->table = NULL;
-	session->library[0] = 0;
-}
-
-static int guess_library(struct terra_session *session, char *err, size_t err_size)
-{
-	const char *library = session->options.library;
-
-	if (library) {
-		if (strlen(library) >= sizeof(session->library))
-			return fail(err, err_size, -ENAMETOOLONG, "%s: %s", library, strerror(ENAMETOOLONG));
-		strcpy(session->library, library);
-		return 0;
-	}
-	if (terra_find_libtorch(session->options.argv[0], session->library, sizeof(session->library)))
-		session->library[0] = 0;
-	return 0;
-}
-
-int terra_session_open(const struct terra_session_options *options, const struct terra_launch *launch,
-		       struct terra_session **out, char *err, size_t err_size)
-{
-	struct terra_session *session = calloc(1, sizeof(*session));
 	int error;
 
-	*out = NULL;
-	if (!session)
-		return fail(err, err_size, -ENOMEM, "out of memory");
-	session->options = *options;
-	session->launch = launch;
-	session->python_done = !options->stacks;
-	error = guess_library(session, err, err_size);
-	if (!error && session->library[0])
-		error = attach(session, err, err_size);
-	if (error) {
-		terra_session_close(session);
+	*out = find_library(session, path);
+	if (*out)
+		return 0;
+	error = library_open(path, &session->options, out, err, err_size);
+	if (error)
 		return error;
-	}
-	*out = session;
+	(*out)->next = session->libraries;
+	session->libraries = *out;
 	return 0;
 }
 
-void terra_session_close(struct terra_session *session)
+static void consume(struct terra_session *session);
+
+/* Takes the probes out, and what they made until then out of the ring. */
+static void let_go(struct terra_session *session, struct recording *recording)
 {
-	if (!session)
+	recording_detach(recording);
+	consume(session);
+	recording_release(recording);
+}
+
+static int attach(struct terra_session *session, struct recording *recording, const char *path, char *err,
+		  size_t err_size)
+{
+	struct library *library;
+	int error = get_library(session, path, &library, err, err_size);
+
+	if (error || recording->library == library)
+		return error;
+	let_go(session, recording);
+	return recording_attach(recording, library, err, err_size);
+}
+
+static void failed(struct terra_session *session, struct recording *recording, int error, const char *message)
+{
+	if (recording->error)
 		return;
-	forget_library(session);
-	terra_consumer_free(session->consumer);
-	if (session->writer)
-		terra_trace_finish(session->writer);
-	terra_iteration_finder_free(session->finder);
-	pystack_names_free(session->names);
-	free(session);
+	recording->error = error;
+	recording->over = true;
+	snprintf(recording->message, sizeof(recording->message), "%s", message);
+}
+
+static struct recording *find_recording(const struct terra_session *session, pid_t pid)
+{
+	struct recording *recording = session->recordings;
+
+	while (recording && recording->pid != pid)
+		recording = recording->next;
+	return recording;
+}
+
+static struct recording *add_recording(struct terra_session *session, pid_t pid)
+{
+	struct recording *recording = recording_new(pid, &session->options);
+
+	if (!recording)
+		return NULL;
+	recording->next = session->recordings;
+	session->recordings = recording;
+	return recording;
+}
+
+static bool path_is_free(const struct terra_session *session, const char *path)
+{
+	for (uint32_t i = 0; i < session->index.n; i++)
+		if (!strcmp(session->index.entries[i].file, path))
+			return false;
+	for (const struct recording *other = session->recordings; other; other = other->next)
+		if (!strcmp(other->output, path))
+			return false;
+	return true;
+}
+
+/* OUTPUT, OUTPUT.PID, or when a process that was recorded executed another program OUTPUT.PID.2 and so on. */
+static void choose_output(struct terra_session *session, struct recording *recording)
+{
+	char path[sizeof(recording->output)];
+	int n = snprintf(path, sizeof(path) - 16, "%s", session->options.output);
+
+	if (session->output_taken)
+		n += snprintf(path + n, sizeof(path) - (size_t)n, ".%d", recording->pid);
+	for (int i = 2; !path_is_free(session, path) && i < 100; i++)
+		snprintf(path + n, sizeof(path) - (size_t)n, ".%d", i);
+	session->output_taken = true;
+	strcpy(recording->output, path);
+}
+
+static void begin(struct terra_session *session, struct recording *recording)
+{
+	choose_output(session, recording);
+	recording_begin(recording);
+	if (!recording->error && session->follow_reason[0] && recording == session->first) {
+		char text[320];
+
+		snprintf(text, sizeof(text), "child processes are not recorded: %s", session->follow_reason);
+		terra_consumer_note(recording->consumer, text, recording_now());
+	}
+}
+
+/* Records of a process that is over, or of another program that it ran before, are not wanted. */
+static int on_record(void *context, uint32_t target, const struct terra_record *record)
+{
+	struct terra_session *session = ((void **)context)[0];
+	struct library *library = ((void **)context)[1];
+	struct recording *recording = library->recordings[target];
+
+	if (!recording || recording->over)
+		return 0;
+	recording->mapped = true;
+	if (!recording->consumer)
+		begin(session, recording);
+	recording_take(recording, record);
+	return 0;
+}
+
+static void consume(struct terra_session *session)
+{
+	for (struct library *library = session->libraries; library; library = library->next) {
+		void *context[2] = { session, library };
+		int got = terra_bpf_consume(library->bpf, on_record, context);
+
+		if (got < 0 && !session->error) {
+			session->error = got;
+			snprintf(session->message, sizeof(session->message), "cannot read the BPF ring: %s",
+				 strerror(-got));
+		}
+	}
+}
+
+/* A process that has mapped a library that nobody expected. The program that we started ourselves waits while the probes
+ * are put in place: the loader has only just begun with the library. Others we do not stop: their parents could see it. */
+static void attach_to_mapped(struct terra_session *session, struct recording *recording, const char *path)
+{
+	bool hold = session->options.argv && recording == session->first;
+	uint64_t begin_ns = recording_now();
+	char err[512];
+	int error;
+
+	if (hold)
+		kill(recording->pid, SIGSTOP);
+	error = attach(session, recording, path, err, sizeof(err));
+	if (hold)
+		kill(recording->pid, SIGCONT);
+	if (error == -ESRCH)
+		recording->ended = true;
+	else if (error)
+		failed(session, recording, error, err);
+	if (!recording->remark[0])
+		snprintf(recording->remark, sizeof(recording->remark),
+			 "the program had mapped libtorch before it was found: first ops may be missing (%s for %.1f ms)",
+			 hold ? "it was stopped" : "probes were put in place",
+			 (double)(recording_now() - begin_ns) / 1e6);
+}
+
+static void look_for_library(struct terra_session *session, struct recording *recording)
+{
+	char mapped[4096];
+
+	if (terra_target_library(recording->pid, mapped, sizeof(mapped)))
+		return;
+	if (!recording->library || !library_is(recording->library, mapped))
+		attach_to_mapped(session, recording, mapped);
+	recording->mapped = true;
+	/* A process that does nothing with it leaves no file, unless it is the one that we are asked for. */
+	if (!recording->over && recording->library && !recording->consumer && recording == session->first &&
+	    !session->output_taken)
+		begin(session, recording);
+}
+
+/* Looks at the process every few milliseconds until all that is wanted of it is known. */
+static void look(struct terra_session *session, struct recording *recording, uint64_t now)
+{
+	if (now < recording->next_look_ns || recording->over)
+		return;
+	recording->next_look_ns = now + (recording->looks++ < QUICK_LOOKS ? FIRST_LOOK_NS : LAST_LOOK_NS);
+	if (!recording->mapped)
+		look_for_library(session, recording);
+	if (recording->library && recording->mapped && !recording->storage_done)
+		recording_look_for_storage(recording);
+	if (recording->consumer)
+		recording_look_for_extensions(recording, now);
+	if (recording->library && !recording->python_done)
+		recording_look_for_python(recording);
+}
+
+/* The library that a program will use, when that can be told before it does. */
+static bool guess_library(struct terra_session *session, const char *program, char *path, size_t size)
+{
+	if (session->options.library)
+		return (size_t)snprintf(path, size, "%s", session->options.library) < size;
+	return program[0] && !terra_find_libtorch(program, path, size);
+}
+
+/* A forked process runs with its parent's library and does so at once: what it does before its probes are there is
+ * missing, and how long that was is said. */
+static void on_fork(struct terra_session *session, const struct follow_event *event)
+{
+	struct recording *parent = find_recording(session, (pid_t)event->parent), *child;
+	char err[512];
+
+	if (find_recording(session, (pid_t)event->process) || (session->first && session->first->over))
+		return;
+	child = add_recording(session, (pid_t)event->process);
+	if (!child) /* no memory: one trace less */
+		return;
+	if (!parent || event->shares_memory || child->ended || !parent->library)
+		return;
+	snprintf(child->command, sizeof(child->command), "%s", parent->command);
+	recording_inherit_python(child, parent);
+	child->mapped = parent->mapped;
+	if (recording_attach(child, parent->library, err, sizeof(err)))
+		return;
+	snprintf(child->remark, sizeof(child->remark),
+		 "forked from process %d: operators of its first %.1f ms, while probes were put in place, are missing",
+		 parent->pid, (double)(recording_now() - event->time_ns) / 1e6);
+}
+
+static void finish_recording(struct terra_session *session, struct recording *recording);
+static void drop(struct terra_session *session, struct recording *recording);
+
+/* Probes follow the process into its new program; what was recorded was another one. */
+static void on_exec(struct terra_session *session, const struct follow_event *event)
+{
+	struct recording *recording = find_recording(session, (pid_t)event->process);
+	char program[4096], path[4096], err[512];
+	bool was_first = recording && recording == session->first;
+
+	if (!recording)
+		return;
+	if (recording->consumer) {
+		finish_recording(session, recording);
+		drop(session, recording);
+		recording = add_recording(session, (pid_t)event->process);
+		if (!recording)
+			return;
+		if (was_first)
+			session->first = recording;
+	}
+	pystack_names_free(recording->names);
+	recording->names = NULL;
+	recording->python_done = !session->options.stacks;
+	recording->storage_done = false;
+	if (recording->library)
+		terra_bpf_forget(recording->library->bpf, recording->target);
+	recording->mapped = false;
+	recording->looks = 0;
+	recording->next_look_ns = 0;
+	recording->remark[0] = 0;
+	terra_target_program(recording->pid, program, sizeof(program));
+	if (guess_library(session, program, path, sizeof(path)))
+		attach(session, recording, path, err, sizeof(err)); /* else it is found when it is mapped */
+}
+
+static int on_event(void *context, const struct follow_event *event)
+{
+	struct terra_session *session = context;
+
+	if (event->type == FOLLOW_FORK)
+		on_fork(session, event);
+	else
+		on_exec(session, event);
+	return 0;
+}
+
+static void follow(struct terra_session *session)
+{
+	if (session->follow)
+		terra_follow_poll(session->follow, on_event, session);
+}
+
+static void check_end(struct recording *recording)
+{
+	struct pollfd ready = { .fd = recording->pidfd, .events = POLLIN };
+
+	if (recording->pidfd >= 0)
+		recording->ended = poll(&ready, 1, 0) > 0;
+	else
+		recording->ended = kill(recording->pid, 0) && errno == ESRCH;
+}
+
+static void add_to_index(struct terra_session *session, const struct recording *recording)
+{
+	const struct terra_consumer_stats *stats = terra_consumer_stats(recording->consumer);
+	struct terra_index_entry entry = {
+		.file = strdup(recording->output),
+		.command = strdup(recording->command),
+		.process = recording->process,
+		.start_ns = recording->start_ns,
+		.end_ns = recording->end_ns,
+		.events = stats->events,
+		.lost = stats->lost,
+		.complete = !recording->error,
+	};
+
+	if (entry.file && entry.command && !terra_index_add(&session->index, &entry))
+		return;
+	free(entry.file);
+	free(entry.command);
+}
+
+static void add_to_result(struct terra_session *session, const struct recording *recording)
+{
+	const struct terra_consumer_stats *stats = terra_consumer_stats(recording->consumer);
+	uint64_t iterations = terra_gate_iterations(recording->gate);
+
+	session->result.traces++;
+	session->result.lost += stats->lost;
+	session->result.traps += recording->traps;
+	if (iterations > session->result.iterations)
+		session->result.iterations = iterations;
+	if (terra_gate_reason(recording->gate))
+		session->result.stopped = terra_gate_reason(recording->gate);
+}
+
+static void take_error(struct terra_session *session, struct recording *recording)
+{
+	if (!recording->error || session->error)
+		return;
+	session->error = recording->error;
+	snprintf(session->message, sizeof(session->message), "%s", recording->message);
+}
+
+/* Probes out, the rest of its records in, the file complete. */
+static void finish_recording(struct terra_session *session, struct recording *recording)
+{
+	bool recorded;
+
+	recording_detach(recording);
+	consume(session);
+	recorded = recording->writer && recording->consumer;
+	recording_finish(recording);
+	recording_release(recording);
+	take_error(session, recording);
+	if (!recorded)
+		return;
+	add_to_result(session, recording);
+	add_to_index(session, recording);
+}
+
+static void drop(struct terra_session *session, struct recording *recording)
+{
+	struct recording **link = &session->recordings;
+
+	while (*link != recording)
+		link = &(*link)->next;
+	*link = recording->next;
+	if (recording == session->first)
+		session->first = NULL;
+	recording_free(recording);
+}
+
+/* A process that was recorded long enough keeps its place, so that what it starts has a parent. */
+static void sweep(struct terra_session *session)
+{
+	struct recording *recording, *next;
+
+	for (recording = session->recordings; recording; recording = next) {
+		next = recording->next;
+		if (!recording->ended && !(recording->over && recording->library))
+			continue;
+		finish_recording(session, recording);
+		if (!recording->ended)
+			continue;
+		if (session->follow)
+			terra_follow_remove(session->follow, recording->pid);
+		session->over |= recording == session->first;
+		drop(session, recording);
+	}
+}
+
+/* The first process was recorded as long as asked for, and no other is being. */
+static bool is_enough(const struct terra_session *session)
+{
+	if (!session->first || !session->first->over)
+		return false;
+	for (const struct recording *other = session->recordings; other; other = other->next)
+		if (!other->over && other->consumer)
+			return false;
+	return true;
+}
+
+static void count_events(struct terra_session *session, uint64_t *events)
+{
+	*events = 0;
+	for (uint32_t i = 0; i < session->index.n; i++)
+		*events += session->index.entries[i].events;
+	for (struct recording *recording = session->recordings; recording; recording = recording->next)
+		if (recording->writer && recording->consumer)
+			*events += terra_consumer_stats(recording->consumer)->events;
+}
+
+static int take_message(struct terra_session *session, char *err, size_t err_size)
+{
+	int error = session->error;
+
+	session->error = 0;
+	if (error)
+		snprintf(err, err_size, "%s", session->message);
+	return error;
+}
+
+int terra_session_step(struct terra_session *session, char *err, size_t err_size)
+{
+	uint64_t now = recording_now();
+
+	if (session->over)
+		return 0;
+	follow(session);
+	for (struct recording *recording = session->recordings; recording; recording = recording->next) {
+		check_end(recording);
+		if (!recording->ended)
+			look(session, recording, now);
+	}
+	consume(session);
+	for (struct recording *recording = session->recordings; recording; recording = recording->next)
+		recording_step(recording, now);
+	sweep(session);
+	session->over |= is_enough(session);
+	count_events(session, &session->result.events);
+	session->result.waiting = session->first && !session->first->mapped;
+	return take_message(session, err, err_size);
 }
 
 bool terra_session_over(const struct terra_session *session)
@@ -162,33 +477,60 @@ bool terra_session_over(const struct terra_session *session)
 	return session->over;
 }
 
+int terra_session_fd(const struct terra_session *session)
+{
+	return session->follow ? terra_follow_fd(session->follow) : -1;
+}
+
+int terra_session_write_kept(struct terra_session *session, char *err, size_t err_size)
+{
+	int error = 0;
+
+	consume(session);
+	for (struct recording *recording = session->recordings; recording; recording = recording->next)
+		if (recording->writer && recording->consumer && recording_write_kept(recording)) {
+			error = recording->error;
+			snprintf(err, err_size, "%s", recording->message);
+		}
+	return error;
+}
+
+int terra_session_finish(struct terra_session *session, char *err, size_t err_size)
+{
+	while (session->recordings) {
+		finish_recording(session, session->recordings);
+		drop(session, session->recordings);
+	}
+	session->over = true;
+	count_events(session, &session->result.events);
+	return take_message(session, err, err_size);
+}
+
 const struct terra_session_result *terra_session_result(const struct terra_session *session)
 {
 	return &session->result;
 }
 
-/* Shapes are left out of the comparison: they may change from one iteration to the next. */
-static int on_event(void *context, struct terra_event *event)
+struct terra_index *terra_session_index(struct terra_session *session)
 {
-	struct terra_session *session = context;
-	int64_t iterations;
-	int error = terra_consumer_write(session->writer, event);
-
-	if (error || !session->finder || event->type != TERRA_EVENT_OP_ENTER ||
-	    event->thread != (uint32_t)session->launch->pid)
-		return error;
-	iterations = terra_iteration_finder_feed(session->finder, terra_op_identity(event, false));
-	if (iterations < 0)
-		return (int)iterations;
-	session->result.iterations = (uint64_t)iterations;
-	return 0;
+	return &session->index;
 }
 
-static int on_stack_entry(void *context, const struct pystack_entry *entry, struct terra_frame *frame)
+void terra_session_close(struct terra_session *session)
 {
-	struct terra_session *session = context;
+	if (!session)
+		return;
+	while (session->recordings)
+		drop(session, session->recordings);
+	while (session->libraries) {
+		struct library *library = session->libraries;
 
-	return session->names ? pystack_names_resolve(session->names, entry, frame) : -ENOENT;
+		session->libraries = library->next;
+		library_close(library);
+	}
+	terra_follow_close(session->follow);
+	terra_index_free(&session->index);
+	free(session);
 }
 
 static void join_words(char *const *words, char *out, size_t size)
@@ -199,288 +541,81 @@ static void join_words(char *const *words, char *out, size_t size)
 		used += (size_t)snprintf(out + used, size - used, "%s%s", i ? " " : "", words[i]);
 }
 
-static int create_file(struct terra_session *session, char *err, size_t err_size)
+/* A program that begins: its library is looked for where it will look, and probed before it is there. */
+static int prepare(struct terra_session *session, char *err, size_t err_size)
 {
-	char build_id[2 * sizeof(session->table->build_id) + 1], cpu[512], command[4096];
-	struct terra_trace_info info = {
-		.backend = "bpf",
-		.command = command,
-		.library = session->library,
-		.build_id = build_id,
-		.cpu = cpu,
-		.pid = (uint32_t)session->launch->pid,
-		.threads = terra_target_threads(session->launch->pid),
-		.start_ns = now_ns(),
-	};
-	int error;
+	char path[4096];
 
-	terra_machine_command(session->launch->pid, command, sizeof(command));
-	terra_machine_cpu(cpu, sizeof(cpu));
-	terra_target_hex(session->table->build_id, session->table->build_id_size, build_id);
-	if (!command[0]) /* it has ended already */
-		join_words(session->options.argv, command, sizeof(command));
-	error = terra_trace_create(session->options.output, &info, &session->writer, err, err_size);
-	session->result.recorded = !error;
-	return error;
-}
-
-static int note(struct terra_session *session, const char *text)
-{
-	return terra_consumer_note(session->consumer, text, now_ns());
-}
-
-/* What the reader of the trace has to know of this backend. */
-static int write_notes(struct terra_session *session)
-{
-	char text[512];
-	int error = note(session, "child processes of the program are not recorded");
-
-	if (!error && terra_offsets_remark(&session->offsets, text, sizeof(text)))
-		error = note(session, text);
-	if (!error)
-		error = note(session, "floating-point arguments passed in registers are not readable by this backend");
-	return error;
-}
-
-static int begin_recording(struct terra_session *session, char *err, size_t err_size)
-{
-	struct terra_consumer_options options = {
-		.table = session->table,
-		.layouts = terra_bpf_layouts(session->bpf),
-		.offsets = &session->offsets,
-		.sink = on_event,
-		.sink_ctx = session,
-		.resolve = on_stack_entry,
-		.resolve_ctx = session,
-	};
-	int error = create_file(session, err, err_size);
-
-	if (error)
-		return error;
-	session->consumer = terra_consumer_new(&options);
-	if (session->options.iterations)
-		session->finder = terra_iteration_finder_new(TERRA_ITERATION_MIN_OPS);
-	if (!session->consumer || (session->options.iterations && !session->finder))
-		return fail(err, err_size, -ENOMEM, "out of memory");
-	error = write_notes(session);
-	return error ? fail(err, err_size, error, "cannot write %s: %s", session->options.output, strerror(-error)) : 0;
-}
-
-static bool same_file(const char *a, const char *b)
-{
-	struct stat one, other;
-
-	return !stat(a, &one) && !stat(b, &other) && one.st_dev == other.st_dev && one.st_ino == other.st_ino;
-}
-
-/* The program has mapped another library than the one found beforehand, or none was found. It waits while the probes
- * are put in place: the loader has only just begun with the library. */
-static int attach_to_mapped(struct terra_session *session, const char *library, char *err, size_t err_size)
-{
-	int error;
-
-	forget_library(session);
-	strcpy(session->library, library);
-	kill(session->launch->pid, SIGSTOP);
-	error = attach(session, err, err_size);
-	kill(session->launch->pid, SIGCONT);
-	return error;
-}
-
-static int look_for_library(struct terra_session *session, char *err, size_t err_size)
-{
-	char mapped[sizeof(session->library)];
-	int error = terra_target_library(session->launch->pid, mapped, sizeof(mapped));
-	bool late = false;
-
-	if (error)
+	join_words(session->options.argv, session->first->command, sizeof(session->first->command));
+	if (!guess_library(session, session->options.argv[0], path, sizeof(path)))
 		return 0;
-	if (!session->bpf || !same_file(mapped, session->library)) {
-		late = true;
-		error = attach_to_mapped(session, mapped, err, err_size);
-	}
-	session->mapped = true;
-	if (!error)
-		error = begin_recording(session, err, err_size);
-	if (!error && late)
-		error = note(session, "the program had mapped libtorch before it was found: first ops may be missing");
-	return error;
+	return attach(session, session->first, path, err, err_size);
 }
 
-static int look_for_python(struct terra_session *session)
-{
-	int error = pystack_layout_load(session->launch->pid, &session->layout, session->python_reason,
-					sizeof(session->python_reason));
+static const char in_the_middle[] = "attached to a process that ran already: the trace begins in its middle, and has no "
+				    "GPU activity, whose recorder has to be there when a process starts";
 
-	if (error == -ENOTSUP)
-		session->python_done = true;
-	if (error)
-		return 0;
-	session->names = pystack_names_new(session->launch->pid, &session->layout);
-	session->python_done = true;
-	session->python_reason[0] = 0;
-	if (!session->names)
-		return -ENOMEM;
-	terra_bpf_set_python(session->bpf, &session->layout);
-	return 0;
-}
-
-/* Looks at the program every few milliseconds until all that is wanted of it is known. */
-static int look(struct terra_session *session, char *err, size_t err_size)
-{
-	uint64_t now = now_ns();
-	int error = 0;
-
-	if (now < session->next_look_ns)
-		return 0;
-	session->next_look_ns = now + (session->looks++ < QUICK_LOOKS ? FIRST_LOOK_NS : LAST_LOOK_NS);
-	if (!session->mapped)
-		error = look_for_library(session, err, err_size);
-	if (!error && session->bpf && !session->python_done) {
-		error = look_for_python(session);
-		if (error)
-			fail(err, err_size, error, "out of memory");
-	}
-	return error;
-}
-
-/* Recording ends with the last iteration; what is in the ring behind it is not wanted. */
-static int on_record(void *context, const struct terra_record *record)
+static void add_running(void *context, pid_t parent, pid_t child)
 {
 	struct terra_session *session = context;
-	int error = 0;
+	struct recording *recording;
 
-	/* A busy machine, or a program that is over at once: its ops came before we had a look. */
-	if (!session->consumer) {
-		session->mapped = true;
-		error = begin_recording(session, session->begin_error, sizeof(session->begin_error));
-	}
+	if (find_recording(session, child))
+		return;
+	if (session->follow)
+		terra_follow_add(session->follow, child);
+	recording = add_recording(session, child);
+	if (recording)
+		strcpy(recording->remark, in_the_middle);
+	terra_target_children(child, add_running, session);
+}
+
+/* A program that runs: followed first, so that no child falls between the look at them and that. */
+static int attach_running(struct terra_session *session, char *err, size_t err_size)
+{
+	char path[4096];
+	int error = terra_target_library(session->pid, path, sizeof(path));
+
+	strcpy(session->first->remark, in_the_middle);
 	if (!error)
-		error = terra_consumer_record(session->consumer, record);
-	if (!error && session->options.iterations && session->result.iterations >= session->options.iterations)
-		return -ECANCELED;
-	return error;
-}
-
-static int tell_losses(struct terra_session *session)
-{
-	struct terra_bpf_counts counts;
-	uint64_t lost;
-
-	terra_bpf_counts(session->bpf, &counts);
-	lost = counts.lost_events - session->lost_told;
-	session->lost_told = counts.lost_events;
-	return lost ? terra_consumer_lost(session->consumer, 0, lost, now_ns()) : 0;
-}
-
-static int fail_writing(const struct terra_session *session, int error, char *err, size_t err_size)
-{
-	if (session->begin_error[0])
-		return fail(err, err_size, error, "%s", session->begin_error);
-	return fail(err, err_size, error, "cannot write %s: %s", session->options.output, strerror(-error));
-}
-
-static int consume(struct terra_session *session, char *err, size_t err_size)
-{
-	int got = terra_bpf_consume(session->bpf, on_record, session);
-
-	if (got >= 0 && session->consumer)
-		got = tell_losses(session);
-	if (got == -ECANCELED) {
-		session->over = true;
-		session->result.stopped = true;
-		return 0;
-	}
-	return got < 0 ? fail_writing(session, got, err, err_size) : 0;
-}
-
-static int flush(struct terra_session *session, char *err, size_t err_size)
-{
-	uint64_t now = now_ns();
-	int error;
-
-	if (now < session->next_flush_ns)
-		return 0;
-	session->next_flush_ns = now + FLUSH_INTERVAL_NS;
-	error = terra_trace_flush(session->writer);
-	return error ? fail_writing(session, error, err, err_size) : 0;
-}
-
-int terra_session_step(struct terra_session *session, char *err, size_t err_size)
-{
-	int error = 0;
-
-	if (session->over)
-		return 0;
-	error = look(session, err, err_size);
-	if (!error && session->bpf)
-		error = consume(session, err, err_size);
-	if (!error && session->writer)
-		error = flush(session, err, err_size);
-	session->over |= error != 0;
-	if (session->consumer)
-		session->result.events = terra_consumer_stats(session->consumer)->events;
-	return error;
-}
-
-/* Chunks that found no room and had no successor whose number would show the gap. */
-static int tell_last_losses(struct terra_session *session)
-{
-	struct terra_bpf_counts counts;
-	int error = tell_losses(session);
-	uint64_t told = terra_consumer_stats(session->consumer)->lost, lost;
-
-	terra_bpf_counts(session->bpf, &counts);
-	lost = counts.lost_chunks + counts.lost_events;
-	if (!error && !session->over && lost > told)
-		error = terra_consumer_lost(session->consumer, 0, lost - told, now_ns());
-	return error;
-}
-
-static int tell_python_reason(struct terra_session *session)
-{
-	char text[320];
-
-	if (!session->options.stacks || session->names || !session->python_reason[0])
-		return 0;
-	snprintf(text, sizeof(text), "no Python call stacks: %s", session->python_reason);
-	return note(session, text);
-}
-
-static int take_rest(struct terra_session *session)
-{
-	int error = 0;
-
-	terra_bpf_detach(session->bpf);
-	if (!session->over)
-		error = terra_bpf_consume(session->bpf, on_record, session);
-	if (error == -ECANCELED || error > 0)
+		error = attach(session, session->first, path, err, err_size);
+	else if (error == -ENOENT)
 		error = 0;
-	if (error || !session->consumer)
-		return error;
-	error = tell_last_losses(session);
-	if (!error)
-		error = tell_python_reason(session);
+	else
+		snprintf(err, err_size, "cannot look into process %d: %s", session->pid, strerror(-error));
+	if (session->follow)
+		terra_target_children(session->pid, add_running, session);
 	return error;
 }
 
-int terra_session_finish(struct terra_session *session, char *err, size_t err_size)
+static void open_follow(struct terra_session *session)
 {
-	const struct terra_consumer_stats *stats;
-	int error, closing;
+	if (!session->options.children)
+		return;
+	if (!terra_follow_open(&session->follow, session->follow_reason, sizeof(session->follow_reason)))
+		terra_follow_add(session->follow, session->pid);
+}
 
-	if (!session->bpf)
-		return 0;
-	error = take_rest(session);
-	session->over = true;
-	if (!session->consumer)
-		return error ? fail_writing(session, error, err, err_size) : 0;
-	stats = terra_consumer_stats(session->consumer);
-	session->result.events = stats->events;
-	session->result.lost = stats->lost;
-	closing = terra_trace_finish(session->writer);
-	session->writer = NULL;
-	if (!error)
-		error = closing;
-	return error ? fail_writing(session, error, err, err_size) : 0;
+int terra_session_open(const struct terra_session_options *options, pid_t pid, struct terra_session **out, char *err,
+		       size_t err_size)
+{
+	struct terra_session *session = calloc(1, sizeof(*session));
+	int error = -ENOMEM;
+
+	*out = NULL;
+	snprintf(err, err_size, "out of memory");
+	if (!session)
+		return error;
+	session->options = *options;
+	session->pid = pid;
+	session->first = add_recording(session, pid);
+	if (session->first) {
+		open_follow(session);
+		error = options->argv ? prepare(session, err, err_size) : attach_running(session, err, err_size);
+	}
+	if (error)
+		terra_session_close(session);
+	else
+		*out = session;
+	return error;
 }

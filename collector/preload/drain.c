@@ -3,14 +3,17 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "collector/consume.h"
+#include "collector/extensions.h"
+#include "collector/gate.h"
 #include "collector/machine.h"
-#include "collector/iterations.h"
+#include "collector/process.h"
 
 #define FLUSH_INTERVAL_NS 250000000ull
 
@@ -18,26 +21,21 @@ static struct {
 	pthread_mutex_t lock;
 	struct terra_trace_writer *writer;
 	struct terra_consumer *consumer;
+	struct terra_gate *gate;
 	struct pystack_names *names;
-	struct terra_iteration_finder *finder; /* NULL: record to the end */
-	uint64_t iterations;
+	char path[4096 + 16];
+	bool further; /* not the program's first trace: without an op there is none */
+	bool flight;
+	bool any_op;
 	uint64_t last_flush_ns;
 } drain = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
-/* Shapes are left out: they may change from one iteration to the next. */
-static bool is_enough(const struct terra_event *event)
-{
-	if (!drain.finder || event->type != TERRA_EVENT_OP_ENTER || event->thread != record_state.owner)
-		return false;
-	return terra_iteration_finder_feed(drain.finder, terra_op_identity(event, false)) >= (int64_t)drain.iterations;
-}
+/* Set by the signal's handler; what is kept is then written with the next op. */
+static volatile sig_atomic_t write_wanted;
 
-/* -ECANCELED ends the recording in good order. */
-static int take_event(void *ctx, struct terra_event *event)
+static void on_signal(int number)
 {
-	int err = terra_trace_write(drain.writer, event);
-
-	return !err && is_enough(event) ? -ECANCELED : err;
+	write_wanted = 1;
 }
 
 static int resolve_frame(void *ctx, const struct pystack_entry *entry, struct terra_frame *frame)
@@ -54,35 +52,85 @@ static void hex(const uint8_t *bytes, size_t n, char *out)
 	out[2 * n] = 0;
 }
 
-static int create_trace(const char *path, char *err, size_t err_size)
+static int create_trace(const struct terra_limits *limits, char *err, size_t err_size)
 {
 	char command[4096], cpu[512], build_id[2 * sizeof(record_state.table->build_id) + 1];
 	struct terra_trace_info info = { .backend = "preload", .command = command, .cpu = cpu, .build_id = build_id,
 					 .library = record_state.table->library, .pid = (uint32_t)getpid(),
 					 .threads = record_openmp_threads(), .start_ns = record_now() };
+	int code;
 
 	terra_machine_command(0, command, sizeof(command));
 	terra_machine_cpu(cpu, sizeof(cpu));
 	hex(record_state.table->build_id, record_state.table->build_id_size, build_id);
-	return terra_trace_create(path, &info, &drain.writer, err, err_size);
+	if (!limits->flight_ns)
+		return terra_trace_create(drain.path, &info, &drain.writer, err, err_size);
+	code = terra_trace_create_kept(&info, limits->flight_ns, limits->max_bytes, &drain.writer);
+	if (code)
+		snprintf(err, err_size, "out of memory");
+	return code;
 }
 
-int record_drain_open(const char *path, uint64_t iterations, char *err, size_t err_size)
+/* The signal asks for what is kept, unless it has a meaning in the program. */
+static void watch_signal(void)
+{
+	struct sigaction action = { .sa_handler = on_signal, .sa_flags = SA_RESTART }, before;
+
+	if (sigaction(RECORD_WRITE_SIGNAL, NULL, &before) || before.sa_handler == on_signal)
+		return;
+	if (before.sa_handler == SIG_DFL)
+		sigaction(RECORD_WRITE_SIGNAL, &action, NULL);
+	else
+		terra_consumer_note(drain.consumer, "SIGUSR2 is the program's own: what is kept is written at its end only",
+				    record_now());
+}
+
+static void describe(void)
+{
+	char text[TERRA_PROCESS_NOTE];
+	struct terra_process process;
+
+	terra_process_describe(0, &process);
+	terra_process_note(&process, text);
+	terra_consumer_note(drain.consumer, text, record_now());
+}
+
+int record_drain_open(const char *path, bool further, const struct terra_limits *limits, char *err, size_t err_size)
 {
 	struct terra_consumer_options options = { .table = record_state.table, .layouts = record_state.layouts,
-						  .offsets = &record_state.offsets, .sink = take_event,
+						  .offsets = &record_state.offsets, .sink = terra_gate_take,
 						  .resolve = record_state.stacks ? resolve_frame : NULL };
-	int code = create_trace(path, err, err_size);
+	int code;
 
+	snprintf(drain.path, sizeof(drain.path), "%s", path);
+	drain.further = further;
+	drain.flight = limits->flight_ns != 0;
+	code = create_trace(limits, err, err_size);
 	if (code)
 		return code;
-	drain.consumer = terra_consumer_new(&options);
-	drain.iterations = iterations;
-	drain.finder = iterations ? terra_iteration_finder_new(TERRA_ITERATION_MIN_OPS) : NULL;
-	if (drain.consumer && (drain.finder || !iterations))
-		return 0;
-	snprintf(err, err_size, "out of memory");
-	return -ENOMEM;
+	drain.gate = terra_gate_new(limits, drain.writer, (uint32_t)getpid());
+	options.sink_ctx = drain.gate;
+	drain.consumer = drain.gate ? terra_consumer_new(&options) : NULL;
+	if (!drain.consumer) {
+		snprintf(err, err_size, "out of memory");
+		return -ENOMEM;
+	}
+	describe();
+	if (drain.flight)
+		watch_signal();
+	return 0;
+}
+
+/* The file is the parent's, and so is what it has not written yet. Code objects are where they were. */
+void record_drain_forget(void)
+{
+	terra_trace_abandon(drain.writer);
+	terra_consumer_free(drain.consumer);
+	terra_gate_free(drain.gate);
+	drain.writer = NULL;
+	drain.consumer = NULL;
+	drain.gate = NULL;
+	drain.any_op = false;
 }
 
 /* The ring with the oldest record that was made before `bound`; *next is the time of the second oldest. */
@@ -115,6 +163,7 @@ static int drain_ring(struct record_ring *ring, uint64_t until)
 
 	while (!err && (record = record_ring_peek(ring)) && record->time_ns <= until) {
 		err = terra_consumer_record(drain.consumer, record);
+		drain.any_op = true;
 		record_ring_pop(ring, record);
 	}
 	return err;
@@ -133,35 +182,78 @@ static int drain_all(uint64_t now)
 	return err;
 }
 
+static int write_note(const char *text)
+{
+	struct terra_event note = { .type = TERRA_EVENT_NOTE, .text = text, .time_ns = record_now(),
+				    .thread = record_state.owner, .parent_seq = UINT64_MAX };
+
+	return terra_trace_write(drain.writer, &note);
+}
+
+static int note_extension(void *context, const char *path)
+{
+	char text[4600];
+
+	terra_extensions_remark(path, text, sizeof(text));
+	return write_note(text);
+}
+
+static void note_extensions(void)
+{
+	struct terra_extensions extensions = { 0 };
+
+	(void)terra_extensions_look(&extensions, getpid(), record_state.table->library, note_extension, NULL);
+	terra_extensions_free(&extensions);
+}
+
 static void note_gaps(void)
 {
 	const struct terra_consumer_stats *stats = terra_consumer_stats(drain.consumer);
 	uint64_t missing = drain.names ? pystack_names_missing(drain.names) : 0;
 	char text[256];
-	struct terra_event note = { .type = TERRA_EVENT_NOTE, .text = text, .time_ns = record_now(),
-				    .thread = record_state.owner, .parent_seq = UINT64_MAX };
 
 	snprintf(text, sizeof(text), "%llu exits without an enter, %llu damaged records, %llu frames of freed code",
 		 (unsigned long long)stats->unmatched, (unsigned long long)stats->damaged, (unsigned long long)missing);
 	if (stats->unmatched || stats->damaged || missing)
-		terra_trace_write(drain.writer, &note);
+		write_note(text);
+}
+
+static int write_kept(void)
+{
+	char err[512];
+	int code = terra_trace_write_kept(drain.writer, drain.path, err, sizeof(err));
+
+	if (code)
+		fprintf(stderr, "terra: %s\n", err);
+	return code;
 }
 
 static void end_file(void)
 {
+	bool empty = drain.further && !drain.any_op;
 	int err;
 
+	note_extensions();
 	note_gaps();
+	terra_gate_finish(drain.gate, record_now());
+	if (drain.flight && !empty)
+		write_kept();
 	err = terra_trace_finish(drain.writer);
 	drain.writer = NULL;
 	if (err)
 		fprintf(stderr, "terra: the trace is not complete: %s\n", strerror(-err));
+	if (empty)
+		unlink(drain.path);
 }
 
 static void drain_locked(uint64_t now, bool flush)
 {
 	int err = drain_all(now);
 
+	if (!err && write_wanted) {
+		write_wanted = 0;
+		write_kept();
+	}
 	if (!err && (flush || now - drain.last_flush_ns > FLUSH_INTERVAL_NS)) {
 		drain.last_flush_ns = now;
 		err = terra_trace_flush(drain.writer);

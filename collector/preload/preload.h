@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "collector/gate.h"
 #include "collector/pystack.h"
 #include "probes/offsets.h"
 #include "probes/op.h"
@@ -27,9 +28,10 @@ struct record_target {
 
 struct record_state {
 	bool active;        /* recording; read by every stub */
+	bool forked;        /* a child whose trace begins with its first op */
 	bool stacks;
 	bool have_layout;   /* pystack was found */
-	bool levels[2];
+	uint32_t levels; /* which entry points, as terra_op_chosen has it */
 	uint32_t owner;     /* pid that records: a forked child has another */
 	struct terra_op_table *table;
 	struct terra_op_layout *layouts;
@@ -48,8 +50,17 @@ extern char record_trampoline[];
 /* setup.c. `record_libtorch_seen` is called by entry.c; `record_look_for_libraries` patches what was loaded since. */
 void record_libtorch_seen(void);
 void record_look_for_libraries(void);
+/* The forked child's own trace. Any thread, once. */
+void record_begin_child(void);
 /* Takes the hooks out of the program; what is recorded so far is written. Any thread. */
 void record_stop(void);
+
+/* Ops inside each other that GPU activity is told apart by; those further in count as the last. */
+#define RECORD_PUSHED 64
+/* storage.c: `library` is a handle of the libtorch at `path`. The block is the calling thread's and stays where it is;
+ * 0: it cannot be found. */
+void record_storage_open(const char *path, void *library);
+uint64_t record_storage_block(void);
 
 /* ring.c: single producer (its thread), single consumer (who holds the drain lock). */
 struct record_ring {
@@ -58,7 +69,10 @@ struct record_ring {
 	uint32_t dead;            /* its thread has ended */
 	uint64_t seq;
 	uint64_t outer_sp;        /* stack pointer of the outermost op that runs, 0: none */
+	uint32_t n_pushed;        /* ops that CUPTI knows this thread to be in, and their stack pointers */
+	uint64_t pushed_sp[RECORD_PUSHED];
 	uint64_t last_drain_ns;
+	uint64_t storage;         /* the thread's block of libtorch's thread-local storage, 0: not known */
 	uint64_t head __attribute__((aligned(64))); /* bytes written, by the producer */
 	uint64_t tail __attribute__((aligned(64))); /* bytes taken, by the consumer */
 	uint64_t chunk[TERRA_CHUNK_BUFFER / 8];     /* where a record is made */
@@ -75,12 +89,17 @@ bool record_ring_put(struct record_ring *ring, const struct terra_record *record
 const struct terra_record *record_ring_peek(struct record_ring *ring);
 void record_ring_pop(struct record_ring *ring, const struct terra_record *record);
 bool record_ring_half_full(const struct record_ring *ring);
+/* In a forked child: the rings of other threads are dead, and what all hold is the parent's. */
+void record_rings_forked(void);
 /* Frees the rings of ended threads. Under the drain lock. */
 void record_rings_sweep(void);
 
 /* drain.c: from the rings to the trace file. */
-/* `iterations`, when not 0: recording ends after so many. */
-int record_drain_open(const char *path, uint64_t iterations, char *err, size_t err_size);
+#define RECORD_WRITE_SIGNAL SIGUSR2
+/* `further`: the trace of another process of the program; without an op it is removed. */
+int record_drain_open(const char *path, bool further, const struct terra_limits *limits, char *err, size_t err_size);
+/* In a forked child, whose parent goes on with the file. */
+void record_drain_forget(void);
 /* Everything recorded before now, of all threads, in the order of time. `wait`: even when another thread is at it. */
 void record_drain(bool wait);
 void record_drain_close(void);

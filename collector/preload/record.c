@@ -1,6 +1,8 @@
 /* record.c - the C half of the trampoline: one ENTER record before an op, one EXIT record behind it. */
 #include "collector/preload/preload.h"
 
+#include "collector/gpu_hooks.h"
+
 #include <errno.h>
 #include <time.h>
 
@@ -27,8 +29,10 @@ struct record_way {
 struct terra_decoder;
 static void emit_chunk(struct terra_decoder *d, struct terra_record *record);
 static void put_stack(struct terra_decoder *d);
+static uint64_t storage_block(const struct terra_decoder *d);
 #define TERRA_EMIT(d, record, size) emit_chunk(d, record)
 #define TERRA_STACK(d) put_stack(d)
+#define TERRA_STORAGE_BLOCK(d) storage_block(d)
 #include "probes/decode.h"
 
 #define DRAIN_INTERVAL_NS 100000000ull /* what a kill may cost at most, as long as ops run */
@@ -37,6 +41,8 @@ struct record_way record_enter(struct record_registers *registers);
 void record_exit(struct record_registers *registers);
 
 struct record_state record_state;
+
+__attribute__((visibility("default"))) struct terra_gpu_hooks terra_record_gpu;
 
 /* Set while this thread is inside the recorder: whatever it calls there is not the program's. */
 static __thread bool inside __attribute__((tls_model("initial-exec")));
@@ -62,6 +68,15 @@ static void emit_chunk(struct terra_decoder *d, struct terra_record *record)
 	record_ring_put(ring, record);
 }
 
+/* Asked for at the outer of the recorded levels only: autograd does nothing between an op's call and its redispatch that
+ * these words would show. */
+static uint64_t storage_block(const struct terra_decoder *d)
+{
+	const struct record_ring *ring = d->sink;
+
+	return d->layout->level == TERRA_LEVEL_CALL || record_state.levels == 1u << TERRA_LEVEL_REDISPATCH ? ring->storage : 0;
+}
+
 /* The stack of the outermost op holds for those inside. */
 static void put_stack(struct terra_decoder *d)
 {
@@ -80,21 +95,43 @@ static void put_stack(struct terra_decoder *d)
 		terra_put_frames(d, (uintptr_t)entries, n * 2);
 }
 
+/* Ops that were left: an exception makes no exit. */
+static void pop_left(struct record_ring *ring, uint64_t sp)
+{
+	while (ring->n_pushed && ring->pushed_sp[ring->n_pushed - 1] <= sp) {
+		ring->n_pushed--;
+		terra_record_gpu.pop();
+	}
+}
+
+static void push_op(struct record_ring *ring, uint64_t sp, uint64_t enter_ns)
+{
+	void (*push)(uint64_t) = __atomic_load_n(&terra_record_gpu.push, __ATOMIC_ACQUIRE);
+
+	pop_left(ring, sp);
+	if (!push || ring->n_pushed == RECORD_PUSHED)
+		return;
+	ring->pushed_sp[ring->n_pushed++] = sp;
+	push(enter_ns);
+}
+
 static void set_regs(struct terra_regs *regs, const struct record_registers *registers)
 {
-	*regs = (struct terra_regs){ .sp = registers->sp, .rax = registers->rax, .has_xmm = 1 };
+	*regs = (struct terra_regs){ .sp = registers->sp, .rax = registers->rax, .has_xmm = 0xff };
 	for (int i = 0; i < 6; i++)
 		regs->gpr[i] = registers->gpr[i];
 	for (int i = 0; i < 8; i++)
 		regs->xmm[i] = registers->xmm[i][0];
 }
 
-static void make_record(struct record_ring *ring, const struct record_registers *registers, uint8_t type)
+/* Returns the record's time. */
+static uint64_t make_record(struct record_ring *ring, const struct record_registers *registers, uint8_t type)
 {
 	uint32_t op = (uint32_t)registers->index;
 	uint64_t now = record_now();
 	struct terra_regs regs;
-	struct terra_decoder d = { .layout = &record_state.layouts[op], .offsets = &record_state.offsets,
+	struct terra_cursor cursor;
+	struct terra_decoder d = { .at = &cursor, .layout = &record_state.layouts[op], .offsets = &record_state.offsets,
 				   .regs = &regs, .chunk = (uint8_t *)ring->chunk, .sink = ring, .op = op,
 				   .tid = ring->tid, .producer = ring->tid };
 
@@ -107,6 +144,23 @@ static void make_record(struct record_ring *ring, const struct record_registers 
 		ring->last_drain_ns = now;
 		record_drain(false);
 	}
+	return now;
+}
+
+/* A function's call leaves the outermost op what it is. */
+static void make_function_record(struct record_ring *ring, const struct record_registers *registers, uint32_t function)
+{
+	static const struct terra_op_layout no_op;
+	uint64_t outer_sp = ring->outer_sp;
+	struct terra_regs regs;
+	struct terra_cursor cursor;
+	struct terra_decoder d = { .at = &cursor, .layout = &no_op, .offsets = &record_state.offsets, .regs = &regs,
+				   .chunk = (uint8_t *)ring->chunk, .sink = ring, .op = function, .tid = ring->tid,
+				   .producer = ring->tid };
+
+	set_regs(&regs, registers);
+	terra_decode_function(&d, terra_functions[function].form, record_now());
+	ring->outer_sp = outer_sp;
 }
 
 struct record_way record_enter(struct record_registers *registers)
@@ -115,16 +169,23 @@ struct record_way record_enter(struct record_registers *registers)
 	struct record_way way = { target->original, -1 };
 	int saved_errno = errno;
 	struct record_ring *ring;
+	uint64_t now = 0;
 
 	if (!__atomic_load_n(&record_state.active, __ATOMIC_ACQUIRE) || !target->enabled || inside)
 		return way;
 	inside = true;
+	if (record_state.forked)
+		record_begin_child();
 	record_look_for_libraries();
 	ring = record_ring();
-	if (ring)
-		make_record(ring, registers, TERRA_RECORD_ENTER);
-	if (ring && !target->jump)
+	if (ring && registers->index >= record_state.table->n_ops)
+		make_function_record(ring, registers, (uint32_t)registers->index - record_state.table->n_ops);
+	else if (ring)
+		now = make_record(ring, registers, TERRA_RECORD_ENTER);
+	if (ring && !target->jump) {
 		way.stack_bytes = target->stack_bytes;
+		push_op(ring, registers->sp, now);
+	}
 	inside = false;
 	errno = saved_errno;
 	return way;
@@ -135,11 +196,13 @@ void record_exit(struct record_registers *registers)
 	int saved_errno = errno;
 	struct record_ring *ring;
 
-	if (!__atomic_load_n(&record_state.active, __ATOMIC_ACQUIRE) || inside)
+	if (inside)
 		return;
 	inside = true;
 	ring = record_ring();
-	if (ring) {
+	if (ring)
+		pop_left(ring, registers->sp);
+	if (ring && __atomic_load_n(&record_state.active, __ATOMIC_ACQUIRE)) {
 		if (ring->outer_sp <= registers->sp)
 			ring->outer_sp = 0;
 		make_record(ring, registers, TERRA_RECORD_EXIT);

@@ -38,6 +38,7 @@ static struct record_ring *new_ring(void)
 	if (ring == MAP_FAILED)
 		return NULL;
 	ring->tid = (uint32_t)syscall(SYS_gettid);
+	ring->storage = record_storage_block();
 	pthread_once(&end_once, make_key);
 	pthread_setspecific(end_key, ring);
 	pthread_mutex_lock(&list_lock);
@@ -127,4 +128,16 @@ void record_rings_sweep(void)
 		munmap(ring, ALLOCATION);
 	}
 	pthread_mutex_unlock(&list_lock);
+}
+
+void record_rings_forked(void)
+{
+	pthread_mutex_init(&list_lock, NULL); /* a thread that is not here may have held it */
+	for (struct record_ring *ring = all_rings; ring; ring = ring->next) {
+		ring->tail = ring->head;
+		ring->seq = 0;
+		ring->dead = ring != my_ring;
+	}
+	if (my_ring)
+		my_ring->tid = (uint32_t)syscall(SYS_gettid);
 }

@@ -1,10 +1,16 @@
 /* setup.c - when recording begins and ends, and what it is asked for.
  *
- * TERRA_RECORD_FILE        the trace to write; without it the library does nothing. A file that exists is not
- *                          overwritten: further processes of the program write FILE.<pid>.
- * TERRA_RECORD_LEVELS      "call", "redispatch" or both with a comma (both by default)
- * TERRA_RECORD_STACKS      0: no Python call stacks
- * TERRA_RECORD_ITERATIONS  stop after so many iterations
+ * TERRA_RECORD_FILE         the trace to write; without it the library does nothing. A file that exists is not
+ *                           overwritten: further processes of the program write FILE.<pid>.
+ * TERRA_RECORD_LEVELS       "ops" (default), "call", "redispatch", or several with commas; as terra-trace's --levels
+ * TERRA_RECORD_STACKS       0: no Python call stacks
+ * TERRA_RECORD_OPS          patterns of operators, with commas (all by default)
+ * TERRA_RECORD_CHILDREN     0: only the first process is recorded, whose id is then put into TERRA_RECORD_PID
+ * TERRA_RECORD_START_AFTER  begin behind so many iterations
+ * TERRA_RECORD_ITERATIONS   stop after so many iterations
+ * TERRA_RECORD_DURATION     stop after so many nanoseconds
+ * TERRA_RECORD_MAX_SIZE     stop before the file has more bytes
+ * TERRA_RECORD_FLIGHT       keep the last so many nanoseconds, in MAX_SIZE bytes of memory, and write them at the end
  */
 #include "collector/preload/preload.h"
 
@@ -20,17 +26,23 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "collector/gpu_hooks.h"
+#include "collector/op_filter.h"
+#include "probes/functions.h"
 #include "probes/got.h"
 
 static struct {
 	char file[4096];
-	uint64_t iterations;
+	char *ops;
+	struct terra_limits limits;
+	bool children;
 	bool wanted;
 } options;
 
 static struct {
 	struct got_patch *patches;
-	uint32_t n;
+	uint32_t n;         /* ops */
+	uint32_t n_patches; /* ops, then functions */
 	struct got_watch watch;
 	bool busy; /* a thread is looking for new libraries */
 	bool seen; /* libtorch */
@@ -60,17 +72,54 @@ static int set_file(const char *file)
 	return n < (int)sizeof(options.file) - 16 ? 0 : -ENAMETOOLONG;
 }
 
+static uint32_t parse_levels(const char *list)
+{
+	return (has_word(list, "ops") ? TERRA_LEVELS_OPS : 0) | (has_word(list, "call") ? 1u << TERRA_LEVEL_CALL : 0) |
+	       (has_word(list, "redispatch") ? 1u << TERRA_LEVEL_REDISPATCH : 0);
+}
+
+static uint64_t number(const char *name)
+{
+	const char *text = getenv(name);
+
+	return text ? strtoull(text, NULL, 10) : 0;
+}
+
+static void read_limits(struct terra_limits *limits)
+{
+	*limits = (struct terra_limits){ .start_after = number("TERRA_RECORD_START_AFTER"),
+					 .iterations = number("TERRA_RECORD_ITERATIONS"),
+					 .duration_ns = number("TERRA_RECORD_DURATION"),
+					 .max_bytes = number("TERRA_RECORD_MAX_SIZE"),
+					 .flight_ns = number("TERRA_RECORD_FLIGHT") };
+}
+
+/* The first process keeps its id through any number of exec. */
+static bool is_first_process(void)
+{
+	char pid[16];
+
+	if (getenv("TERRA_RECORD_PID"))
+		return number("TERRA_RECORD_PID") == (uint64_t)getpid();
+	snprintf(pid, sizeof(pid), "%d", (int)getpid());
+	return setenv("TERRA_RECORD_PID", pid, 1) == 0;
+}
+
 static void read_options(void)
 {
 	const char *file = getenv("TERRA_RECORD_FILE"), *levels = getenv("TERRA_RECORD_LEVELS");
-	const char *stacks = getenv("TERRA_RECORD_STACKS"), *iterations = getenv("TERRA_RECORD_ITERATIONS");
+	const char *stacks = getenv("TERRA_RECORD_STACKS"), *children = getenv("TERRA_RECORD_CHILDREN");
+	const char *ops = getenv("TERRA_RECORD_OPS");
 
 	if (!file || !file[0] || getauxval(AT_SECURE) || set_file(file))
 		return;
-	record_state.levels[TERRA_LEVEL_CALL] = !levels || has_word(levels, "call");
-	record_state.levels[TERRA_LEVEL_REDISPATCH] = !levels || has_word(levels, "redispatch");
+	options.children = !children || strcmp(children, "0") != 0;
+	if (!options.children && !is_first_process())
+		return;
+	record_state.levels = levels && levels[0] ? parse_levels(levels) : TERRA_LEVELS_OPS;
 	record_state.stacks = !stacks || strcmp(stacks, "0") != 0;
-	options.iterations = iterations ? strtoull(iterations, NULL, 10) : 0;
+	options.ops = ops ? strdup(ops) : NULL;
+	read_limits(&options.limits);
 	options.wanted = true;
 }
 
@@ -106,54 +155,97 @@ static uint32_t stack_bytes(const struct terra_op *op)
 	return (end + 15) & ~15u;
 }
 
-static void describe_op(uint32_t i, void *library, uint8_t *stubs)
+static void describe_op(uint32_t i, void *library, uint8_t *stubs, const uint8_t *wanted)
 {
 	const struct terra_op *op = &record_state.table->ops[i];
 	struct record_target *target = &record_state.targets[i];
 
 	*target = (struct record_target){ .original = dlsym(library, op->mangled), .stack_bytes = stack_bytes(op),
-					  .enabled = record_state.levels[op->level], .jump = !op->complete };
+					  .enabled = terra_op_chosen(op, record_state.levels) && (!wanted || wanted[i]),
+					  .jump = !op->complete };
 	record_state.layouts[i] = terra_op_layout(op, op->complete);
 	setup.patches[i] = (struct got_patch){ .symbol = op->mangled, .original = target->original };
 	if (target->original && target->enabled)
 		setup.patches[i].replacement = stubs + (size_t)i * RECORD_STUB_SIZE;
 }
 
+/* Only what is mapped by now, and exported, can be called through a slot that is redirected. Operators are left out: the
+ * words that lead to a name are not there for all of them, and here a wrong step would be the program's end. */
+static void describe_function(uint32_t i, const char *libtorch, uint8_t *stubs)
+{
+	const struct terra_function *function = &terra_functions[i];
+	uint32_t index = record_state.table->n_ops + i;
+	char path[4096];
+	void *library = NULL;
+
+	if (!terra_functions_library(libtorch, function->library, path, sizeof(path)))
+		library = dlopen(path, RTLD_NOLOAD | RTLD_LAZY);
+	record_state.targets[index] = (struct record_target){ .jump = 1, .enabled = 1 };
+	setup.patches[index] = (struct got_patch){ .symbol = function->symbol };
+	if (!library || function->form == TERRA_FUNCTION_OPERATORS)
+		return;
+	record_state.targets[index].original = dlsym(library, function->symbol);
+	setup.patches[index].original = record_state.targets[index].original;
+	if (record_state.targets[index].original)
+		setup.patches[index].replacement = stubs + (size_t)index * RECORD_STUB_SIZE;
+}
+
 static int describe_ops(const char *path, char *err, size_t err_size)
 {
 	void *library = dlopen(path, RTLD_NOLOAD | RTLD_LAZY);
-	uint32_t n = record_state.table->n_ops;
-	uint8_t *stubs = record_make_stubs(n);
+	uint32_t n = record_state.table->n_ops, all = n + TERRA_N_FUNCTIONS;
+	uint8_t *stubs = record_make_stubs(all), *wanted = NULL;
+	int code = options.ops ? terra_op_filter(record_state.table, options.ops, &wanted, err, err_size) : 0;
 
-	record_state.targets = calloc(n, sizeof(*record_state.targets));
+	if (code)
+		return code;
+	record_state.targets = calloc(all, sizeof(*record_state.targets));
 	record_state.layouts = calloc(n, sizeof(*record_state.layouts));
-	setup.patches = calloc(n, sizeof(*setup.patches));
+	setup.patches = calloc(all, sizeof(*setup.patches));
 	if (!library || !stubs || !record_state.targets || !record_state.layouts || !setup.patches) {
 		snprintf(err, err_size, "%s", !stubs ? "no executable memory can be had" : "out of memory");
 		return -ENOMEM;
 	}
 	for (uint32_t i = 0; i < n; i++)
-		describe_op(i, library, stubs);
+		describe_op(i, library, stubs, wanted);
+	free(wanted);
+	for (uint32_t i = 0; i < TERRA_N_FUNCTIONS; i++)
+		describe_function(i, path, stubs);
 	setup.n = n;
+	setup.n_patches = all;
+	record_storage_open(path, library);
 	return 0;
 }
 
-/* FILE, or FILE.<pid> when there is one already; *file is created empty so that no other process takes it. */
-static int claim_file(char *err, size_t err_size)
+/* FILE, or FILE.<pid> when there is one already; created empty so that no other process takes it. */
+static int claim_file(char *path, size_t size, bool *further, char *err, size_t err_size)
 {
-	size_t n = strlen(options.file);
 	int fd = open(options.file, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
 
-	if (fd < 0 && errno == EEXIST) {
-		snprintf(options.file + n, sizeof(options.file) - n, ".%d", (int)getpid());
-		fd = open(options.file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+	snprintf(path, size, "%s", options.file);
+	*further = fd < 0 && errno == EEXIST;
+	if (*further) {
+		snprintf(path, size, "%s.%d", options.file, (int)getpid());
+		fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
 	}
 	if (fd < 0) {
-		snprintf(err, err_size, "cannot write %s: %s", options.file, strerror(errno));
+		snprintf(err, err_size, "cannot write %.*s: %s", (int)err_size - 128, path, strerror(errno));
 		return -errno;
 	}
 	close(fd);
 	return 0;
+}
+
+static int open_file(char *err, size_t err_size)
+{
+	char path[sizeof(options.file) + 16];
+	bool further;
+	int code = claim_file(path, sizeof(path), &further, err, err_size);
+
+	if (!code)
+		code = record_drain_open(path, further, &options.limits, err, err_size);
+	record_state.owner = (uint32_t)getpid();
+	return code;
 }
 
 static void before_fork(void)
@@ -166,10 +258,15 @@ static void after_fork_parent(void)
 	record_drain_unlock();
 }
 
-/* The child passes everything through: the file is its parent's. */
+/* The file is the parent's; a child of its own begins with its first op. */
 static void after_fork_child(void)
 {
-	__atomic_store_n(&record_state.active, false, __ATOMIC_RELEASE);
+	record_drain_forget();
+	record_rings_forked();
+	if (options.children)
+		record_state.forked = record_state.active;
+	else
+		__atomic_store_n(&record_state.active, false, __ATOMIC_RELEASE);
 	record_drain_unlock();
 }
 
@@ -214,6 +311,22 @@ static void note_missing_fields(void)
 		record_drain_note(text);
 }
 
+/* What no call slot leads to. Called after the slots were written. */
+static void note_functions(void)
+{
+	uint8_t seen[TERRA_N_FUNCTIONS];
+	char gap[384], text[512];
+
+	for (uint32_t i = 0; i < TERRA_N_FUNCTIONS; i++)
+		seen[i] = setup.patches[setup.n + i].n_slots	     ? TERRA_FUNCTION_SEEN
+			  : record_state.targets[setup.n + i].original ? TERRA_FUNCTION_UNSEEN
+								       : TERRA_FUNCTION_ABSENT;
+	terra_functions_gap(seen, gap, sizeof(gap));
+	snprintf(text, sizeof(text), "not seen by this backend, or not always: %s", gap);
+	if (gap[0])
+		record_drain_note(text);
+}
+
 static void note_openings(void)
 {
 	char text[256];
@@ -227,6 +340,7 @@ static void note_openings(void)
 		 without_slot, setup.n, jumps);
 	if (without_slot || jumps)
 		record_drain_note(text);
+	record_drain_note("collectives (c10d) have no call slots and are not seen by this backend");
 	note_unseen();
 }
 
@@ -245,14 +359,11 @@ static int begin(char *err, size_t err_size)
 	if (!code)
 		code = describe_ops(path, err, err_size);
 	if (!code)
-		code = claim_file(err, err_size);
-	if (!code)
-		code = record_drain_open(options.file, options.iterations, err, err_size);
+		code = open_file(err, err_size);
 	if (code)
 		return code;
-	record_state.owner = (uint32_t)getpid();
 	pthread_atfork(before_fork, after_fork_parent, after_fork_child);
-	code = got_patch_new_libraries(setup.patches, setup.n, NULL, &setup.watch);
+	code = got_patch_new_libraries(setup.patches, setup.n_patches, NULL, &setup.watch);
 	if (code < 0)
 		snprintf(err, err_size, "cannot redirect calls: %s", strerror(-code));
 	return code < 0 ? code : 0;
@@ -267,12 +378,29 @@ void record_libtorch_seen(void)
 		return;
 	if (begin(err, sizeof(err)) == 0) {
 		note_openings();
+		note_functions();
 		note_missing_fields();
 		__atomic_store_n(&record_state.active, true, __ATOMIC_RELEASE);
 	} else {
 		fprintf(stderr, "terra: not recording: %s\n", err);
 	}
 	errno = saved_errno;
+}
+
+void record_begin_child(void)
+{
+	char err[512] = "";
+
+	if (!__atomic_exchange_n(&record_state.forked, false, __ATOMIC_ACQ_REL))
+		return;
+	record_drain_lock();
+	if (open_file(err, sizeof(err))) {
+		__atomic_store_n(&record_state.active, false, __ATOMIC_RELEASE);
+		fprintf(stderr, "terra: not recording process %d: %s\n", (int)getpid(), err);
+	}
+	record_drain_unlock();
+	note_openings();
+	note_missing_fields();
 }
 
 /* The interpreter can only be checked once it runs code; a program without one is not asked for ever. */
@@ -289,7 +417,7 @@ void record_look_for_libraries(void)
 {
 	if (__atomic_exchange_n(&setup.busy, true, __ATOMIC_ACQUIRE))
 		return;
-	got_patch_new_libraries(setup.patches, setup.n, NULL, &setup.watch);
+	got_patch_new_libraries(setup.patches, setup.n_patches, NULL, &setup.watch);
 	look_for_python();
 	__atomic_store_n(&setup.busy, false, __ATOMIC_RELEASE);
 }
@@ -297,7 +425,7 @@ void record_look_for_libraries(void)
 void record_stop(void)
 {
 	if (__atomic_exchange_n(&record_state.active, false, __ATOMIC_ACQ_REL))
-		got_unpatch(setup.patches, setup.n);
+		got_unpatch(setup.patches, setup.n_patches);
 }
 
 __attribute__((constructor)) static void record_init(void)
@@ -316,8 +444,12 @@ __attribute__((destructor)) static void record_end(void)
 static void leave(int status) __attribute__((noreturn));
 static void leave(int status)
 {
+	void (*gpu_leaves)(void) = __atomic_load_n(&terra_record_gpu.leave, __ATOMIC_ACQUIRE);
+
 	if (record_state.owner == (uint32_t)getpid())
 		record_end();
+	if (gpu_leaves)
+		gpu_leaves();
 	for (;;)
 		syscall(SYS_exit_group, status);
 }

@@ -17,9 +17,9 @@ ZOO = os.path.join(ROOT, "tests", "e2e", "op_zoo.py")
 
 
 def record(command, folder, *, env=None, timeout=120, check=True):
-    """Runs a command under the recorder; its outcome and the path of the trace."""
+    """Runs a command under the recorder, all levels; its outcome and the path of the trace."""
     path = os.path.join(folder, "program.terra")
-    result = run(command, env={"TERRA_RECORD_FILE": path, **(env or {})}, preload=RECORD, timeout=timeout, check=check)
+    result = run(command, env={"TERRA_RECORD_FILE": path, "TERRA_RECORD_LEVELS": "call,redispatch", **(env or {})}, preload=RECORD, timeout=timeout, check=check)
     return result, path
 
 
@@ -274,6 +274,26 @@ def levels_can_be_chosen():
 
 
 @test
+def ops_leave_out_what_only_calls_others():
+    "TERRA_RECORD_LEVELS=ops, as by default: linear and reshape are not recorded, and what they call is."
+    code = """if True:
+        import torch
+        torch.nn.functional.linear(torch.ones(2, 3), torch.ones(4, 3), torch.ones(4)).reshape(8).relu()
+    """
+    with temporary_folder() as folder:
+        streams = []
+        for env in ({"TERRA_RECORD_LEVELS": "ops"}, {"TERRA_RECORD_LEVELS": ""}, {"TERRA_RECORD_LEVELS": "call"}):
+            _, path = record_python(code, folder, env=env)
+            enters = trace_oracle.Trace.read(DUMP, path).enters
+            os.unlink(path)
+            assert all(enter["level"] == 0 for enter in enters)
+            streams.append([enter["op"].removeprefix("aten::") for enter in enters])
+        assert streams[0] == streams[1] and len(streams[0]) < len(streams[2]), streams
+        assert {"addmm", "view", "relu"} <= set(streams[0]) and not {"linear", "reshape"} & set(streams[0]), streams[0]
+        assert {"linear", "reshape", "addmm", "view", "relu"} <= set(streams[2]), streams[2]
+
+
+@test
 def threads_are_told_apart():
     "Ops of four threads are recorded without loss, each thread's in its own order."
     code = """if True:
@@ -360,7 +380,7 @@ def other_ways_out_end_the_trace():
 
 @test
 def children_leave_the_trace_alone():
-    "A forked child records nothing and its exit ends nothing; another process with torch writes a file of its own."
+    "A forked child and another process with torch write files of their own; a child's exit ends nothing in its parent."
     code = """if True:
         import os, subprocess, sys, torch
         torch.ones(2).add(1)
@@ -381,8 +401,9 @@ def children_leave_the_trace_alone():
         trace = trace_oracle.Trace.read(DUMP, path)
         ops = {enter["op"] for enter in trace.enters}
         assert trace.end["clean"] and {"aten::add", "aten::sub"} <= ops and not ops & {"aten::mul", "aten::div"}, ops
-        (other,) = glob.glob(path + ".*")
-        assert "aten::div" in {enter["op"] for enter in trace_oracle.Trace.read(DUMP, other).enters}
+        others = [trace_oracle.Trace.read(DUMP, other) for other in glob.glob(path + ".*")]
+        seen = sorted({"aten::mul", "aten::div"} & {enter["op"] for enter in other.enters} for other in others)
+        assert sorted(map(str, seen)) == ["{'aten::div'}", "{'aten::mul'}"] and all(other.end["clean"] for other in others), seen
 
 
 @test

@@ -28,7 +28,7 @@ def recorded(name, command):
     if name not in _recorded:
         with temporary_folder() as folder:
             path = os.path.join(folder, "program.terra")
-            run(command, env={"TERRA_RECORD_FILE": path}, preload=RECORD, timeout=120)
+            run(command, env={"TERRA_RECORD_FILE": path, "TERRA_RECORD_LEVELS": "call,redispatch"}, preload=RECORD, timeout=120)
             with open(path, "rb") as file:
                 _recorded[name] = file.read()
     return _recorded[name]

@@ -2,9 +2,10 @@
  * The first line describes the trace, the last one says whether it ended cleanly. */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-#include "collector/trace.h"
+#include "collector/alias.h"
 
 static void put_string(const char *s)
 {
@@ -44,9 +45,10 @@ static void put_tensor(const struct terra_tensor *t)
 	}
 	printf("{\"tensor\":true,\"ndim\":%d,\"dtype\":%d,\"device\":[%d,%d],\"requires_grad\":%d", t->ndim, t->dtype,
 	       t->device_type, t->device_index, t->requires_grad);
-	printf(",\"numel\":%lld,\"offset\":%lld,\"data\":%llu,\"impl\":%llu,\"storage\":%llu,\"storage_bytes\":%llu",
+	printf(",\"numel\":%lld,\"offset\":%lld,\"data\":%llu,\"impl\":%llu,\"storage\":%llu,\"storage_bytes\":%llu,\"storage_data\":%llu",
 	       (long long)t->numel, (long long)t->storage_offset, (unsigned long long)t->data,
-	       (unsigned long long)t->impl, (unsigned long long)t->storage, (unsigned long long)t->storage_bytes);
+	       (unsigned long long)t->impl, (unsigned long long)t->storage, (unsigned long long)t->storage_bytes,
+	       (unsigned long long)t->storage_data);
 	put_dims("sizes", t->size, dims);
 	put_dims("strides", t->stride, dims);
 	putchar('}');
@@ -176,6 +178,84 @@ static void put_frames(const struct terra_event *e)
 	putchar(']');
 }
 
+static void put_values(const struct terra_event *e)
+{
+	printf(",\"values\":[");
+	for (uint32_t i = 0; i < e->n_values; i++) {
+		if (i)
+			putchar(',');
+		put_value(&e->values[i]);
+	}
+	putchar(']');
+}
+
+/* Arguments of ops that have not ended, for what their results share with them; innermost last. */
+static struct {
+	struct terra_event *events;
+	size_t n, capacity;
+} open_ops;
+
+static void *copy_of(const void *data, size_t size)
+{
+	void *copy = malloc(size + 1);
+
+	if (!copy)
+		abort();
+	return size ? memcpy(copy, data, size) : copy;
+}
+
+static void keep_arguments(const struct terra_event *e)
+{
+	struct terra_event *kept;
+
+	if (open_ops.n == open_ops.capacity) {
+		open_ops.capacity = 2 * open_ops.capacity + 64;
+		open_ops.events = realloc(open_ops.events, open_ops.capacity * sizeof(*open_ops.events));
+		if (!open_ops.events)
+			abort();
+	}
+	kept = &open_ops.events[open_ops.n++];
+	*kept = *e;
+	kept->values = copy_of(e->values, e->n_values * sizeof(*e->values));
+	for (uint32_t i = 0; i < e->n_values; i++) {
+		uint32_t n;
+		const struct terra_tensor *tensors = terra_value_tensors(&e->values[i], &n);
+
+		kept->values[i].u.tensors = copy_of(tensors, n * sizeof(*tensors));
+	}
+}
+
+static void forget_arguments(size_t at)
+{
+	struct terra_event *kept = &open_ops.events[at];
+
+	for (uint32_t i = 0; i < kept->n_values; i++)
+		free(kept->values[i].u.tensors);
+	free(kept->values);
+	memmove(kept, kept + 1, (--open_ops.n - at) * sizeof(*kept));
+}
+
+/* [result, element, argument, element, how] each. */
+static void put_aliases(const struct terra_event *exit)
+{
+	static const char *const names[] = {"", "unknown", "storage", "same"};
+	static struct terra_alias_pair pairs[65536];
+	size_t at = open_ops.n;
+	uint32_t n;
+
+	while (at > 0 && open_ops.events[at - 1].seq != exit->enter_seq)
+		at--;
+	if (at == 0)
+		return;
+	n = terra_alias_pairs(&open_ops.events[at - 1], exit, pairs, sizeof(pairs) / sizeof(pairs[0]));
+	printf(",\"alias\":[");
+	for (uint32_t i = 0; i < n && i < sizeof(pairs) / sizeof(pairs[0]); i++)
+		printf("%s[%u,%u,%u,%u,\"%s\"]", i ? "," : "", pairs[i].result, pairs[i].result_element,
+		       pairs[i].argument, pairs[i].argument_element, names[pairs[i].alias]);
+	putchar(']');
+	forget_arguments(at - 1);
+}
+
 static void put_op(const struct terra_event *e)
 {
 	printf(",\"op\":");
@@ -187,24 +267,46 @@ static void put_op(const struct terra_event *e)
 		printf(",\"enter\":%llu", (unsigned long long)e->enter_seq);
 	else if (e->parent_seq != UINT64_MAX)
 		printf(",\"parent\":%llu", (unsigned long long)e->parent_seq);
+	if (e->autograd)
+		printf(",\"node\":%llu", (unsigned long long)e->node);
+	if (e->autograd && e->type == TERRA_EVENT_OP_ENTER && e->forward_seq != UINT64_MAX)
+		printf(",\"forward\":%llu", (unsigned long long)e->forward_seq);
 	put_frames(e);
-	printf(",\"values\":[");
-	for (uint32_t i = 0; i < e->n_values; i++) {
-		if (i)
-			putchar(',');
-		put_value(&e->values[i]);
+	put_values(e);
+	if (e->type == TERRA_EVENT_OP_ENTER)
+		keep_arguments(e);
+	else
+		put_aliases(e);
+}
+
+static void put_function(const struct terra_event *e)
+{
+	printf(",\"how\":");
+	put_string(e->text);
+	if (e->op) {
+		printf(",\"op\":");
+		put_string(e->op);
 	}
-	putchar(']');
+	if (e->overload) {
+		printf(",\"overload\":");
+		put_string(e->overload);
+	}
+	if (e->parent_seq != UINT64_MAX)
+		printf(",\"parent\":%llu", (unsigned long long)e->parent_seq);
+	put_frames(e);
+	put_values(e);
 }
 
 static void put_event(const struct terra_event *e)
 {
-	static const char *const names[] = {"", "enter", "exit", "lost", "note", "host_read"};
+	static const char *const names[] = {"", "enter", "exit", "lost", "note", "host_read", "gpu", "call"};
 
-	printf("{\"event\":\"%s\",\"seq\":%llu,\"thread\":%u,\"time\":%llu", names[e->type <= 5 ? e->type : 0],
+	printf("{\"event\":\"%s\",\"seq\":%llu,\"thread\":%u,\"time\":%llu", names[e->type <= TERRA_EVENT_CALL ? e->type : 0],
 	       (unsigned long long)e->seq, e->thread, (unsigned long long)e->time_ns);
 	if (e->type == TERRA_EVENT_OP_ENTER || e->type == TERRA_EVENT_OP_EXIT)
 		put_op(e);
+	if (e->type == TERRA_EVENT_HOST_READ || e->type == TERRA_EVENT_CALL)
+		put_function(e);
 	if (e->type == TERRA_EVENT_LOST)
 		printf(",\"lost\":%llu", (unsigned long long)e->lost);
 	if (e->type == TERRA_EVENT_NOTE) {

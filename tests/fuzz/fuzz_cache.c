@@ -1,6 +1,6 @@
-/* fuzz_cache.c - cache files of op tables and of their ends that say what they like.
+/* fuzz_cache.c - cache files of op tables and of the places to probe in them that say what they like.
  *
- * The first byte chooses the kind of file, 'o' for ops and 'e' for exits, the second what the rest is, since a fuzzer
+ * The first byte chooses the kind of file, 'o' for ops and 's' for sites, the second what the rest is, since a fuzzer
  * cannot guess checksums: 'c' contents, with a header that is right, 'f' a whole file. A cache that is not to be believed
  * costs time: what was asked for comes from the library then.
  */
@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "collector/bpf/exits.h"
+#include "collector/bpf/sites.h"
 #include "probes/cache.h"
 #include "tests/fuzz/table_input.h"
 #include "tests/unit/elf_sample.h"
@@ -21,7 +21,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static char folder[] = "/tmp/terra-fuzz-XXXXXX";
 static char library[64];
-static const char *const kinds[] = {"ops", "exits"};
+static const char *const kinds[] = {"ops", "sites"};
 static char files[2][PATH_MAX];
 static struct terra_cache_key keys[2];
 
@@ -60,19 +60,33 @@ static void make_library(void)
 	write_file(library, sample.data, sample.size);
 }
 
-/* The library's table, its ends too. */
+static void check_probe(const struct terra_op_table *table, const struct terra_probe *probe)
+{
+	const struct terra_site *site = &probe->site;
+
+	table_input_check(site->op < table->n_ops, "a site is that of an op");
+	table_input_check(site->sp.base < TERRA_REGISTERS && site->result.base < TERRA_REGISTERS, "registers that exist");
+	for (int i = 0; i < 6; i++)
+		table_input_check(site->gpr[i].base < TERRA_REGISTERS, "registers that exist");
+	for (int i = 0; i < 8; i++)
+		table_input_check(site->xmm[i].base < TERRA_REGISTERS, "registers that exist");
+}
+
+/* The library's table, its sites too. */
 static struct terra_op_table *load(void)
 {
 	struct terra_op_table *table;
-	struct terra_exits *exits;
+	struct terra_sites *sites;
 	char err[PATH_MAX + 256];
 
 	table_input_check(terra_op_table_load(library, true, &table, err, sizeof(err)) == 0, "there is a table");
 	table_input_use(table);
-	if (terra_exits_find(table, true, &exits, err, sizeof(err)) == 0) {
-		for (size_t i = 0; i < exits->n; i++)
-			table_input_check(exits->exits[i].op < table->n_ops, "an end is that of an op");
-		terra_exits_free(exits);
+	if (terra_sites_find(table, true, &sites, err, sizeof(err)) == 0) {
+		for (size_t i = 0; i < sites->n_exits; i++)
+			check_probe(table, &sites->exits[i]);
+		for (uint32_t i = 0; i < table->n_ops; i++)
+			check_probe(table, &sites->entries[i]);
+		terra_sites_free(sites);
 	}
 	return table;
 }
@@ -111,7 +125,7 @@ static void set_up(void)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	int kind = size > 2 && data[0] == 'e';
+	int kind = size > 2 && data[0] == 's';
 
 	if (!files[0][0])
 		set_up();

@@ -1,39 +1,39 @@
-/* fuzz_elf.c - ELF files: the op table, the places where ops end, and where a script says that torch is. */
+/* fuzz_elf.c - ELF files: the op table, the places to probe in ops, and where a script says that torch is. */
 #include <fcntl.h>
 #include <limits.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "collector/bpf/exits.h"
+#include "collector/bpf/sites.h"
 #include "probes/find.h"
 #include "tests/fuzz/table_input.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void check_exits(const struct terra_op_table *table, const struct terra_exits *exits)
+static void check_sites(const struct terra_op_table *table, const struct terra_sites *sites)
 {
-	for (size_t i = 0; i < exits->n; i++) {
-		const struct terra_op *op = &table->ops[exits->exits[i].op];
+	for (size_t i = 0; i < sites->n_exits; i++) {
+		const struct terra_op *op = &table->ops[sites->exits[i].site.op];
 
-		table_input_check(exits->exits[i].file_offset - op->file_offset < op->size, "an op ends inside it");
+		table_input_check(sites->exits[i].file_offset - op->file_offset < op->size, "an op ends inside it");
 	}
 	for (uint32_t i = 0; i < table->n_ops; i++)
-		table_input_check(exits->tail_jumps[i] <= 1, "a tail jump or none");
+		table_input_check(sites->entries[i].site.op == i && sites->tail_jumps[i] <= 1, "each op has an entry");
 }
 
 static void run_file(const char *path)
 {
 	struct terra_op_table *table;
-	struct terra_exits *exits;
+	struct terra_sites *sites;
 	char err[PATH_MAX + 256] = "";
 
 	if (terra_op_table_load(path, false, &table, err, sizeof(err))) {
 		table_input_check(err[0], "a refusal has a reason");
 		return;
 	}
-	if (terra_exits_find(table, false, &exits, err, sizeof(err)) == 0) {
-		check_exits(table, exits);
-		terra_exits_free(exits);
+	if (terra_sites_find(table, false, &sites, err, sizeof(err)) == 0) {
+		check_sites(table, sites);
+		terra_sites_free(sites);
 	} else {
 		table_input_check(err[0], "a refusal has a reason");
 	}

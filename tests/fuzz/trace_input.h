@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include <zstd.h>
 
+#include "collector/export.h"
 #include "collector/report.h"
 #include "collector/trace_format.h"
 #include "graphopt/graph.h"
@@ -70,6 +71,8 @@ static inline uint64_t input_sum_event(const struct terra_event *event)
 
 	if (event->type == TERRA_EVENT_OP_ENTER || event->type == TERRA_EVENT_OP_EXIT)
 		sum += strlen(event->op) + strlen(event->overload);
+	if (event->type == TERRA_EVENT_GPU)
+		sum += (event->gpu->name ? strlen(event->gpu->name) : 0) + event->gpu->duration_ns + event->gpu->bytes;
 	for (uint32_t i = 0; i < event->n_values; i++)
 		sum += input_sum_value(&event->values[i]);
 	for (uint32_t i = 0; i < event->n_frames; i++) {
@@ -105,7 +108,7 @@ static inline uint64_t input_read(struct terra_trace_reader *reader, uint64_t *s
 			input_check(++errors < 1000000, "errors end");
 			continue;
 		}
-		input_check(event.type >= TERRA_EVENT_OP_ENTER && event.type <= TERRA_EVENT_NOTE,
+		input_check(event.type >= TERRA_EVENT_OP_ENTER && event.type <= TERRA_EVENT_CALL,
 			    "event types are known");
 		input_check(event.seq >= next_seq, "seqs rise");
 		next_seq = event.seq + 1;
@@ -157,7 +160,16 @@ static inline void input_graph(int fd, FILE *out)
 	terra_graph_report_free(report);
 }
 
-/* Reads the bytes as a trace, and when `report` is given makes every report and the graph of them. */
+static inline void input_export(int fd, enum terra_export_format format, FILE *out)
+{
+	struct terra_trace_reader *reader = input_open(fd);
+	struct terra_export_result result;
+
+	input_check(terra_export(reader, format, out, &result) == 0, "an export can be made");
+	terra_trace_close(reader);
+}
+
+/* Reads the bytes as a trace, and when `report` is given makes every report, one of the exports, and the graph of them. */
 static inline uint64_t input_run(const uint8_t *data, size_t size, FILE *report)
 {
 	int fd = memfd_create("trace", MFD_CLOEXEC);
@@ -171,6 +183,7 @@ static inline uint64_t input_run(const uint8_t *data, size_t size, FILE *report)
 		terra_trace_close(reader);
 		if (report) {
 			input_report(fd, report);
+			input_export(fd, (enum terra_export_format)(sum % TERRA_EXPORT_COUNT), report);
 			input_graph(fd, report);
 		}
 	}

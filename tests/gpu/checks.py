@@ -362,6 +362,106 @@ def mixed_memory_without_counting_threads():
     assert sum(line["waiting"] for line in seen[1:]) > 30, "nothing waited"
 
 
+# ---- GPU activity by CUPTI ----
+
+def need_cupti():
+    need_gpu()
+    if not os.path.exists(os.path.join(BUILD, "lib", "libterra_cupti.so")):
+        skip("no libterra_cupti.so in the build folder")
+
+
+def activity(*words, trace_options=None, file=None):
+    """What activity.py printed, run by itself or under terra-trace."""
+    command = [PYTHON, os.path.join(GPU, "activity.py"), *words]
+    if trace_options is not None:
+        command = [tool("terra-trace"), "-o", file, *trace_options, "--", *command]
+    done = run(command, check=False, timeout=150)
+    if done.returncode == 125:
+        skip(" ".join((done.stderr or "terra-trace refused").split())[:300])
+    assert done.returncode == 0, done.stderr[-3000:]
+    if trace_options is not None:
+        say(done.stderr.strip())
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@once
+def activity_trace(backend, gpu, *words):
+    """The JSON report of a trace of activity.py, and its events of GPU activity and ops."""
+    file = path(f"activity-{backend}-{words[0]}-{gpu}.terra")
+    activity(*words, trace_options=["--backend", backend, *(["--gpu", gpu] if gpu else [])], file=file)
+    report = json.loads(run([tool("terra-report"), "--json", file], check=False).stdout)
+    for note in report["notes"]:
+        if any(word in note["text"] for word in ("GPU", "CUPTI", "external id")):
+            say("note: " + note["text"])
+    return report, [json.loads(line) for line in run([tool("terra-report"), "--dump", "--json", file], check=False).stdout.splitlines()]
+
+
+def kernels_of(report):
+    return {work["demangled"]: work["count"] for work in report["gpu"]["by_work"] if work["kind"] == "kernel"}
+
+
+@test(timeout=300)
+def cupti_kernels_are_the_profilers():
+    "The kernels of a training, by name and number, are those that PyTorch's profiler sees in a run of its own."
+    need_cupti()
+    report, events = activity_trace("preload", None, "train", CUDA_TRACED, "cuda")
+    seen, profiled = kernels_of(report), activity("train", CUDA_TRACED, "cuda", "profile")["kernels"]
+    say(f"{sum(seen.values())} kernels of {len(seen)} names; profiler {sum(profiled.values())} of {len(profiled)}")
+    for name in sorted(set(seen) | set(profiled)):
+        if seen.get(name) != profiled.get(name):
+            say(f"differs: {seen.get(name)} profiler {profiled.get(name)}: {name[:150]}")
+    assert report["lost"] == 0 and report["ended_cleanly"]
+    assert seen == profiled
+    gpu = [event for event in events if event["type"] == "gpu"]
+    ops = [event for event in events if event["type"] == "enter"]
+    assert all(ops[0]["time_ns"] <= event["time_ns"] <= ops[-1]["time_ns"] + 10**9
+               for event in gpu if event["kind"] == "kernel" and event["timed"]), "not the ops' clock"
+
+
+@test(timeout=300)
+def cupti_kernels_have_ops():
+    "Every kernel of a training has the op that launched it, by external id; the bpf backend names the same ones by thread and time."
+    need_cupti()
+    report, _ = activity_trace("preload", None, "train", CUDA_TRACED, "cuda")
+    sums = report["gpu"]
+    say("by op: " + ", ".join(f"{op['name']} {op['count']}" for op in sums["by_op"][:8]))
+    say(f"without an op {sums['without_op']['count']} of {sums['all']['count']}; overhead {sums['overhead']['total_ns'] / 1e6:.3f} ms")
+    assert sums["without_op"]["count"] <= 0.01 * sums["all"]["count"]
+    assert not any("name different ops" in note["text"] for note in report["notes"])
+    other, _ = activity_trace("bpf", None, "train", CUDA_TRACED, "cuda")
+    assert kernels_of(other) == kernels_of(report)
+    assert other["gpu"]["without_op"]["count"] <= 0.01 * other["gpu"]["all"]["count"]
+
+
+@test(timeout=300)
+def cupti_graphs():
+    "Kernels of a replayed graph have its number and their nodes'; --gpu graphs records it as a whole."
+    need_cupti()
+    _, events = activity_trace("preload", None, "graph", 20)
+    nodes = [event for event in events if event["type"] == "gpu" and event["graph"] and event["kind"] == "kernel"]
+    say(f"{len(nodes)} kernels of graphs, {len({event['graph_node'] for event in nodes})} nodes")
+    assert len(nodes) >= 20 * 3 and all(event["graph_node"] for event in nodes)
+    _, events = activity_trace("preload", "graphs,runtime", "graph", 20)
+    whole = [event for event in events if event["type"] == "gpu" and event["kind"] == "graph"]
+    say(f"{len(whole)} graphs as a whole")
+    assert len(whole) == 20
+
+
+@test(timeout=600)
+def cupti_cost():
+    "Steps per second of a training by itself, with its ops recorded, and with the GPU's activity too."
+    need_cupti()
+    rates = {"alone": [], "ops": [], "ops and GPU": [], "GPU kernels": []}
+    options = {"ops": ["--gpu", "none"], "ops and GPU": [], "GPU kernels": ["--gpu", "kernels"]}
+    for _ in range(3):
+        for name, all_rates in rates.items():
+            words = None if name == "alone" else ["--quiet", "--backend", "preload", "--no-stacks", *options[name]]
+            all_rates.append(activity("train", 200, "cuda", trace_options=words, file=path("cost.terra"))["rate"])
+    for name, all_rates in rates.items():
+        say(f"{name:12} {', '.join(f'{rate:.1f}' for rate in all_rates)} steps/s: {max(all_rates) / max(rates['alone']):.3f}")
+    assert max(rates["ops and GPU"]) > 0
+
+
 # ---- what takes longer ----
 
 @test(timeout=300)

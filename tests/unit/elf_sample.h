@@ -11,7 +11,7 @@
 #define SAMPLE_BASE 0x10000u /* virtual address of the file's first byte */
 #define SAMPLE_MAX 65536
 
-enum { SAMPLE_NULL, SAMPLE_DYNSYM, SAMPLE_DYNSTR, SAMPLE_RODATA, SAMPLE_NAMES, SAMPLE_SECTIONS };
+enum { SAMPLE_NULL, SAMPLE_DYNSYM, SAMPLE_DYNSTR, SAMPLE_RODATA, SAMPLE_NAMES, SAMPLE_RELA, SAMPLE_SECTIONS };
 
 struct elf_sample {
 	_Alignas(16) uint8_t data[SAMPLE_MAX];
@@ -22,6 +22,8 @@ struct elf_sample {
 	size_t dynstr_size;
 	char rodata[16384];
 	size_t rodata_size;
+	Elf64_Rela relocations[8]; /* .rela.plt; r_offset within rodata until the file is laid out */
+	size_t n_relocations;
 	uint8_t build_id[20];
 };
 
@@ -54,6 +56,17 @@ static inline void sample_string(struct elf_sample *sample, const char *text)
 	sample->rodata_size += strlen(text) + 1;
 }
 
+/* The word at `offset` of rodata is the slot through which the function `name` of another library is called. */
+static inline void sample_relocation(struct elf_sample *sample, const char *name, uint64_t offset)
+{
+	Elf64_Rela *relocation = &sample->relocations[sample->n_relocations++];
+
+	sample_symbol(sample, name, 0);
+	sample->symbols[sample->n_symbols - 1].st_shndx = SHN_UNDEF;
+	relocation->r_offset = offset;
+	relocation->r_info = ELF64_R_INFO(sample->n_symbols - 1, R_X86_64_JUMP_SLOT);
+}
+
 static inline uint64_t sample_put(struct elf_sample *sample, const void *bytes, size_t size)
 {
 	uint64_t at = (sample->size + 7) / 8 * 8;
@@ -74,7 +87,7 @@ static inline void sample_section(Elf64_Shdr *section, uint32_t name, uint32_t t
 /* Lays the file out; afterwards data and size are it. */
 static inline void sample_finish(struct elf_sample *sample)
 {
-	static const char names[] = "\0.dynsym\0.dynstr\0.rodata\0.shstrtab";
+	static const char names[] = "\0.dynsym\0.dynstr\0.rodata\0.shstrtab\0.rela.plt";
 	Elf64_Ehdr header = {.e_type = ET_DYN, .e_machine = EM_X86_64, .e_version = EV_CURRENT, .e_phnum = 2};
 	Elf64_Phdr segments[2] = {{.p_type = PT_LOAD, .p_vaddr = SAMPLE_BASE}, {.p_type = PT_NOTE}};
 	Elf64_Shdr sections[SAMPLE_SECTIONS] = {{.sh_type = SHT_NULL}};
@@ -103,6 +116,11 @@ static inline void sample_finish(struct elf_sample *sample)
 		       sample_put(sample, sample->rodata, sample->rodata_size), sample->rodata_size);
 	sample_section(&sections[SAMPLE_NAMES], 25, SHT_STRTAB, sample_put(sample, names, sizeof(names)),
 		       sizeof(names));
+	for (size_t i = 0; i < sample->n_relocations; i++)
+		sample->relocations[i].r_offset += SAMPLE_BASE + sections[SAMPLE_RODATA].sh_offset;
+	sample_section(&sections[SAMPLE_RELA], 35, SHT_RELA,
+		       sample_put(sample, sample->relocations, sample->n_relocations * sizeof(Elf64_Rela)),
+		       sample->n_relocations * sizeof(Elf64_Rela));
 	header.e_shoff = sample_put(sample, sections, sizeof(sections));
 	header.e_shentsize = sizeof(Elf64_Shdr);
 	header.e_shnum = SAMPLE_SECTIONS;

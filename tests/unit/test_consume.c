@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "collector/consume.h"
+#include "probes/functions.h"
 
 enum { ADD, MUL, ADD_INPLACE, ZERO_INPLACE, N_OPS };
 
@@ -85,6 +86,8 @@ static int take(void *ctx, struct terra_event *event)
 		put("?%d", (int)event->lost);
 	else
 		put("#%s", event->text);
+	if (event->type == TERRA_EVENT_CALL && event->op)
+		put("(%s.%s)", event->op, event->overload);
 	if (event->type == TERRA_EVENT_OP_ENTER && event->parent_seq != UINT64_MAX)
 		put("(%d)", (int)event->parent_seq);
 	put(" ");
@@ -159,6 +162,29 @@ static void nested_ops(void **state)
 	assert_string_equal(sink.text, "+add +mul(0) -mul +mul(0) -mul -add +add -add ");
 	assert_int_equal(sink.last.enter_seq, 6);
 	assert_int_equal(terra_consumer_stats(c)->events, 8);
+	terra_consumer_free(c);
+}
+
+/* A way out of an op may pass two of its sites. The second exit changes nothing: not the op around it, not one of the same
+ * kind that is still running further out, not what comes at the same place next. */
+static void second_exits_are_dropped(void **state)
+{
+	struct terra_consumer *c = begin();
+
+	enter(c, 1, MUL, 1000);
+	enter(c, 1, MUL, 900);
+	leave(c, 1, MUL, 900);
+	leave(c, 1, MUL, 900);
+	enter(c, 1, MUL, 900);
+	leave(c, 1, MUL, 900);
+	leave(c, 1, MUL, 900);
+	leave(c, 1, MUL, 1000);
+	leave(c, 1, MUL, 1000);
+	enter(c, 1, ADD, 1000);
+	leave(c, 1, ADD, 1000);
+	assert_string_equal(sink.text, "+mul +mul(0) -mul +mul(0) -mul -mul +add -add ");
+	assert_int_equal(terra_consumer_stats(c)->damaged, 0);
+	assert_int_equal(terra_consumer_stats(c)->lost, 0);
 	terra_consumer_free(c);
 }
 
@@ -408,6 +434,139 @@ static void stacks_are_inherited(void **state)
 	terra_consumer_free(c);
 }
 
+/* An ENTER with autograd's words: the next number, and the Node that is evaluated (0: none). */
+static void enter_at_node(struct terra_consumer *c, uint64_t sp, uint64_t next, uint64_t node, uint64_t number)
+{
+	uint64_t words[3] = { next, node, number };
+	uint32_t n = node ? 3 : 1;
+
+	made.record.return_address = sp * 3;
+	assert_int_equal(give(c, TERRA_RECORD_ENTER, 1, ADD, sp, put_value(0, TERRA_PACKED_NODE, 0, n, n, words, n * 8)), 0);
+}
+
+static void leave_with_node(struct terra_consumer *c, uint64_t sp, uint64_t node, uint64_t number)
+{
+	uint64_t words[2] = { node, number };
+
+	assert_int_equal(give(c, TERRA_RECORD_EXIT, 1, ADD, sp, put_value(0, TERRA_PACKED_NODE, 0, 2, 2, words, 16)), 0);
+}
+
+static void backward_ops_know_their_forward_op(void **state)
+{
+	struct terra_consumer *c = begin();
+
+	enter_at_node(c, 1000, 5, 0, 0); /* an op made of others: event 0 */
+	assert_int_equal(sink.last.autograd, 0);
+	enter_at_node(c, 900, 5, 0, 0); /* event 1 */
+	leave_with_node(c, 900, 0xabc0, 5);
+	assert_int_equal(sink.last.autograd, 1);
+	assert_int_equal(sink.last.node, 5);
+	leave_with_node(c, 1000, 0xabc0, 5); /* it returns what the op inside made */
+	assert_int_equal(sink.last.autograd, 0);
+	enter_at_node(c, 1000, 6, 0xabc0, 5); /* event 4, and one inside at another level */
+	assert_int_equal(sink.last.autograd, 1);
+	assert_int_equal(sink.last.forward_seq, 1);
+	enter(c, 1, MUL, 900);
+	assert_int_equal(sink.last.node, 5);
+	assert_int_equal(sink.last.forward_seq, 1);
+	leave(c, 1, MUL, 900);
+	leave(c, 1, ADD, 1000);
+	assert_int_equal(sink.last.autograd, 0);
+	/* a later Node at the same address */
+	enter_at_node(c, 1000, 7, 0xabc0, 6);
+	assert_int_equal(sink.last.node, 6);
+	assert_int_equal(sink.last.forward_seq, UINT64_MAX);
+	terra_consumer_free(c);
+}
+
+/* What an op returns may be linked to a Node that another has made, and that nobody saw. */
+static void nodes_that_an_op_did_not_make(void **state)
+{
+	struct terra_consumer *c = begin();
+
+	enter_at_node(c, 1000, 5, 0, 0);
+	leave_with_node(c, 1000, 0xabc0, 4);
+	assert_int_equal(sink.last.autograd, 0);
+	enter(c, 1, ADD, 1000);
+	leave_with_node(c, 1000, 0xdef0, 5);
+	assert_int_equal(sink.last.autograd, 0);
+	enter_at_node(c, 1000, 6, 0xabc0, 4);
+	assert_int_equal(sink.last.forward_seq, UINT64_MAX);
+	leave(c, 1, ADD, 1000);
+	/* links do not outlive a loss */
+	enter_at_node(c, 1000, 6, 0, 0);
+	leave_with_node(c, 1000, 0xabc0, 6);
+	assert_int_equal(sink.last.autograd, 1);
+	assert_int_equal(terra_consumer_lost(c, 1, 1, 0), 0);
+	enter_at_node(c, 1000, 7, 0xabc0, 6);
+	assert_int_equal(sink.last.autograd, 1);
+	assert_int_equal(sink.last.forward_seq, UINT64_MAX);
+	terra_consumer_free(c);
+}
+
+static void many_nodes(void **state)
+{
+	struct terra_consumer *c = begin();
+
+	for (uint64_t i = 0; i < 5000; i++) {
+		enter_at_node(c, 1000, i, 0, 0);
+		leave_with_node(c, 1000, 0x7f0000000000 + i * 64, i);
+		sink.text[0] = 0;
+	}
+	for (uint64_t i = 5000; i-- > 0;) {
+		enter_at_node(c, 1000, 5000, 0x7f0000000000 + i * 64, i);
+		assert_int_equal(sink.last.forward_seq, 2 * i);
+		leave(c, 1, ADD, 1000);
+		sink.text[0] = 0;
+	}
+	terra_consumer_free(c);
+}
+
+static uint32_t function_of(const char *what)
+{
+	for (uint32_t i = 0; i < TERRA_N_FUNCTIONS; i++)
+		if (strcmp(terra_functions[i].what, what) == 0)
+			return i;
+	fail();
+	return 0;
+}
+
+/* A read inside of an op (where one runs), a call by name outside of any; neither is an op of its own. */
+static void functions(void **state)
+{
+	struct terra_consumer *c = begin();
+	struct tensor2 tensor = make_tensor(3);
+	struct pystack_entry entries[1] = { { 1, 10, 0 } };
+	size_t at;
+
+	enter(c, 1, ADD, 1000);
+	at = put_value(0, TERRA_KIND_TENSOR, 0, 1, 1, &tensor, sizeof(tensor));
+	at = put_value(at, TERRA_PACKED_FRAMES, 0, 2, 2, entries, sizeof(entries));
+	assert_int_equal(give(c, TERRA_RECORD_FUNCTION, 1, function_of("numpy"), 900, at), 0);
+	assert_int_equal(sink.last.type, TERRA_EVENT_HOST_READ);
+	assert_string_equal(sink.last.text, "numpy");
+	assert_int_equal(sink.last.parent_seq, 0);
+	assert_int_equal(sink.last.n_values, 1);
+	assert_int_equal(sink.values[0].u.tensor->size[0], 3);
+	assert_int_equal(sink.last.n_frames, 1);
+	leave(c, 1, ADD, 1000);
+	at = put_value(0, TERRA_KIND_STRING, 0, 9, 9, "aten::add\0\0\0\0\0\0", 16);
+	at = put_value(at, TERRA_KIND_STRING, 0, 6, 6, "Tensor\0", 8);
+	assert_int_equal(give(c, TERRA_RECORD_FUNCTION, 1, function_of("torch.ops"), 900, at), 0);
+	assert_int_equal(sink.last.type, TERRA_EVENT_CALL);
+	assert_int_equal(sink.last.parent_seq, UINT64_MAX);
+	assert_int_equal(sink.last.n_values, 0);
+	assert_string_equal(sink.text, "+add #numpy -add #torch.ops(aten::add.Tensor) ");
+	/* an op that was left by an exception is over when a function begins further out */
+	enter(c, 1, ADD, 800);
+	assert_int_equal(give(c, TERRA_RECORD_FUNCTION, 1, function_of("TorchScript"), 900, 0), 0);
+	assert_string_equal(sink.text, "+add #numpy -add #torch.ops(aten::add.Tensor) +add !add #TorchScript ");
+	assert_int_equal(terra_consumer_stats(c)->damaged, 0);
+	assert_int_equal(give(c, TERRA_RECORD_FUNCTION, 1, TERRA_N_FUNCTIONS, 900, 0), 0);
+	assert_int_equal(terra_consumer_stats(c)->damaged, 1);
+	terra_consumer_free(c);
+}
+
 /* A record of random bytes, or a sound one with some changed, is dropped or taken, and nothing is read outside it. */
 static void damaged_records(void **state)
 {
@@ -421,8 +580,9 @@ static void damaged_records(void **state)
 
 		at = put_value(0, TERRA_KIND_TENSOR_LIST, 0, 1, 1, &tensor, sizeof(tensor));
 		at = put_value(at, TERRA_KIND_STRING, 0, 8, 8, "abcdefgh", 8);
+		at = put_value(at, TERRA_PACKED_NODE, 0, 2, 2, "0123456789abcdef", 16);
 		made.record = (struct terra_record){ .size = (uint32_t)(sizeof(made.record) + at), .tid = 1, .producer = 1,
-						     .type = (uint8_t)(1 + round % 2), .op = ADD, .sp = 1000, .seq = seqs[1]++ };
+						     .type = round % 3 == 2 ? TERRA_RECORD_FUNCTION : (uint8_t)(1 + round % 3), .op = ADD, .sp = 1000, .seq = seqs[1]++ };
 		exact = malloc(made.record.size);
 		memcpy(exact, &made, made.record.size);
 		for (int i = 0; i < 1 + round % 4; i++) {
@@ -486,6 +646,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup(nested_ops, setup),
+		cmocka_unit_test_setup(second_exits_are_dropped, setup),
 		cmocka_unit_test_setup(threads_have_their_own_stacks, setup),
 		cmocka_unit_test_setup(exceptions, setup),
 		cmocka_unit_test_setup(ops_whose_exit_nobody_sees, setup),
@@ -497,6 +658,10 @@ int main(void)
 		cmocka_unit_test_setup(invisible_exit_returns_its_argument, setup),
 		cmocka_unit_test_setup(lists_over_several_chunks, setup),
 		cmocka_unit_test_setup(stacks_are_inherited, setup),
+		cmocka_unit_test_setup(backward_ops_know_their_forward_op, setup),
+		cmocka_unit_test_setup(nodes_that_an_op_did_not_make, setup),
+		cmocka_unit_test_setup(many_nodes, setup),
+		cmocka_unit_test_setup(functions, setup),
 		cmocka_unit_test_setup(damaged_records, setup),
 		cmocka_unit_test_setup(a_scalar_of_no_known_sort_is_damaged, setup),
 		cmocka_unit_test_setup(a_string_without_its_bytes_is_damaged, setup),

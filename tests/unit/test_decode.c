@@ -12,7 +12,10 @@
 struct terra_decoder;
 static void take_chunk(struct terra_decoder *d, struct terra_record *record, uint32_t size);
 #define TERRA_EMIT(d, record, size) take_chunk(d, record, size)
+static uint64_t fake_block; /* the thread's storage */
+#define TERRA_STORAGE_BLOCK(d) fake_block
 #include "probes/decode.h"
+#include "probes/tls.h"
 
 /* Structures with a layout of our own: the decoder must follow the offsets, not a habit. */
 struct fake_storage {
@@ -94,7 +97,8 @@ static void take_chunk(struct terra_decoder *d, struct terra_record *record, uin
 static void decode(struct terra_op_layout *layout, struct terra_regs *regs, const struct terra_offsets *offsets,
 		   uint8_t type)
 {
-	struct terra_decoder d = { .layout = layout, .offsets = offsets, .regs = regs, .op = 12, .tid = 34,
+	struct terra_cursor cursor;
+	struct terra_decoder d = { .at = &cursor, .layout = layout, .offsets = offsets, .regs = regs, .op = 12, .tid = 34,
 				   .chunk = (uint8_t *)chunk_space, .producer = 56 };
 
 	memset(chunk_space, 0xa5, sizeof(chunk_space));
@@ -200,6 +204,157 @@ static void requires_grad_through_grad_fn(void **state)
 	impl.meta = NULL;
 	decode_one(TERRA_KIND_TENSOR, (uintptr_t)&tensor, 0, 1, 1);
 	assert_int_equal(t->requires_grad, 0);
+}
+
+struct fake_thread {
+	uint64_t head[3];
+	uint64_t next;
+	void *node;
+};
+
+struct fake_node {
+	uint64_t head[2];
+	uint64_t number;
+};
+
+static struct terra_offsets offsets_with_nodes(void)
+{
+	struct terra_offsets offsets = fake_offsets;
+
+	offsets.node_sequence = (struct terra_field)FIELD(struct fake_node, number);
+	offsets.next_sequence = (struct terra_tls_field){ offsetof(struct fake_thread, next), 1 };
+	offsets.current_node = (struct terra_tls_field){ offsetof(struct fake_thread, node), 1 };
+	return offsets;
+}
+
+static void check_words(const struct terra_packed *value, uint32_t n, const uint64_t *words)
+{
+	assert_int_equal(value->kind, TERRA_PACKED_NODE);
+	assert_int_equal(value->recorded, n);
+	assert_memory_equal(value + 1, words, n * 8);
+	assert_ptr_equal((uint8_t *)(value + 1) + value->bytes, taken.bytes + taken.size);
+}
+
+static void nodes_at_an_enter(void **state)
+{
+	struct fake_node node = { .number = 41 };
+	struct fake_thread thread = { .next = 50 };
+	struct terra_offsets offsets = offsets_with_nodes();
+	struct terra_op_layout layout = { 0 };
+	uint64_t stack = 0;
+	struct terra_regs regs = { .sp = (uintptr_t)&stack };
+
+	fake_block = (uintptr_t)&thread;
+	decode(&layout, &regs, &offsets, TERRA_RECORD_ENTER);
+	check_words(first_value(), 1, (uint64_t[]){ 50 });
+	thread.node = &node;
+	decode(&layout, &regs, &offsets, TERRA_RECORD_ENTER);
+	check_words(first_value(), 3, (uint64_t[]){ 50, (uintptr_t)&node, 41 });
+	offsets.current_node.known = 0;
+	decode(&layout, &regs, &offsets, TERRA_RECORD_ENTER);
+	check_words(first_value(), 1, (uint64_t[]){ 50 });
+	offsets.next_sequence.known = 0;
+	decode(&layout, &regs, &offsets, TERRA_RECORD_ENTER);
+	assert_int_equal(taken.size, sizeof(struct terra_record));
+	fake_block = 0;
+}
+
+/* Of two results the first that has one. */
+static void nodes_at_an_exit(void **state)
+{
+	struct fake_storage storage = make_storage();
+	struct fake_node node = { .number = 41 };
+	struct fake_meta with = { .grad_fn = &node }, without = { .requires_grad = 1 };
+	struct fake_tensor impls[2] = { make_tensor(&storage, &without), make_tensor(&storage, &with) };
+	struct fake_tensor *tensors[2] = { &impls[1], &impls[0] }; /* tuples keep the last element first */
+	struct terra_offsets offsets = offsets_with_nodes();
+	struct terra_op_layout layout = { .ret = TERRA_RET_TENSORS, .n_returns = 2 };
+	struct terra_regs regs = { .rax = (uintptr_t)tensors };
+
+	decode(&layout, &regs, &offsets, TERRA_RECORD_EXIT);
+	check_words(next_value(next_value(first_value())), 2, (uint64_t[]){ (uintptr_t)&node, 41 });
+	with.grad_fn = NULL;
+	decode(&layout, &regs, &offsets, TERRA_RECORD_EXIT);
+	assert_ptr_equal((uint8_t *)next_value(next_value(first_value())), taken.bytes + taken.size);
+}
+
+/* The entry of a function, with registers; the values are taken. */
+static struct terra_packed *decode_function(uint32_t form, const struct terra_offsets *offsets, const uint64_t *gpr)
+{
+	static const struct terra_op_layout no_op;
+	struct terra_regs regs = { .gpr = { gpr[0], gpr[1], gpr[2], gpr[3] } };
+	struct terra_decoder d = { .layout = &no_op, .offsets = offsets, .regs = &regs, .op = 3, .tid = 34,
+				   .chunk = (uint8_t *)chunk_space, .producer = 56 };
+
+	memset(chunk_space, 0xa5, sizeof(chunk_space));
+	taken.size = taken.n_chunks = 0;
+	terra_decode_function(&d, form, 789);
+	assert_int_equal(((struct terra_record *)taken.bytes)->type, TERRA_RECORD_FUNCTION);
+	assert_int_equal(((struct terra_record *)taken.bytes)->op, 3);
+	return first_value();
+}
+
+static void functions_that_read(void **state)
+{
+	struct fake_storage storage = make_storage(), *storage_pointer = &storage;
+	struct fake_tensor impl = make_tensor(&storage, NULL), *tensor = &impl;
+	struct terra_packed_tensor *t = (struct terra_packed_tensor *)(first_value() + 1);
+
+	decode_function(TERRA_FUNCTION_TENSOR, &fake_offsets, (uint64_t[4]){ (uintptr_t)&tensor });
+	check_tensor(t, &impl);
+	assert_int_equal(decode_function(TERRA_FUNCTION_TENSOR, &fake_offsets, (uint64_t[4]){ 8 })->present, 0);
+	decode_function(TERRA_FUNCTION_STORAGE, &fake_offsets, (uint64_t[4]){ (uintptr_t)&storage_pointer });
+	assert_int_equal(t->storage, (uintptr_t)&storage);
+	assert_int_equal(t->storage_data, 0x123456789000);
+	assert_int_equal(t->storage_bytes, 4096);
+	assert_int_equal(t->flags, TERRA_TENSOR_NO_GEOMETRY);
+	decode_function(TERRA_FUNCTION_BYTES, &fake_offsets, (uint64_t[4]){ 1, 2, 0x5000, 77 });
+	assert_int_equal(t->storage_data, 0x5000);
+	assert_int_equal(t->storage_bytes, 77);
+	assert_int_equal(t->dtype, -1);
+	decode_function(TERRA_FUNCTION_PLAIN, &fake_offsets, (uint64_t[4]){ 8, 8, 8, 8 });
+	assert_int_equal(taken.size, sizeof(struct terra_record));
+}
+
+static void functions_that_call_operators(void **state)
+{
+	struct {
+		const char *characters;
+		uint64_t size;
+		char room[16];
+	} names[2] = { { "torchvision::nms", 16, "" }, { NULL, 7, "Tensor_" } };
+	uint64_t operator[2] = { 0, (uintptr_t)names }, shared[4] = { (uintptr_t)operator, 0, (uintptr_t)operator, 0 };
+	struct terra_offsets offsets = fake_offsets;
+	struct terra_packed *value;
+
+	_Static_assert(sizeof(names[0]) == TERRA_STD_STRING_BYTES, "as std::string");
+	names[1].characters = names[1].room;
+	decode_function(TERRA_FUNCTION_OPERATORS, &offsets, (uint64_t[4]){ 1, (uintptr_t)shared, 1 });
+	assert_int_equal(taken.size, sizeof(struct terra_record)); /* where the name lies is not known */
+	offsets.operator_definition = (struct terra_field){ 8, 8, 1 };
+	offsets.definition_name = (struct terra_field){ 0, 8, 1 };
+	value = decode_function(TERRA_FUNCTION_OPERATORS, &offsets, (uint64_t[4]){ 1, (uintptr_t)shared, 1 });
+	assert_int_equal(value->kind, TERRA_KIND_STRING);
+	assert_int_equal(value->count, 16);
+	assert_memory_equal(value + 1, "torchvision::nms", 16);
+	assert_int_equal(next_value(value)->count, 7);
+	assert_memory_equal(next_value(value) + 1, "Tensor_", 7);
+	/* several overloads: the name alone */
+	value = decode_function(TERRA_FUNCTION_OPERATORS, &offsets, (uint64_t[4]){ 1, (uintptr_t)shared, 2 });
+	assert_ptr_equal((uint8_t *)next_value(value), taken.bytes + taken.size);
+}
+
+static void blocks_of_thread_local_storage(void **state)
+{
+	uint64_t vector[10] = { 3, 0, 0, 0, 0x1000, 0, ~0ull, 0, 0x3000, 0 }; /* its size, a generation, modules 1 to 3 */
+	uint64_t thread[2] = { 0, (uintptr_t)&vector[2] }, pointer = (uintptr_t)thread;
+
+	assert_int_equal(terra_tls_block(pointer, 1), 0x1000);
+	assert_int_equal(terra_tls_block(pointer, 2), 0); /* not made yet */
+	assert_int_equal(terra_tls_block(pointer, 3), 0x3000);
+	assert_int_equal(terra_tls_block(pointer, 4), 0);
+	assert_int_equal(terra_tls_block(pointer, 0), 0);
+	assert_int_equal(terra_tls_block(0, 1), 0);
 }
 
 static void tensor_of_many_dimensions(void **state)
@@ -517,7 +672,7 @@ static void places(void **state)
 			{ .kind = TERRA_KIND_OPAQUE, .place = TERRA_PLACE_UNKNOWN },
 		},
 	};
-	struct terra_regs regs = { .gpr = { 1, 0x8001, 3, 0x101 }, .sp = (uintptr_t)stack, .has_xmm = 1 };
+	struct terra_regs regs = { .gpr = { 1, 0x8001, 3, 0x101 }, .sp = (uintptr_t)stack, .has_xmm = 0xff };
 	struct terra_record *record = (struct terra_record *)taken.bytes;
 	struct terra_packed *value;
 
@@ -543,6 +698,11 @@ static void places(void **state)
 	value = next_value(value);
 	check_tensor((struct terra_packed_tensor *)(value + 1), &impl);
 	assert_int_equal(next_value(value)->flags, TERRA_PACKED_UNREADABLE);
+	/* each register is readable or not for itself */
+	regs.has_xmm = 2;
+	decode(&layout, &regs, &fake_offsets, TERRA_RECORD_ENTER);
+	assert_int_equal(first_value()->flags, TERRA_PACKED_UNREADABLE);
+	assert_int_equal(next_value(first_value())->flags, 0);
 	/* without xmm registers doubles are unreadable, and an absent optional is still absent */
 	regs.has_xmm = 0;
 	decode(&layout, &regs, &fake_offsets, TERRA_RECORD_ENTER);
@@ -613,11 +773,88 @@ static void results(void **state)
 	assert_int_equal(taken.size, sizeof(struct terra_record));
 }
 
+/* Registers with values of their own, and a frame that rsp and rbp point into. */
+static void make_live(uint64_t *live, uint64_t *frame)
+{
+	for (unsigned int i = 0; i < TERRA_REGISTERS; i++)
+		live[i] = 100 + i;
+	live[TERRA_RSP] = (uintptr_t)frame;
+	live[TERRA_RBP] = (uintptr_t)(frame + 6);
+}
+
+static void entry_sites(void **state)
+{
+	uint64_t frame[8] = { 0, 1000, 2000, 3000, 4000, 5000, 6000, 7000 }, live[TERRA_REGISTERS];
+	static const uint64_t order[6] = { 100 + TERRA_RDI, 100 + TERRA_RSI, 100 + TERRA_RDX,
+					   100 + TERRA_RCX, 100 + TERRA_R8,  100 + TERRA_R9 };
+	struct terra_site site = { .plain = 1 };
+	struct terra_regs regs;
+
+	make_live(live, frame);
+	memset(&regs, 0xff, sizeof(regs));
+	assert_int_equal(terra_entry_regs(&site, live, &regs), 0);
+	assert_memory_equal(regs.gpr, order, sizeof(order));
+	assert_int_equal(regs.sp, (uintptr_t)frame);
+	assert_int_equal(regs.has_xmm, 0);
+	site = (struct terra_site){ .sp = { TERRA_SOURCE_REGISTER, TERRA_RSP, 56 },
+				    .gpr = { { TERRA_SOURCE_REGISTER, TERRA_R13, 0 },
+					     { TERRA_SOURCE_MEMORY, TERRA_RSP, 16 },
+					     { TERRA_SOURCE_MEMORY, TERRA_RBP, -8 },
+					     [5] = { TERRA_SOURCE_REGISTER, TERRA_R15, 0 } },
+				    .xmm = { { TERRA_SOURCE_MEMORY, TERRA_RSP, 8 },
+					     [2] = { TERRA_SOURCE_REGISTER, TERRA_RBX, 0 },
+					     [3] = { TERRA_SOURCE_MEMORY, TERRA_RAX, 0 },
+					     [7] = { TERRA_SOURCE_MEMORY, TERRA_RBP, 0 } } };
+	assert_int_equal(terra_entry_regs(&site, live, &regs), 0);
+	assert_int_equal(regs.sp, (uintptr_t)(frame + 7));
+	assert_int_equal(regs.gpr[0], 100 + TERRA_R13);
+	assert_int_equal(regs.gpr[1], 2000);
+	assert_int_equal(regs.gpr[2], 5000);
+	assert_int_equal(regs.gpr[3], 0); /* of no argument */
+	assert_int_equal(regs.gpr[5], 100 + TERRA_R15);
+	assert_int_equal(regs.xmm[0], 1000);
+	assert_int_equal(regs.xmm[2], 100 + TERRA_RBX);
+	assert_int_equal(regs.xmm[7], 6000);
+	assert_int_equal(regs.has_xmm, 1 | 1 << 2 | 1 << 7); /* 3 is in memory that is not there */
+	site.sp.kind = TERRA_SOURCE_NONE;
+	assert_int_not_equal(terra_entry_regs(&site, live, &regs), 0);
+}
+
+static void exit_sites(void **state)
+{
+	uint64_t frame[8] = { 0, 1000 }, live[TERRA_REGISTERS];
+	struct terra_site site = { .plain = 1 };
+	struct terra_regs regs;
+
+	make_live(live, frame);
+	assert_int_equal(terra_exit_regs(&site, live, &regs), 0);
+	assert_int_equal(regs.sp, (uintptr_t)frame);
+	assert_int_equal(regs.rax, 100 + TERRA_RAX);
+	site = (struct terra_site){ .sp = { TERRA_SOURCE_REGISTER, TERRA_RBP, 8 },
+				    .result = { TERRA_SOURCE_MEMORY, TERRA_RBP, -40 } };
+	assert_int_equal(terra_exit_regs(&site, live, &regs), 0);
+	assert_int_equal(regs.sp, (uintptr_t)(frame + 7));
+	assert_int_equal(regs.rax, 1000);
+	site.result = (struct terra_source){ TERRA_SOURCE_REGISTER, TERRA_R12, -4 };
+	assert_int_equal(terra_exit_regs(&site, live, &regs), 0);
+	assert_int_equal(regs.rax, 96 + TERRA_R12);
+	/* nothing is returned */
+	site.result = (struct terra_source){ 0 };
+	assert_int_equal(terra_exit_regs(&site, live, &regs), 0);
+	site.sp.kind = TERRA_SOURCE_NONE;
+	assert_int_not_equal(terra_exit_regs(&site, live, &regs), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(tensor_argument),
 		cmocka_unit_test(requires_grad_through_grad_fn),
+		cmocka_unit_test(nodes_at_an_enter),
+		cmocka_unit_test(nodes_at_an_exit),
+		cmocka_unit_test(functions_that_read),
+		cmocka_unit_test(functions_that_call_operators),
+		cmocka_unit_test(blocks_of_thread_local_storage),
 		cmocka_unit_test(tensor_of_many_dimensions),
 		cmocka_unit_test(undefined_and_unreadable_tensors),
 		cmocka_unit_test(fields_that_are_not_known),
@@ -630,6 +867,8 @@ int main(void)
 		cmocka_unit_test(strings),
 		cmocka_unit_test(places),
 		cmocka_unit_test(results),
+		cmocka_unit_test(entry_sites),
+		cmocka_unit_test(exit_sites),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -21,6 +21,7 @@
 #define VERSION_COUNTER_KEYS 0x800010001u
 #define ITERATIONS 6
 #define THREAD 77
+#define MADE_OF_OTHERS "aten::feature"
 
 static char path[] = "/tmp/terra-graph-XXXXXX";
 static struct terra_trace_writer *writer;
@@ -28,6 +29,12 @@ static uint64_t seq, stack[16], now;
 static struct terra_event entered[16];
 static int depth;
 static bool with_lists; /* the iteration ends with ops on lists */
+static bool one_level;	/* calls alone, of ops that are not made of others */
+
+static bool left_out(const struct terra_event *event)
+{
+	return one_level && (event->level == TERRA_LEVEL_REDISPATCH || !strcmp(event->op, MADE_OF_OTHERS));
+}
 
 static struct terra_tensor tensor_at(uint64_t address, int64_t n)
 {
@@ -61,6 +68,15 @@ static void put(struct terra_event *event)
 	seq++;
 }
 
+/* What is left out has the number of the op around it, so that those inside find that. */
+static void open_op(struct terra_event *event)
+{
+	entered[depth] = *event;
+	stack[depth++] = left_out(event) ? event->parent_seq : seq;
+	if (!left_out(event))
+		put(event);
+}
+
 /* Enters an op of up to two tensors (0: none). */
 static void enter(const char *op, const char *overload, uint8_t level, uint64_t keyset, uint64_t a, uint64_t b)
 {
@@ -80,9 +96,7 @@ static void enter(const char *op, const char *overload, uint8_t level, uint64_t 
 	    .frames = frames,
 	};
 
-	entered[depth] = event;
-	stack[depth++] = seq;
-	put(&event);
+	open_op(&event);
 }
 
 static void leave(uint64_t result, bool raised)
@@ -101,7 +115,8 @@ static void leave(uint64_t result, bool raised)
 	};
 
 	depth--;
-	put(&event);
+	if (!left_out(&event))
+		put(&event);
 }
 
 #define CALL TERRA_LEVEL_CALL
@@ -134,7 +149,7 @@ static void in_place_op(void)
 
 static void op_made_of_others(void)
 {
-	enter("aten::feature", "", CALL, 0, 0x1000, 0);
+	enter(MADE_OF_OTHERS, "", CALL, 0, 0x1000, 0);
 	plain_op("aten::neg", 0x3000, 0x4000);
 	plain_op("aten::abs", 0x4000, 0x5000);
 	leave(0x5000, false);
@@ -177,9 +192,7 @@ static void enter_list(const char *op, uint8_t level, uint64_t keyset, uint64_t 
 	    .frames = &frame,
 	};
 
-	entered[depth] = event;
-	stack[depth++] = seq;
-	put(&event);
+	open_op(&event);
 }
 
 /* In place: each part is redispatched once more. The last leaves the list op's kernel by a tail jump. */
@@ -408,6 +421,32 @@ static void test_lists(void **state)
 	graph_free(graph);
 }
 
+/* Without redispatches the same ops are found, but for how they reach their kernel. */
+static void test_one_level(void **state)
+{
+	static const char *const names[] = {"aten::exp", "aten::relu_", "aten::neg", "aten::abs", "aten::flash", "aten::to.dtype",
+					    "aten::stack"};
+	struct graph *graph;
+	uint32_t i, parts = 0;
+	char err[256];
+
+	with_lists = one_level = true;
+	write_trace(ITERATIONS, false);
+	with_lists = one_level = false;
+	graph = build();
+	assert_int_equal(graph->n_ops, 7 + 2 + 2 + 1);
+	for (i = 0; i < sizeof(names) / sizeof(*names); i++)
+		assert_true(find(graph, names[i])->plain_keys && !find(graph, names[i])->call_only);
+	for (i = 0; i < graph->n_ops; i++)
+		parts += graph->ops[i].list != NULL;
+	assert_int_equal(parts, 4);
+	assert_int_equal(graph_run_passes(graph, NULL, NULL, err, sizeof(err)), 0);
+	assert_int_equal(find(graph, "aten::relu_")->class, GRAPH_FUSIBLE);
+	assert_int_equal(find(graph, "aten::flash")->class, GRAPH_STOP);
+	assert_int_equal(graph->n_regions, 2);
+	graph_free(graph);
+}
+
 static void test_classes(void **state)
 {
 	struct graph *graph;
@@ -567,6 +606,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_nodes),	 cmocka_unit_test(test_lists),	     cmocka_unit_test(test_classes),
 	    cmocka_unit_test(test_deep),
+	    cmocka_unit_test(test_one_level),
 	    cmocka_unit_test(test_report),
 	    cmocka_unit_test(test_no_iteration), cmocka_unit_test(test_lost_events), cmocka_unit_test(test_cut_traces),
 	    cmocka_unit_test(test_changed_traces),

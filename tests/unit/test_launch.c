@@ -106,7 +106,7 @@ static void test_environment(void **state)
 
 	before[1] = NULL;
 	options =
-		(struct terra_preload_options){ .recorder = "/lib/r.so", .output = "/t", .levels = 3, .iterations = 5 };
+		(struct terra_preload_options){ .recorder = "/lib/r.so", .output = "/t", .levels = 3, .limits = { .iterations = 5 }, .children = true };
 	after = terra_preload_environment(before, &options);
 	assert_string_equal(find(after, "LD_PRELOAD="), "/lib/r.so");
 	assert_string_equal(find(after, "TERRA_RECORD_LEVELS="), "call,redispatch");

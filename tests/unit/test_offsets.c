@@ -35,7 +35,9 @@ static void test_all_known(void **state)
 	assert_true(offsets.strides.known && offsets.storage_offset.known && offsets.numel.known);
 	assert_true(offsets.data_type.known && offsets.device_type.known && offsets.device_index.known);
 	assert_true(offsets.key_set.known && offsets.data_ptr.known && offsets.nbytes.known);
-	assert_true(offsets.requires_grad.known && offsets.grad_fn.known);
+	assert_true(offsets.requires_grad.known && offsets.grad_fn.known && offsets.node_sequence.known);
+	assert_true(offsets.current_node.known && offsets.next_sequence.known);
+	assert_true(offsets.operator_definition.known && offsets.definition_name.known);
 	assert_in_range(offsets.inline_dims, 1, 8);
 	assert_int_not_equal(offsets.undefined_type, UINT16_MAX);
 	assert_in_range(offsets.scalar.size, 16, 64);
@@ -252,6 +254,36 @@ static int body_autograd(const char *path)
 	return 0;
 }
 
+/* What the backends read at an op, read here. The Node that is evaluated takes a backward pass: tests/e2e has one. */
+static int body_node(const char *path)
+{
+	uint64_t (*next)(void);
+	void *(*set)(void *, bool), *(*relu)(void *, const void *);
+	const void *meta, *node;
+	int64_t one = 1;
+	float data = 3;
+	uint64_t number_before;
+	void *handle, *result = NULL;
+
+	if (load_torch(path))
+		return 1;
+	next = dlsym(torch.library, "_ZN2at15sequence_number4peekEv");
+	set = dlsym(torch.library, "_ZN2at4_ops14requires_grad_4callERNS_6TensorEb");
+	relu = dlsym(torch.library, "_ZN2at4_ops4relu4callERKNS_6TensorE");
+	CHECK(next && set && relu && offsets.node_sequence.known && offsets.next_sequence.known &&
+	      offsets.current_node.known);
+	CHECK(torch.from_blob(&data, 1, &one, &one, 0, number("aoti_torch_dtype_float32"), 0, -1, &handle) == 0);
+	set(handle, true);
+	number_before = next();
+	CHECK(number_before > 0);
+	relu(&result, handle);
+	CHECK(next() == number_before + 1);
+	meta = (const void *)(uintptr_t)read_field(impl_of(&result), offsets.autograd_meta);
+	node = (const void *)(uintptr_t)read_field(meta, offsets.grad_fn);
+	CHECK(read_field(node, offsets.node_sequence) == number_before);
+	return 0;
+}
+
 static int scalar_of(const char *dtype, const void *data, uint8_t *scalar)
 {
 	void *(*item)(void *, const void *) =
@@ -310,6 +342,12 @@ static void test_autograd(void **state)
 {
 	REQUIRE_TORCH();
 	assert_int_equal(in_child(body_autograd, real_torch()), 0);
+}
+
+static void test_node(void **state)
+{
+	REQUIRE_TORCH();
+	assert_int_equal(in_child(body_node, real_torch()), 0);
 }
 
 static void test_scalar(void **state)
@@ -520,6 +558,7 @@ int main(void)
 		cmocka_unit_test(test_geometry),
 		cmocka_unit_test(test_types),
 		cmocka_unit_test(test_autograd),
+		cmocka_unit_test(test_node),
 		cmocka_unit_test(test_scalar),
 		cmocka_unit_test(test_cache),
 	};

@@ -192,6 +192,54 @@ static void test_dispatcher_before_torchscript(void **state)
 	terra_op_table_free(table);
 }
 
+/* Only a function of the op's name with exactly its types makes it composite; never the redispatch. */
+static void test_composite(void **state)
+{
+	static const struct {
+		const char *op, *schema, *function;
+		unsigned composite;
+	} cases[] = {
+		{ "_ZN2at4_ops4call4callERKNS_6TensorES4_", "call(Tensor self, Tensor other) -> Tensor",
+		  "_ZN2at25compositeimplicitautograd4callERKNS_6TensorES3_", 1 },
+		/* another type, one more, one fewer, another name, another namespace */
+		{ "_ZN2at4_ops4call4callERKNS_6TensorES4_", "call(Tensor self, Tensor other) -> Tensor",
+		  "_ZN2at25compositeimplicitautograd4callERKNS_6TensorERS1_", 0 },
+		{ "_ZN2at4_ops4call4callERKNS_6TensorES4_", "call(Tensor self, Tensor other) -> Tensor",
+		  "_ZN2at25compositeimplicitautograd4callERKNS_6TensorES3_b", 0 },
+		{ "_ZN2at4_ops4call4callERKNS_6TensorES4_", "call(Tensor self, Tensor other) -> Tensor",
+		  "_ZN2at25compositeimplicitautograd4callERKNS_6TensorE", 0 },
+		{ "_ZN2at4_ops4call4callERKNS_6TensorES4_", "call(Tensor self, Tensor other) -> Tensor",
+		  "_ZN2at25compositeimplicitautograd5call_ERKNS_6TensorES3_", 0 },
+		{ "_ZN2at4_ops4call4callERKNS_6TensorES4_", "call(Tensor self, Tensor other) -> Tensor",
+		  "_ZN2at3cpu4callERKNS_6TensorES3_", 0 },
+		/* symbolic sizes, and the output last */
+		{ "_ZN2at4_ops4view4callERKNS_6TensorEN3c106SymIntE", "view(Tensor self, SymInt n) -> Tensor",
+		  "_ZN2at25compositeimplicitautograd11view_symintERKNS_6TensorEN3c106SymIntE", 1 },
+		{ "_ZN2at4_ops4view4callERKNS_6TensorEN3c106SymIntE", "view(Tensor self, SymInt n) -> Tensor",
+		  "_ZN2at25compositeimplicitautograd4viewERKNS_6TensorEl", 0 },
+		{ "_ZN2at4_ops8view_out4callERKNS_6TensorERS2_", "view.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)",
+		  "_ZN2at25compositeimplicitautograd9view_outfERKNS_6TensorERS1_", 1 },
+		{ "_ZN2at4_ops8view_out4callERKNS_6TensorERS2_", "view.out(Tensor self, *, Tensor(a!) out) -> Tensor(a!)",
+		  "_ZN2at25compositeimplicitautograd8view_outERNS_6TensorERKS1_", 0 },
+		/* what does not parse is not compared */
+		{ "_ZN2at4_ops4call4callEDn", "call(Tensor self) -> Tensor",
+		  "_ZN2at25compositeimplicitautograd4callEDn", 0 },
+	};
+	static struct elf_sample sample;
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		struct terra_op_table *table;
+
+		sample_init(&sample, 1);
+		sample_symbol(&sample, cases[i].op, 0x10);
+		sample_symbol(&sample, cases[i].function, 0x20);
+		sample_string(&sample, cases[i].schema);
+		table = table_of(&sample);
+		assert_int_equal(only_op(table)->composite, cases[i].composite);
+		terra_op_table_free(table);
+	}
+}
+
 static void test_mutable_behind_const(void **state)
 {
 	static struct elf_sample sample;
@@ -625,6 +673,7 @@ int main(void)
 		cmocka_unit_test(test_no_schema),
 		cmocka_unit_test(test_merged_string),
 		cmocka_unit_test(test_dispatcher_before_torchscript),
+		cmocka_unit_test(test_composite),
 		cmocka_unit_test(test_mutable_behind_const),
 		cmocka_unit_test(test_returns),
 		cmocka_unit_test(test_unusable_symbols),

@@ -90,6 +90,46 @@ static void test_known_ops(void **state)
 		KINDS(TERRA_KIND_TENSOR_LIST, TERRA_KIND_TENSOR_LIST, TERRA_KIND_TENSOR_LIST, TERRA_KIND_SCALAR_LIST));
 }
 
+static void check_composite(const char *name, const char *overload, unsigned composite)
+{
+	const struct terra_op *op = find(name, overload), *inner;
+
+	assert_non_null(op);
+	if (op->composite != composite)
+		print_error("%s.%s\n", name, overload);
+	assert_int_equal(op->composite, composite);
+	inner = terra_op_table_find(table, name, overload, TERRA_LEVEL_REDISPATCH);
+	assert_int_equal(inner->composite, 0);
+	assert_int_equal(terra_op_chosen(op, TERRA_LEVELS_OPS), !composite);
+	assert_false(terra_op_chosen(inner, TERRA_LEVELS_OPS));
+}
+
+/* Of ops whose overloads differ in it, both kinds: the types decide, not the name. */
+static void test_composite(void **state)
+{
+	static const char *const composite[][2] = {
+		{ "linear", "" },     { "dropout", "" }, { "reshape", "" },	 { "to", "dtype" },	     { "to", "dtype_layout" },
+		{ "matmul", "" },     { "dropout_", "" }, { "matmul", "out" },	 { "layer_norm", "" },	     { "chunk", "" },
+		{ "flatten", "using_ints" }, { "conv2d", "" }, { "where", "Scalar" }, { "split", "sizes" }, { "max", "other" },
+	};
+	static const char *const not_composite[][2] = {
+		{ "mul", "Tensor" },	  { "add_", "Tensor" },	     { "_to_copy", "" }, { "empty_strided", "" },
+		{ "convolution", "" },	  { "native_dropout", "" }, { "copy_", "" },	 { "where", "self" },
+		{ "split", "Tensor" }, { "max", "dim" },		     { "mm", "out" },	 { "_softmax", "" },
+	};
+	unsigned n = 0;
+
+	REQUIRE_TORCH();
+	for (size_t i = 0; i < sizeof(composite) / sizeof(*composite); i++)
+		check_composite(composite[i][0], composite[i][1], 1);
+	for (size_t i = 0; i < sizeof(not_composite) / sizeof(*not_composite); i++)
+		check_composite(not_composite[i][0], not_composite[i][1], 0);
+	for (uint32_t i = 0; i < table->n_ops; i++)
+		n += table->ops[i].composite;
+	assert_in_range(n, 500, 1200);
+	print_message("%u composite\n", n);
+}
+
 /* ---- against the headers that are installed with the library ---- */
 
 /* The text between quotes behind `key` in a declaration such as: const char* name = "aten::mul"; */
@@ -764,6 +804,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_size),
 		cmocka_unit_test(test_known_ops),
+		cmocka_unit_test(test_composite),
 		cmocka_unit_test(test_agrees_with_headers),
 		cmocka_unit_test(test_calls),
 	};

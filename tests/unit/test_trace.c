@@ -222,12 +222,30 @@ static void test_event_fields(void **state)
 	struct terra_event enter = {.type = TERRA_EVENT_OP_ENTER, .level = TERRA_LEVEL_REDISPATCH, .thread = UINT32_MAX,
 				    .time_ns = UINT64_MAX, .parent_seq = UINT64_MAX, .op = "aten::add_",
 				    .overload = "Tensor", .keyset = UINT64_MAX, .n_frames = 4, .frames = frames};
+	struct terra_tensor tensor = sample_tensor(3);
+	struct terra_value value = {.kind = TERRA_KIND_TENSOR, .present = 1, .u.tensor = &tensor};
+	struct terra_event read = {.type = TERRA_EVENT_HOST_READ, .text = "numpy", .n_values = 1, .values = &value,
+				   .n_frames = 4, .frames = frames, .parent_seq = UINT64_MAX};
+	struct terra_event call = {.type = TERRA_EVENT_CALL, .text = "torch.ops", .op = "aten::add", .overload = "Tensor",
+				   .parent_seq = UINT64_MAX};
 	struct terra_event note = {.type = TERRA_EVENT_NOTE, .text = "", .time_ns = 5};
 	struct terra_event lost = {.type = TERRA_EVENT_LOST, .lost = UINT64_MAX};
 	struct terra_event exit = {.type = TERRA_EVENT_OP_EXIT, .raised = 1, .op = "aten::add_", .overload = "",
 				   .enter_seq = UINT64_MAX};
 
 	expect_same(&enter);
+	enter.autograd = exit.autograd = 1;
+	enter.node = UINT64_MAX;
+	enter.forward_seq = UINT64_MAX;
+	exit.node = UINT64_MAX - 1;
+	expect_same(&enter);
+	expect_same(&exit);
+	enter.node = 0;
+	expect_same(&enter);
+	expect_same(&read);
+	expect_same(&call);
+	call.op = call.overload = NULL;
+	expect_same(&call);
 	expect_same(&note);
 	expect_same(&lost);
 	expect_same(&exit);
@@ -519,7 +537,7 @@ static void test_refused_events(void **state)
 		event.op = "aten::x";
 		event.parent_seq = 1000;
 		refused(writer, event, -EINVAL);
-		refused(writer, (struct terra_event){.type = TERRA_EVENT_HOST_READ}, -EINVAL);
+		refused(writer, (struct terra_event){.type = TERRA_EVENT_HOST_READ, .parent_seq = UINT64_MAX}, -EINVAL);
 		refused(writer, (struct terra_event){.type = TERRA_EVENT_NOTE}, -EINVAL);
 	}
 	assert_int_equal(terra_trace_finish(writer), 0);

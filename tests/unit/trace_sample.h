@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "collector/trace.h"
+#include "tests/unit/gpu_sample.h"
 
 #define SAMPLE_UNUSED __attribute__((unused))
 
@@ -228,10 +229,22 @@ static SAMPLE_UNUSED bool same_op_event(const struct terra_event *a, const struc
 		return false;
 	if (a->type == TERRA_EVENT_OP_ENTER ? a->parent_seq != b->parent_seq : a->enter_seq != b->enter_seq)
 		return false;
+	if (a->autograd != b->autograd || (a->autograd && a->node != b->node))
+		return false;
+	if (a->autograd && a->type == TERRA_EVENT_OP_ENTER && a->forward_seq != b->forward_seq)
+		return false;
 	for (uint32_t i = 0; i < a->n_values; i++)
 		if (!same_value(&a->values[i], &b->values[i]))
 			return false;
 	return same_frames(a, b);
+}
+
+static SAMPLE_UNUSED bool same_function_event(const struct terra_event *a, const struct terra_event *b)
+{
+	if (!same_string(a->text, b->text) || !same_string(a->op, b->op) || !same_string(a->overload, b->overload) ||
+	    a->n_values != b->n_values || a->parent_seq != b->parent_seq)
+		return false;
+	return (a->n_values == 0 || same_value(&a->values[0], &b->values[0])) && same_frames(a, b);
 }
 
 /* What was written against what was read. */
@@ -243,6 +256,10 @@ static SAMPLE_UNUSED bool same_event(const struct terra_event *a, const struct t
 		return a->lost == b->lost;
 	if (a->type == TERRA_EVENT_NOTE)
 		return same_string(a->text, b->text);
+	if (a->type == TERRA_EVENT_GPU)
+		return same_gpu(a->gpu, b->gpu);
+	if (a->type == TERRA_EVENT_HOST_READ || a->type == TERRA_EVENT_CALL)
+		return same_function_event(a, b);
 	return same_op_event(a, b);
 }
 
@@ -256,6 +273,7 @@ static SAMPLE_UNUSED struct terra_event *sample_event(uint64_t i)
 	static struct terra_frame frames[3];
 	static int64_t ints[3];
 	static char text[64];
+	static struct terra_gpu gpu;
 	static struct terra_event event;
 
 	for (int t = 0; t < 5; t++)
@@ -280,6 +298,9 @@ static SAMPLE_UNUSED struct terra_event *sample_event(uint64_t i)
 		.overload = i / 2 % 4 == 0 ? "Tensor" : "",
 		.op_index = (uint32_t)(i / 2 % 4),
 		.keyset = i % 4 < 2 ? 0 : 0x8000000000000001u + i,
+		.autograd = i % 7 > 4,
+		.node = i % 7 == 5 ? i : UINT64_MAX,
+		.forward_seq = i % 7 == 5 ? i / 2 : UINT64_MAX,
 		.values = values,
 		.frames = frames,
 		.n_frames = i % 2 ? 0 : (uint32_t)(i % 4),
@@ -301,6 +322,12 @@ static SAMPLE_UNUSED struct terra_event *sample_event(uint64_t i)
 	} else if (i % 23 == 22) {
 		event = (struct terra_event){.type = TERRA_EVENT_LOST, .thread = 0, .time_ns = event.time_ns, .seq = i,
 					     .lost = i};
+	} else if (i % 23 == 20) {
+		gpu = gpu_sample_full((uint8_t)(1 + i / 23 % (TERRA_GPU_KIND_END - 1)));
+		gpu.op_seq = i > 40 ? i - 30 : UINT64_MAX;
+		gpu.linked = i > 40 ? TERRA_GPU_BY_TIME : TERRA_GPU_BY_NOTHING;
+		event = (struct terra_event){.type = TERRA_EVENT_GPU, .thread = i % 3, .time_ns = event.time_ns, .seq = i,
+					     .gpu = &gpu};
 	}
 	return &event;
 }

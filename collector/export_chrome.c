@@ -1,0 +1,199 @@
+/* export_chrome.c - JSON of Chrome's trace event format: a pair of begin and end for each op ("Trace Event Format", the
+ * document that chrome://tracing links).
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "collector/export_text.h"
+#include "collector/report_json.h"
+
+struct chrome {
+	struct export_text text;
+	struct json json;
+};
+
+static void member(struct json *json, const char *key, const char *s)
+{
+	json_key(json, key);
+	json_string(json, s);
+}
+
+static void pair(void *context, const char *name, const char *text)
+{
+	member(context, name, text);
+}
+
+static void free_state(void *state)
+{
+	struct chrome *chrome = state;
+
+	export_text_free(&chrome->text);
+	free(chrome);
+}
+
+/* Microseconds since the start of the recording, exactly. What is older counts backwards. */
+static void member_time(struct json *json, const char *key, uint64_t time_ns, uint64_t start_ns)
+{
+	bool before = time_ns < start_ns;
+	uint64_t ns = before ? start_ns - time_ns : time_ns - start_ns;
+
+	json_key(json, key);
+	json->comma = true;
+	fprintf(json->out, "%s%" PRIu64 ".%03" PRIu64, before ? "-" : "", ns / 1000, ns % 1000);
+}
+
+/* The beginning of an event, up to its arguments; one event a line. */
+static struct json *open_event(struct export_walk *walk, const char *phase, uint32_t tid)
+{
+	struct chrome *chrome = walk->state;
+	struct json *json = &chrome->json;
+
+	json_open(json, '{');
+	member(json, "ph", phase);
+	json_key(json, "pid");
+	json_u64(json, walk->info->pid);
+	json_key(json, "tid");
+	json_u64(json, tid);
+	return json;
+}
+
+static void close_event(struct json *json)
+{
+	json_close(json, '}'); /* of args */
+	json_close(json, '}');
+	fputc('\n', json->out);
+}
+
+static void open_args(struct json *json)
+{
+	json_key(json, "args");
+	json_open(json, '{');
+}
+
+static void name_of(struct export_walk *walk, const char *what, uint32_t tid, const char *name)
+{
+	struct json *json = open_event(walk, "M", tid);
+
+	member(json, "name", what);
+	open_args(json);
+	member(json, "name", name);
+	close_event(json);
+}
+
+static int begin(struct export_walk *walk)
+{
+	struct chrome *chrome = calloc(1, sizeof(*chrome));
+	struct json *json;
+
+	if (!chrome)
+		return -ENOMEM;
+	walk->state = chrome;
+	walk->free_state = free_state;
+	json = &chrome->json;
+	json->out = walk->out;
+	json_open(json, '{');
+	member(json, "displayTimeUnit", "ns");
+	json_key(json, "traceEvents");
+	json_open(json, '[');
+	name_of(walk, "process_name", walk->info->pid, walk->info->command);
+	return export_text_init(&chrome->text);
+}
+
+static int thread(struct export_walk *walk, const struct export_thread *t)
+{
+	char name[32];
+
+	snprintf(name, sizeof(name), t->tid == walk->info->pid ? "main thread" : "thread %" PRIu32, t->tid);
+	if (t->tid)
+		name_of(walk, "thread_name", t->tid, name);
+	return 0;
+}
+
+static int enter(struct export_walk *walk, struct export_thread *t, struct export_op *op,
+		 const struct terra_event *event, uint32_t depth)
+{
+	struct chrome *chrome = walk->state;
+	const char *name = export_op_name(&chrome->text, event);
+	struct json *json;
+	int err;
+
+	if (!name)
+		return -ENOMEM;
+	json = open_event(walk, "B", t->tid);
+	member_time(json, "ts", op->start_ns, walk->info->start_ns);
+	member(json, "name", name);
+	member(json, "cat", export_level_name(op->level));
+	open_args(json);
+	err = export_pairs(&chrome->text, event, pair, json);
+	close_event(json);
+	return err;
+}
+
+static int leave(struct export_walk *walk, struct export_thread *t, struct export_op *op, uint32_t depth,
+		 uint64_t end_ns, enum export_end end, const struct terra_event *event)
+{
+	struct chrome *chrome = walk->state;
+	struct json *json = open_event(walk, "E", t->tid);
+	int err = 0;
+
+	member_time(json, "ts", end_ns, walk->info->start_ns);
+	open_args(json);
+	if (event)
+		err = export_pairs(&chrome->text, event, pair, json);
+	if (export_end_text(end))
+		member(json, "end", export_end_text(end));
+	close_event(json);
+	return err;
+}
+
+static int mark(struct export_walk *walk, const struct export_mark *m)
+{
+	struct json *json = open_event(walk, "i", m->thread ? m->thread : walk->info->pid);
+
+	member_time(json, "ts", m->time_ns, walk->info->start_ns);
+	member(json, "name", export_mark_name(m));
+	member(json, "cat", "recording");
+	member(json, "s", m->thread ? "t" : "p");
+	open_args(json);
+	if (m->type == TERRA_EVENT_LOST) {
+		json_key(json, "count");
+		json_u64(json, m->lost);
+	} else {
+		member(json, "text", m->text);
+	}
+	close_event(json);
+	return 0;
+}
+
+static int end(struct export_walk *walk)
+{
+	struct chrome *chrome = walk->state;
+	const struct terra_export_result *result = walk->result;
+	struct json *json = &chrome->json;
+
+	json_close(json, ']');
+	json_key(json, "otherData");
+	json_open(json, '{');
+	member(json, "backend", walk->info->backend);
+	member(json, "library", walk->info->library);
+	member(json, "cpu", walk->info->cpu);
+	member(json, "ended", result->ended_cleanly ? "cleanly" : "abnormally");
+	json_key(json, "events_lost");
+	json_u64(json, result->lost);
+	json_key(json, "events_missing");
+	json_u64(json, result->missing);
+	json_close(json, '}');
+	json_close(json, '}');
+	fputc('\n', json->out);
+	return 0;
+}
+
+const struct export_writer export_chrome = {
+	.begin = begin,
+	.thread = thread,
+	.enter = enter,
+	.leave = leave,
+	.mark = mark,
+	.end = end,
+};

@@ -1,0 +1,159 @@
+/* The table of functions, and where they are in a file. */
+#include "probes/functions.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "probes/elf_file.h"
+
+#define CPU "libtorch_cpu.so"
+#define PYTHON "libtorch_python.so"
+
+/* clang-format off */
+const struct terra_function terra_functions[TERRA_N_FUNCTIONS] = {
+	{ PYTHON, "_ZN5torch5utils15tensor_to_numpyERKN2at6TensorEb", "numpy", 1, TERRA_FUNCTION_TENSOR },
+	{ PYTHON, "_ZN5torch5utils14tensor_to_listERKN2at6TensorE", "tolist", 1, TERRA_FUNCTION_TENSOR },
+	{ CPU, "_ZN2at8toDLPackERKNS_6TensorE", "dlpack", 1, TERRA_FUNCTION_TENSOR },
+	{ CPU, "_ZN2at17toDLPackVersionedERKNS_6TensorE", "dlpack", 1, TERRA_FUNCTION_TENSOR },
+	{ CPU, "_ZN2at17toDLPackNonOwningERKNS_6TensorEP8DLTensor", "dlpack", 1, TERRA_FUNCTION_TENSOR },
+	{ PYTHON, "_Z11storage_getRKN3c107StorageEl", "storage element", 1, TERRA_FUNCTION_STORAGE },
+	{ PYTHON, "_ZN5torch8autogradL20THPVariable_data_ptrEP7_objectS2_", "data_ptr", 1, TERRA_FUNCTION_PLAIN },
+	{ PYTHON, "_ZL18THPStorage_dataPtrP7_objectS0_", "storage data_ptr", 1, TERRA_FUNCTION_PLAIN },
+	{ CPU, "_ZN6caffe29serialize19PyTorchStreamWriter11writeRecordERKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIc"
+	       "EEEPKvmb", "file", 1, TERRA_FUNCTION_BYTES },
+	{ PYTHON, "_ZN5torch3jit24invokeOperatorFromPythonEN3c108ArrayRefISt10shared_ptrINS0_8OperatorEEEERKN8pybind114args"
+		  "ERKNS7_6kwargsESt8optionalINS1_11DispatchKeyEE", "torch.ops", 0, TERRA_FUNCTION_OPERATORS },
+	{ CPU, "_ZN5torch3jit16InterpreterState3runERSt6vectorIN3c106IValueESaIS4_EE", "TorchScript", 0,
+	  TERRA_FUNCTION_PLAIN },
+	{ CPU, "_ZN5torch3jit16InterpreterState8runAsyncERSt6vectorIN3c106IValueESaIS4_EE", "TorchScript", 0,
+	  TERRA_FUNCTION_PLAIN },
+};
+/* clang-format on */
+
+int terra_functions_library(const char *libtorch, const char *name, char *path, size_t size)
+{
+	const char *slash = strrchr(libtorch, '/');
+	int folder = slash ? (int)(slash + 1 - libtorch) : 0;
+
+	return (size_t)snprintf(path, size, "%.*s%s", folder, libtorch, name) < size ? 0 : -ENAMETOOLONG;
+}
+
+/* Symbols and their names, of .dynsym or .symtab. */
+struct symbols {
+	const Elf64_Sym *symbols;
+	size_t n;
+	const char *names;
+	size_t names_size;
+};
+
+static bool open_symbols(const struct terra_elf *elf, uint32_t type, struct symbols *out)
+{
+	for (size_t i = 0; i < elf->n_sections; i++) {
+		const Elf64_Shdr *section = &elf->sections[i];
+		const uint8_t *symbols, *names;
+		size_t size;
+
+		if (section->sh_type != type || section->sh_link >= elf->n_sections)
+			continue;
+		symbols = terra_elf_section_data(elf, i, &size);
+		names = terra_elf_section_data(elf, section->sh_link, &out->names_size);
+		if (!symbols || !names || (uintptr_t)symbols % sizeof(uint64_t) || !out->names_size ||
+		    names[out->names_size - 1])
+			continue;
+		out->symbols = (const Elf64_Sym *)(const void *)symbols;
+		out->n = size / sizeof(Elf64_Sym);
+		out->names = (const char *)names;
+		return true;
+	}
+	return false;
+}
+
+static int note_symbol(const struct terra_elf *elf, const struct symbols *symbols, const Elf64_Sym *symbol,
+		       const char *library, uint64_t *offsets)
+{
+	const char *name = symbols->names + symbol->st_name;
+
+	for (size_t i = 0; i < TERRA_N_FUNCTIONS; i++) {
+		if (offsets[i] || strcmp(terra_functions[i].library, library) != 0 || strcmp(terra_functions[i].symbol, name) != 0)
+			continue;
+		return terra_elf_file_offset(elf, symbol->st_value, &offsets[i]);
+	}
+	return 0;
+}
+
+static int find_in(const struct terra_elf *elf, uint32_t type, const char *library, uint64_t *offsets)
+{
+	struct symbols symbols;
+	int n = 0;
+
+	if (!open_symbols(elf, type, &symbols))
+		return 0;
+	for (size_t i = 0; i < symbols.n; i++)
+		if (ELF64_ST_TYPE(symbols.symbols[i].st_info) == STT_FUNC && symbols.symbols[i].st_shndx != SHN_UNDEF &&
+		    symbols.symbols[i].st_name < symbols.names_size)
+			n += note_symbol(elf, &symbols, &symbols.symbols[i], library, offsets);
+	return n;
+}
+
+static int wanted(const char *library)
+{
+	int n = 0;
+
+	for (size_t i = 0; i < TERRA_N_FUNCTIONS; i++)
+		n += strcmp(terra_functions[i].library, library) == 0;
+	return n;
+}
+
+int terra_functions_find(const char *path, const char *name, uint64_t *offsets)
+{
+	struct terra_elf elf;
+	int error = terra_elf_open(path, &elf), n;
+
+	if (error)
+		return error;
+	n = find_in(&elf, SHT_DYNSYM, name, offsets);
+	if (n < wanted(name))
+		n += find_in(&elf, SHT_SYMTAB, name, offsets);
+	terra_elf_close(&elf);
+	return n;
+}
+
+/* One way is enough where the library has no other. */
+static bool is_gap(const uint8_t *seen, const char *what)
+{
+	bool any = false;
+
+	for (size_t i = 0; i < TERRA_N_FUNCTIONS; i++) {
+		if (strcmp(terra_functions[i].what, what) != 0)
+			continue;
+		if (seen[i] == TERRA_FUNCTION_UNSEEN)
+			return true;
+		any |= seen[i] == TERRA_FUNCTION_SEEN;
+	}
+	return !any;
+}
+
+static bool is_first(size_t i)
+{
+	for (size_t k = 0; k < i; k++)
+		if (strcmp(terra_functions[k].what, terra_functions[i].what) == 0)
+			return false;
+	return true;
+}
+
+void terra_functions_gap(const uint8_t *seen, char *out, size_t size)
+{
+	size_t n = 0;
+
+	if (size)
+		out[0] = 0;
+	for (size_t i = 0; i < TERRA_N_FUNCTIONS; i++) {
+		const struct terra_function *function = &terra_functions[i];
+
+		if (is_first(i) && is_gap(seen, function->what) && n < size)
+			n += (size_t)snprintf(out + n, size - n, "%s%s through %s", n ? ", " : "",
+					      function->reads ? "reads of memory" : "ops", function->what);
+	}
+}

@@ -1,0 +1,346 @@
+"""terra-report --export: Perfetto's trace processor opens the timelines, Chakra's schema and a JSON Schema hold for the others, and
+what is in them is what the trace holds."""
+# timeout: 400
+import json
+import os
+import pty
+import subprocess
+
+import jsonschema
+from perfetto.protos.perfetto.trace import perfetto_trace_pb2
+
+import chakra_schema
+from harness import PYTHON, ROOT, main, make_trace, program, run, temporary_folder, test, tool
+from trace_oracle import Trace
+from trace_processor import Processor
+
+REPORT = tool("terra-report")
+SCHEMA = os.path.join(ROOT, "docs", "export-json.schema.json")
+MLP_STEPS = 4
+
+_folder = temporary_folder()
+_traces = {}
+
+
+def path(name):
+    return os.path.join(_folder.name, name)
+
+
+def traced(name):
+    """The path of a program's trace, and its events."""
+    if name not in _traces:
+        command = [program(name + ".py")] + ([str(MLP_STEPS)] if name == "mlp" else [])
+        trace = make_trace(path(name), command, env={"GOMP_SPINCOUNT": "0"})
+        _traces[name] = trace, Trace.read(tool("trace_dump"), trace)
+    return _traces[name]
+
+
+def export(trace, format, code=0):
+    """The path of the export of a trace."""
+    out = path(os.path.basename(trace) + "." + format)
+    done = run([REPORT, "--export", format, "-o", out, trace], check=False, timeout=100)
+    assert done.returncode == code, (done.returncode, done.stderr)
+    return out
+
+
+def data_of(file):
+    with open(file, "rb") as opened:
+        return opened.read()
+
+
+def end_of(trace, enter):
+    """When an op was over: at its exit, or when it is open, at the end of the trace."""
+    exit_event = trace.exit_of(enter)
+    return exit_event["time"] if exit_event else max(event.get("time", 0) for event in trace.events)
+
+
+def nesting(trace):
+    """For each op of a whole trace: seq -> (thread, depth, begin, end)."""
+    depth, ops = {}, {}
+    for enter in trace.enters:
+        depth[enter["seq"]] = depth[enter["parent"]] + 1 if "parent" in enter else 0
+        ops[enter["seq"]] = (enter["thread"], depth[enter["seq"]], enter["time"], end_of(trace, enter))
+    return ops
+
+
+def check_stats(processor):
+    """The import found nothing wrong: trace processor keeps counts of all that it had to leave out."""
+    wrong = processor.query("select name, value, severity from stats where value != 0 and severity in ('error', 'data_loss')")
+    assert not wrong, wrong
+
+
+def check_slices(processor, trace, prefix, start):
+    """Each op is a slice on its thread's track, at its depth, from its enter to its exit; and there are no others."""
+    slices = processor.query(f"""
+        select s.ts, s.dur, s.depth, s.name, s.category, t.tid, extract_arg(s.arg_set_id, '{prefix}.seq') as seq,
+               extract_arg(s.arg_set_id, '{prefix}.arg0') as arg0
+        from slice s join thread_track tt on s.track_id = tt.id join thread t using (utid) where s.category != 'recording'""")
+    wanted, enters = nesting(trace), {enter["seq"]: enter for enter in trace.enters}
+    assert len(slices) == len(wanted) > 0, (len(slices), len(wanted))
+    for one in slices:
+        enter = enters.pop(int(one["seq"]))
+        found = (one["tid"], one["depth"], one["ts"] + start, one["ts"] + one["dur"] + start)
+        assert found == wanted[enter["seq"]], (found, wanted[enter["seq"]], enter["op"])
+        name = enter["op"] + ("." + enter["overload"] if enter["overload"] else "")
+        assert one["name"] == name and one["category"] == ["call", "redispatch"][enter["level"]], (one, enter["op"])
+        first = enter["values"][0] if enter["values"] else None
+        if first and first["kind"] == "Tensor" and first["value"]["tensor"]:
+            assert one["arg0"].endswith(str(first["value"]["sizes"]).replace(" ", "")), (one, first)
+    assert not enters
+
+
+@test(timeout=200)
+def perfetto_opens_the_timelines():
+    "Trace processor imports both without an error: every op a slice of the right track, depth, name and nanosecond."
+    with Processor() as processor:
+        for name in ("mlp", "dataflow"):
+            file, trace = traced(name)
+            for format, prefix in (("perfetto", "debug"), ("chrome", "args")):
+                processor.load(export(file, format))
+                check_stats(processor)
+                start = 0
+                if format == "chrome":
+                    with open(export(file, "json"), encoding="utf-8") as lines:
+                        start = json.loads(lines.readline())["start_ns"]
+                check_slices(processor, trace, prefix, start)
+                notes = processor.query("select name from slice where category = 'recording'")
+                assert len(notes) == sum(event["event"] == "note" for event in trace.events), notes
+        ends = processor.query("select name, extract_arg(arg_set_id, 'args.end') as end from slice")
+        ends = {row["end"] for row in ends if row["name"] == "aten::add.Tensor"}
+        assert ends == {"left by an exception", "not over when the trace ends"}, ends
+        threads = processor.query("select tid from thread join process using (upid) where pid > 0")
+        assert {row["tid"] for row in threads} == {enter["thread"] for enter in trace.enters} and len(threads) == 2, threads
+
+
+@test(timeout=200)
+def perfetto_opens_what_is_left_of_a_damaged_trace():
+    "Of a trace with a damaged block and no end, what is intact is exported, nested, and the rest is said: exit code 1."
+    file, trace = traced("mlp")
+    data = data_of(file)
+    blocks = [at for at in range(len(data)) if data.startswith(b"TerraBlk", at)] + [len(data)]
+    sizes = [end - begin for begin, end in zip(blocks, blocks[1:])]
+    largest = sizes.index(max(sizes))
+    assert 0 < largest < len(sizes) - 2, sizes  # events before it and behind it
+    with open(path("cut.terra"), "wb") as opened:
+        opened.write(data[:blocks[largest] + 1000])
+    with open(path("damaged.terra"), "wb") as opened:
+        at = blocks[largest - 1] + 100
+        opened.write(data[:at] + bytes([data[at] ^ 1]) + data[at + 1:-20])
+    with Processor() as processor:
+        for name in ("cut.terra", "damaged.terra"):
+            left = [json.loads(line) for line in data_of(export(path(name), "json", 1)).splitlines()]
+            ops = [line for line in left if line["type"] == "op"]
+            assert 0 < len(ops) < len(trace.enters), name
+            assert name == "cut.terra" or any(line["type"] == "damage" for line in left)
+            for format in ("perfetto", "chrome"):
+                processor.load(export(path(name), format, 1))
+                check_stats(processor)
+                slices = processor.query("select count(*) as n, min(dur) as least from slice where category != 'recording'")
+                assert slices[0]["n"] == len(ops) and slices[0]["least"] >= 0, (slices, len(ops))
+
+
+@test
+def perfetto_names_only_what_its_protos_have():
+    "Every packet decodes by the protos of Perfetto's package, with no field that they do not know."
+    decoded = perfetto_trace_pb2.Trace.FromString(data_of(export(traced("dataflow")[0], "perfetto")))
+    known = perfetto_trace_pb2.Trace()
+    known.CopyFrom(decoded)
+    known.DiscardUnknownFields()
+    assert known.ByteSize() == decoded.ByteSize() and len(decoded.packet) > 20
+    events = [packet.track_event.type for packet in decoded.packet if packet.HasField("track_event")]
+    assert events.count(1) == events.count(2) == len(traced("dataflow")[1].enters)
+
+
+# Chakra
+
+
+def tensors_of(values):
+    found = []
+    for value in values:
+        payload = value.get("value")
+        found += [one for one in (payload if isinstance(payload, list) else [payload])
+                  if isinstance(one, dict) and one.get("tensor")]
+    return found
+
+
+def in_place(op):
+    name = op.split("::")[1]
+    return name.endswith("_") and (not name.endswith("__") or name.startswith("__i"))
+
+
+class Storages:
+    """Last writers, worked out from a dump by themselves: address of the storage -> (its bytes, seq of the writer)."""
+
+    def __init__(self):
+        self.at = {}
+
+    def producer(self, tensor):
+        size, writer = self.at.get(tensor["storage"], (None, None))
+        return writer if size == tensor["storage_bytes"] else None
+
+    def write(self, tensor, writer):
+        self.at[tensor["storage"]] = (tensor["storage_bytes"], writer)
+
+    def leave(self, enter, exit_event, writer):
+        """An op, outermost or not, has come to its end."""
+        arguments, results = tensors_of(enter["values"]), tensors_of(exit_event["values"])
+        storages = {tensor["storage"] for tensor in arguments}
+        impls = [tensor["impl"] for tensor in arguments]
+        last = [tensor["impl"] for tensor in results]
+        out = len(last) and impls[1:] and impls[-len(last):] == last and len(impls) > len(last)
+        for tensor in results:
+            if tensor["storage"] not in storages or (in_place(enter["op"]) or out) and tensor["impl"] in impls:
+                self.write(tensor, writer)
+        if in_place(enter["op"]) and not results:
+            first = next(value for value in enter["values"] if tensors_of([value]))
+            for tensor in arguments if enter["op"].startswith("aten::_fused_") else tensors_of([first]):
+                self.write(tensor, writer)
+
+
+def data_dependencies(trace):
+    """For each outermost op of a whole trace: seq -> the set of ops that made what it gets."""
+    outermost, dependencies, storages = {}, {}, Storages()
+    enters = {enter["seq"]: enter for enter in trace.enters}
+    for event in trace.events:
+        if event["event"] == "enter":
+            outermost[event["seq"]] = outermost[event["parent"]] if "parent" in event else event["seq"]
+            if "parent" not in event:
+                made = {storages.producer(tensor) for tensor in tensors_of(event["values"])}
+                dependencies[event["seq"]] = made - {None}
+        elif event["event"] == "exit":
+            storages.leave(enters[event["enter"]], event, outermost[event["enter"]])
+    return dependencies
+
+
+def chakra_nodes(name):
+    metadata, nodes = chakra_schema.read(data_of(export(traced(name)[0], "chakra")))
+    assert chakra_schema.attributes(metadata)["pid"] == traced(name)[1].info["pid"]
+    return nodes
+
+
+@test
+def chakra_nodes_are_the_outermost_ops():
+    "Each outermost op is a node of Chakra's schema, after all nodes that it depends on; losses and notes are metadata."
+    for name in ("mlp", "dataflow"):
+        trace, seen, last = traced(name)[1], set(), {}
+        outermost = {enter["seq"]: enter for enter in trace.enters if "parent" not in enter}
+        notes = sum(event["event"] == "note" for event in trace.events)
+        for node in chakra_nodes(name):
+            assert node.id not in seen and all(dep in seen and dep < node.id for dep in [*node.ctrl_deps, *node.data_deps]), node
+            seen.add(node.id)
+            if node.type == chakra_schema.NODE_TYPES["METADATA_NODE"]:
+                notes -= 1
+                continue
+            enter, exit_event = outermost[node.id], trace.exit_of(outermost.pop(node.id))
+            assert node.type == chakra_schema.NODE_TYPES["COMP_NODE"] and node.name == enter["op"], node
+            assert list(node.ctrl_deps) == [last[enter["thread"]]] if enter["thread"] in last else not node.ctrl_deps, node
+            last[enter["thread"]] = node.id
+            assert node.start_time_micros == enter["time"] // 1000
+            assert node.duration_micros == (end_of(trace, enter) - enter["time"]) // 1000
+            check_io(node.inputs, enter)
+            check_io(node.outputs, exit_event or {"values": []})
+        assert not outermost and notes == 0
+
+
+def check_io(io, event):
+    values, shapes, types = json.loads(io.values or "[]"), json.loads(io.shapes or "[]"), json.loads(io.types or "[]")
+    assert len(values) == len(shapes) == len(types) == len(event["values"]), io
+    for value, shape, kind, wanted in zip(values, shapes, types, event["values"]):
+        if wanted["kind"] == "Tensor" and wanted["present"] and wanted["value"]["tensor"]:
+            wanted = wanted["value"]
+            assert value[2:4] == [wanted["offset"], wanted["numel"]] and value[5] == "cpu", (value, wanted)
+            assert shape == wanted["sizes"] and kind.startswith("Tensor("), (shape, kind, wanted)
+
+
+@test
+def chakra_data_dependencies_are_the_traces():
+    "Who made what a node reads is what follows from the events, worked out once more."
+    for name in ("mlp", "dataflow"):
+        wanted = data_dependencies(traced(name)[1])
+        found = {node.id: set(node.data_deps) for node in chakra_nodes(name) if node.id in wanted}
+        assert found == wanted, [(seq, found[seq], wanted[seq]) for seq in wanted if found.get(seq) != wanted[seq]][:5]
+        assert sum(map(len, wanted.values())) > 10
+
+
+@test
+def chakra_data_flows_as_the_program_says():
+    "Views, in-place and out variants, lists and addresses that come again: each op reads from the ops that the source names."
+    nodes = [node for node in chakra_nodes("dataflow") if node.type == chakra_schema.NODE_TYPES["COMP_NODE"]]
+    names = {node.id: node.name.split("::")[1] for node in nodes}
+    found = [(names[node.id], sorted(names[dep] for dep in node.data_deps)) for node in nodes]
+    for wanted in [("t", ["randn"]), ("add_", ["randn"]), ("mul", ["add_"]), ("add", ["add_", "empty", "mul"]), ("sum", ["add"]),
+                   ("sub", ["ones"]), ("_foreach_mul_", ["add", "ones"]), ("maximum", ["_foreach_mul_"]),
+                   ("copy_", ["add_", "maximum"]), ("relu", ["copy_"]), ("add", ["ones", "relu"]), ("mul_", ["zeros"])]:
+        assert wanted in found, (wanted, found)
+    storages = [json.loads(node.outputs.values)[0][1] for node in nodes if names[node.id] in ("mul", "ones")]
+    assert len(set(storages)) == len(storages), "a value at an address that came again has a number of its own"
+
+
+# JSON
+
+
+@test(timeout=200)
+def json_holds_everything_by_its_schema():
+    "Each line is valid by docs/export-json.schema.json; the ops are the trace's, with arguments, results and stacks."
+    with open(SCHEMA, encoding="utf-8") as opened:
+        schema = json.load(opened)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    for name, every in (("mlp", 20), ("dataflow", 1)):  # validating is slow
+        file, trace = traced(name)
+        lines = [json.loads(line) for line in data_of(export(file, "json")).splitlines()]
+        for line in lines[::every]:
+            validator.validate(line)
+        assert lines[0]["type"] == "trace" and lines[-1]["type"] == "end" and lines[-1]["ended_cleanly"]
+        check_json_ops(trace, {line["id"]: line for line in lines if line["type"] == "op"})
+        dependencies = data_dependencies(trace)
+        assert all(set(line["data_deps"]) == dependencies[line["id"]] for line in lines
+                   if line["type"] == "op" and line["parent"] is None)
+    assert not validator.is_valid({"type": "op"}) and not validator.is_valid({"type": "other"})
+
+
+def check_json_ops(trace, ops):
+    assert len(ops) == len(trace.enters)
+    for enter in trace.enters:
+        op, exit_event = ops[enter["seq"]], trace.exit_of(enter)
+        assert (op["op"], op["overload"], op["thread"], op["parent"]) == \
+            (enter["op"], enter["overload"], enter["thread"], enter.get("parent")), op
+        assert (op["start_ns"], op["end_ns"]) == (enter["time"], end_of(trace, enter))
+        assert op["end"] == ("open" if not exit_event else "raised" if exit_event["raised"] else "returned")
+        assert [value["kind"] for value in op["args"]] == [value["kind"] for value in enter["values"]]
+        for values, events in ((op["args"], enter), (op["results"] or [], exit_event or {"values": []})):
+            sizes = [value["value"]["size"] for value in values if value["kind"] == "Tensor" and value["value"]]
+            assert sizes == [value["value"]["sizes"] for value in events["values"]
+                             if value["kind"] == "Tensor" and value["present"] and value["value"]["tensor"]], op
+        assert [[frame["file"], frame["function"], frame["line"]] for frame in op["stack"]] == enter["frames"]
+
+
+# The command
+
+
+@test
+def command_line():
+    "Output goes where it is told to, never over the trace or into a terminal; what goes wrong has exit code 2 and a reason."
+    file = traced("dataflow")[0]
+    before = data_of(file)
+    to_stdout = subprocess.run([REPORT, "--export", "chakra", file], capture_output=True, check=True, timeout=60)
+    assert to_stdout.stdout == data_of(export(file, "chakra")) and not to_stdout.stderr
+    for options, reason in ((["--export", "svg", file], "not svg"), (["--export", "json", "-o", file, file], "is the trace itself"),
+                            (["-o", path("x"), file], "-o goes with"), (["--export", "json", "--dump", file], "give one"),
+                            (["--export", "json", "-o", path("no/such"), file], "No such file"),
+                            (["--export", "chrome", "-o", "/dev/full", file], "No space left")):
+        done = run([REPORT, *options], check=False)
+        assert done.returncode == 2 and reason in done.stderr, (options, done.returncode, done.stderr)
+    assert data_of(file) == before
+    master, terminal = pty.openpty()
+    try:
+        done = subprocess.run([REPORT, "--export", "perfetto", file], stdout=terminal, stderr=subprocess.PIPE, text=True,
+                              timeout=60, check=False)
+    finally:
+        os.close(terminal)
+        os.close(master)
+    assert done.returncode == 2 and "terminal" in done.stderr, done
+
+
+if __name__ == "__main__":
+    main()
