@@ -561,7 +561,12 @@ static void run_preload(const struct options *options, struct terra_launch *laun
 static void check_writable(const char *path)
 {
 	char folder[4096], *slash;
+	struct stat file;
 
+	if (!stat(path, &file) && S_ISDIR(file.st_mode)) {
+		say("cannot write %s: %s", path, strerror(EISDIR));
+		exit(EXIT_OURS);
+	}
 	snprintf(folder, sizeof(folder), "%s", path);
 	slash = strrchr(folder, '/');
 	slash[slash == folder] = 0;
