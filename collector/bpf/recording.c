@@ -323,7 +323,7 @@ static void tell_last_losses(struct recording *recording)
 	uint64_t told, lost;
 
 	tell_losses(recording);
-	told = terra_consumer_stats(recording->consumer)->lost;
+	told = terra_consumer_stats(recording->consumer)->lost - terra_consumer_stats(recording->consumer)->lost_exits;
 	terra_bpf_counts(recording->library->bpf, recording->target, &counts);
 	lost = counts.lost_chunks + counts.lost_events;
 	if (!recording->over && lost > told)
