@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "collector/bpf/follow.h"
 #include "collector/bpf/recording.h"
@@ -400,7 +401,7 @@ static void finish_recording(struct terra_session *session, struct recording *re
 	recording_finish(recording);
 	recording_release(recording);
 	take_error(session, recording);
-	if (!recorded)
+	if (!recorded || access(recording->output, F_OK)) /* what a flight recorder kept may have found no room */
 		return;
 	add_to_result(session, recording);
 	add_to_index(session, recording);

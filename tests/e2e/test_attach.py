@@ -600,6 +600,14 @@ def a_full_disk_ends_the_recording():
             events, _, ending = load(path)
             assert len(events) > 100 and not ending["clean"], ending
             assert child.poll() is None
+            for backend in ("bpf", "preload"):
+                os.unlink(path)
+                outcome = run([tool("terra-trace"), "-o", path, "--json", "--flight-recorder", "100", "--backend", backend, "--",
+                               PYTHON, "-c", LOOP.replace("while True", "for _ in range(5000)")], timeout=120)
+                summary = json.loads(outcome.stderr.splitlines()[-1])
+                assert "No space left" in outcome.stderr, outcome.stderr
+                assert summary["file"] is None and summary["failed"], (backend, summary)
+                open(path, "a", encoding="utf-8").close()
         finally:
             end(child)
             run(["umount", folder])
