@@ -369,6 +369,14 @@ static int begin(char *err, size_t err_size)
 	return code < 0 ? code : 0;
 }
 
+/* What a trace does not have, whichever process it is of. */
+static void note_gaps(void)
+{
+	note_openings();
+	note_functions();
+	note_missing_fields();
+}
+
 void record_libtorch_seen(void)
 {
 	char err[512] = "";
@@ -377,9 +385,7 @@ void record_libtorch_seen(void)
 	if (!options.wanted || __atomic_exchange_n(&setup.seen, true, __ATOMIC_ACQ_REL))
 		return;
 	if (begin(err, sizeof(err)) == 0) {
-		note_openings();
-		note_functions();
-		note_missing_fields();
+		note_gaps();
 		__atomic_store_n(&record_state.active, true, __ATOMIC_RELEASE);
 	} else {
 		fprintf(stderr, "terra: not recording: %s\n", err);
@@ -399,8 +405,7 @@ void record_begin_child(void)
 		fprintf(stderr, "terra: not recording process %d: %s\n", (int)getpid(), err);
 	}
 	record_drain_unlock();
-	note_openings();
-	note_missing_fields();
+	note_gaps();
 }
 
 /* The interpreter can only be checked once it runs code; a program without one is not asked for ever. */
