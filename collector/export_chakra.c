@@ -229,6 +229,8 @@ static int put_attributes(struct export_walk *walk, const struct export_thread *
 	attr_number(&c->node, NODE_ATTR, "is_cpu_op", ATTR_BOOL, 1); /* what is recorded is the host's call */
 	attr_number(&c->node, NODE_ATTR, "tid", ATTR_INT64, t->tid);
 	attr_string(&c->node, NODE_ATTR, "overload", event->overload);
+	if (event->autograd && event->node != UINT64_MAX)
+		attr_number(&c->node, NODE_ATTR, "seq_id", ATTR_INT64, event->node);
 	return export_pairs(&c->text, event, put_pair, c);
 }
 
@@ -271,6 +273,14 @@ static int enter(struct export_walk *walk, struct export_thread *t, struct expor
 	return 0;
 }
 
+/* The number that the observer calls seq_id: of the Node that the op made. Ops of a backward pass have that of the Node that they
+ * were run for, which begin_node wrote. */
+static void put_sequence(struct trace_buffer *node, const struct export_op *op, const struct terra_event *exit)
+{
+	if (exit && exit->autograd && exit->node != UINT64_MAX && !op->in_backward)
+		attr_number(node, NODE_ATTR, "seq_id", ATTR_INT64, exit->node);
+}
+
 static int leave(struct export_walk *walk, struct export_thread *t, struct export_op *op, uint32_t depth,
 		 uint64_t end_ns, enum export_end end, const struct terra_event *event)
 {
@@ -285,6 +295,7 @@ static int leave(struct export_walk *walk, struct export_thread *t, struct expor
 	op->data = NULL;
 	pb_uint(&c->node, NODE_DURATION, (end_ns - op->start_ns) / 1000);
 	attr_number(&c->node, NODE_ATTR, "duration_ns", ATTR_UINT64, end_ns - op->start_ns);
+	put_sequence(&c->node, op, event);
 	if (event && put_io(walk, NODE_OUTPUTS, event) != 0)
 		return -ENOMEM;
 	if (export_end_text(end))
@@ -318,6 +329,21 @@ static int mark(struct export_walk *walk, const struct export_mark *m)
 		put_mark(&c->node, "terra::note", m->seq, m);
 	else
 		put_mark(&c->node, "terra::damage", DAMAGE_ID + c->n_damage++, m);
+	return write_message(walk, &c->node);
+}
+
+/* Reads of memory and calls past the typed entry points are no ops, hence no nodes that depend on others. */
+static int beside(struct export_walk *walk, const struct export_thread *t, const struct terra_event *event)
+{
+	const bool is_read = event->type == TERRA_EVENT_HOST_READ;
+	struct export_mark m = {.type = event->type, .thread = t->tid, .time_ns = event->time_ns};
+	struct chakra *c = walk->state;
+
+	m.text = export_beside_name(&c->text, event);
+	if (!m.text)
+		return -ENOMEM;
+	c->node.size = 0;
+	put_mark(&c->node, is_read ? "terra::host_read" : "terra::call", event->seq, &m);
 	return write_message(walk, &c->node);
 }
 
@@ -363,6 +389,7 @@ const struct export_writer export_chakra = {
 	.enter = enter,
 	.leave = leave,
 	.mark = mark,
+	.beside = beside,
 	.end = end,
 	.dataflow = true,
 };
