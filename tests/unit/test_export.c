@@ -235,7 +235,7 @@ static struct field find(const uint8_t *data, uint64_t size, uint32_t number)
 struct tracks {
 	uint64_t uuid[TRACKS], last[TRACKS];
 	int depth[TRACKS], n, flows;
-	uint64_t begins, instants, flow[TRACKS];
+	uint64_t begins, gpu_begins, instants, flow[TRACKS];
 };
 
 static int track_at(struct tracks *tracks, uint64_t uuid)
@@ -262,7 +262,10 @@ static void take_packet(struct tracks *tracks, const struct field *packet)
 	type = find(event.data, event.v, 9);
 	i = track_at(tracks, find(event.data, event.v, 11).v);
 	tracks->depth[i] += type.v == 1 ? 1 : type.v == 2 ? -1 : 0;
-	tracks->begins += type.v == 1;
+	if (tracks->uuid[i] & 1u << 31 && (uint32_t)tracks->uuid[i] != UINT32_MAX)
+		tracks->gpu_begins += type.v == 1;
+	else
+		tracks->begins += type.v == 1;
 	tracks->instants += type.v == 3;
 	assert_true(tracks->depth[i] >= 0);
 	if (find(event.data, event.v, 47).number && tracks->flows < TRACKS)
@@ -557,7 +560,8 @@ static void test_gpu(void **state)
 	assert_int_equal(result.left_out, 2); /* the link, and what has no times */
 	assert_int_equal(result.unknown, 0);
 	assert_int_equal(tracks.n, 7); /* process, thread, calls, overhead, device, its stream and what overlaps there */
-	assert_int_equal(tracks.begins, 6);
+	assert_int_equal(tracks.begins, 1);
+	assert_int_equal(tracks.gpu_begins, 5);
 	assert_int_equal(tracks.flows, 4);
 	for (int i = 1; i < tracks.flows; i++)
 		assert_int_equal(tracks.flow[i], tracks.flow[0]);
@@ -589,7 +593,7 @@ static void test_gpu_backwards(void **state)
 		put_gpu(&s, TERRA_GPU_KERNEL, i * 100, 100, UINT64_MAX);
 	assert_int_equal(terra_trace_finish(s.writer), 0);
 	bytes = exported("backwards", TERRA_EXPORT_PERFETTO, &result);
-	assert_int_equal(read_perfetto(&bytes).begins, n);
+	assert_int_equal(read_perfetto(&bytes).gpu_begins, n);
 	assert_true(read_perfetto(&bytes).n < 10);
 	free(bytes.data);
 }
