@@ -121,17 +121,16 @@ static int thread(struct export_walk *walk, const struct export_thread *t)
 	return 0;
 }
 
-/* An end of an arrow: it binds to the slice around it. "s": where it starts, "f": where it ends. */
-static void arrow(struct export_walk *walk, const char *phase, uint32_t pid, uint32_t tid, uint64_t time_ns, enum export_flow flow,
-		  uint64_t id)
+/* An end of the arrow from a forward op to the backward ones, at the slice around it. "s": where it starts, "f": where it ends. */
+static void arrow(struct export_walk *walk, const char *phase, uint32_t tid, uint64_t time_ns, uint64_t forward)
 {
-	struct json *json = open_event_of(walk, phase, pid, tid);
+	struct json *json = open_event(walk, phase, tid);
 
 	member_time(json, "ts", time_ns, walk->info->start_ns);
-	member(json, "name", flow == EXPORT_FLOW_AUTOGRAD ? "forward to backward" : "call to GPU");
-	member(json, "cat", flow == EXPORT_FLOW_AUTOGRAD ? "autograd" : "gpu");
+	member(json, "name", "forward to backward");
+	member(json, "cat", "autograd");
 	json_key(json, "id");
-	json_hex(json, export_flow_id(walk, flow, id));
+	json_hex(json, export_flow_id(walk, EXPORT_FLOW_AUTOGRAD, forward));
 	if (*phase == 'f')
 		member(json, "bp", "e");
 	json_close(json, '}');
@@ -156,7 +155,7 @@ static int enter(struct export_walk *walk, struct export_thread *t, struct expor
 	err = export_pairs(&chrome->text, event, pair, json);
 	close_event(json);
 	if (export_begins_backward(t, op, depth))
-		arrow(walk, "f", walk->info->pid, t->tid, op->start_ns, EXPORT_FLOW_AUTOGRAD, op->forward_seq);
+		arrow(walk, "f", t->tid, op->start_ns, op->forward_seq);
 	return err;
 }
 
@@ -168,7 +167,7 @@ static int leave(struct export_walk *walk, struct export_thread *t, struct expor
 	int err = 0;
 
 	if (event && event->autograd)
-		arrow(walk, "s", walk->info->pid, t->tid, end_ns, EXPORT_FLOW_AUTOGRAD, op->seq);
+		arrow(walk, "s", t->tid, end_ns, op->seq);
 	json = open_event(walk, "E", t->tid);
 	member_time(json, "ts", end_ns, walk->info->start_ns);
 	open_args(json);
@@ -239,12 +238,15 @@ static int gpu(struct export_walk *walk, const struct terra_event *event)
 	member_time(json, "dur", event->gpu->duration_ns, 0);
 	member(json, "name", name);
 	member(json, "cat", export_gpu_category(event->gpu));
+	if (export_gpu_is_joined(event->gpu)) {
+		json_key(json, "bind_id"); /* not an arrow's ends of their own: a slice of no length would be around none */
+		json_hex(json, export_flow_id(walk, EXPORT_FLOW_GPU, event->gpu->correlation));
+		json_key(json, export_gpu_is_call(event->gpu) ? "flow_out" : "flow_in");
+		json_bool(json, true);
+	}
 	open_args(json);
 	export_gpu_pairs(event, pair, json);
 	close_event(json);
-	if (export_gpu_is_joined(event->gpu))
-		arrow(walk, export_gpu_is_call(event->gpu) ? "s" : "f", pid, tid, event->time_ns, EXPORT_FLOW_GPU,
-		      event->gpu->correlation);
 	return 0;
 }
 

@@ -568,8 +568,8 @@ static void test_gpu(void **state)
 	free(bytes.data);
 	bytes = exported("gpu", TERRA_EXPORT_CHROME, &result);
 	assert_int_equal(count_of(&bytes, "\"ph\":\"X\""), 5);
-	assert_int_equal(count_of(&bytes, "\"ph\":\"s\""), 1);
-	assert_int_equal(count_of(&bytes, "\"ph\":\"f\""), 3);
+	assert_int_equal(count_of(&bytes, "\"flow_out\":true"), 1);
+	assert_int_equal(count_of(&bytes, "\"flow_in\":true"), 3);
 	assert_int_equal(count_of(&bytes, "\"context 0, stream 7 (2)\""), 1);
 	assert_int_equal(count_of(&bytes, "\"ts\":8.500,\"dur\":1.000,\"name\":\"memcpy ?\""), 1);
 	free(bytes.data);
