@@ -121,7 +121,8 @@ static int thread(struct export_walk *walk, const struct export_thread *t)
 	return 0;
 }
 
-/* An end of the arrow from a forward op to the backward ones, at the slice around it. "s": where it starts, "f": where it ends. */
+/* An end of the arrow from a forward op to the backward ones, at the slice around it: "s" where it starts, "f" where it ends. Both
+ * are at the begin of their slices: at its end a slice may count as over. */
 static void arrow(struct export_walk *walk, const char *phase, uint32_t tid, uint64_t time_ns, uint64_t forward)
 {
 	struct json *json = open_event(walk, phase, tid);
@@ -167,7 +168,7 @@ static int leave(struct export_walk *walk, struct export_thread *t, struct expor
 	int err = 0;
 
 	if (event && event->autograd)
-		arrow(walk, "s", t->tid, end_ns, op->seq);
+		arrow(walk, "s", t->tid, op->start_ns, op->seq);
 	json = open_event(walk, "E", t->tid);
 	member_time(json, "ts", end_ns, walk->info->start_ns);
 	open_args(json);
