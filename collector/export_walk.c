@@ -301,6 +301,14 @@ static int damage(struct export_walk *walk, const char *message)
 	return walk->writer->mark(walk, &m);
 }
 
+bool export_is_open(struct export_walk *walk, uint64_t seq)
+{
+	for (size_t i = 0; i < walk->thread_data.size / sizeof(struct export_thread); i++)
+		if (find_op(threads_of(walk) + i, seq) != 0)
+			return true;
+	return false;
+}
+
 bool export_begins_backward(const struct export_thread *thread, const struct export_op *op, uint32_t depth)
 {
 	return op->forward_seq != UINT64_MAX && (depth == 0 || thread->ops[depth - 1].forward_seq != op->forward_seq);

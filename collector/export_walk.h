@@ -88,6 +88,9 @@ struct export_walk {
  * -ENOMEM. */
 int export_producers(struct export_walk *walk, const struct terra_event *event, struct trace_buffer *out);
 
+/* Whether an op with that seq is open on any thread. */
+bool export_is_open(struct export_walk *walk, uint64_t seq);
+
 /* Whether the op is the outermost of those that autograd runs for one Node, and the Node's maker is known: where an arrow
  * from forward to backward ends. */
 bool export_begins_backward(const struct export_thread *thread, const struct export_op *op, uint32_t depth);

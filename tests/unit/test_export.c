@@ -521,11 +521,13 @@ static void gpu_trace(const char *name)
 	struct terra_gpu untimed = gpu_sample_full(TERRA_GPU_KERNEL);
 	struct terra_event event = gpu_event(&untimed, 0, 0);
 	struct script s;
-	uint64_t op;
+	uint64_t outer, op;
 
 	begin(&s, name);
-	op = enter(&s, "aten::mul", UINT64_MAX);
+	outer = enter(&s, "aten::square", UINT64_MAX);
+	op = enter(&s, "aten::mul", outer);
 	leave(&s, "aten::mul", op);
+	leave(&s, "aten::square", outer);
 	put_gpu(&s, TERRA_GPU_KERNEL, 9000, 500, op);
 	put_gpu(&s, TERRA_GPU_KERNEL, 8000, 1000, op);
 	put_gpu(&s, TERRA_GPU_MEMCPY, 8500, 1000, UINT64_MAX);
@@ -548,6 +550,26 @@ static uint64_t count_of(const struct sample_bytes *bytes, const char *what)
 	return n;
 }
 
+/* How many nodes depend on the node 0 that started it all, by their ctrl_deps. */
+static uint64_t gpu_dependencies(const struct sample_bytes *bytes)
+{
+	const uint8_t *p = bytes->data, *end = p + bytes->size;
+	uint64_t n = 0, size;
+
+	for (; p < end; p += size) {
+		struct field deps;
+
+		size = take_varint(&p, end);
+		deps = find(p, size, 4);
+		if (deps.number) {
+			assert_int_equal(deps.v, 1);
+			assert_int_equal(deps.data[0], 0);
+			n++;
+		}
+	}
+	return n;
+}
+
 static void test_gpu(void **state)
 {
 	struct terra_export_result result;
@@ -560,7 +582,7 @@ static void test_gpu(void **state)
 	assert_int_equal(result.left_out, 2); /* the link, and what has no times */
 	assert_int_equal(result.unknown, 0);
 	assert_int_equal(tracks.n, 7); /* process, thread, calls, overhead, device, its stream and what overlaps there */
-	assert_int_equal(tracks.begins, 1);
+	assert_int_equal(tracks.begins, 2);
 	assert_int_equal(tracks.gpu_begins, 5);
 	assert_int_equal(tracks.flows, 4);
 	for (int i = 1; i < tracks.flows; i++)
@@ -572,6 +594,11 @@ static void test_gpu(void **state)
 	assert_int_equal(count_of(&bytes, "\"flow_in\":true"), 3);
 	assert_int_equal(count_of(&bytes, "\"context 0, stream 7 (2)\""), 1);
 	assert_int_equal(count_of(&bytes, "\"ts\":8.500,\"dur\":1.000,\"name\":\"memcpy ?\""), 1);
+	free(bytes.data);
+	bytes = exported("gpu", TERRA_EXPORT_CHAKRA, &result);
+	assert_int_equal(result.left_out, 1);
+	assert_int_equal(read_chakra(&bytes), 4); /* the op, two kernels, a copy */
+	assert_int_equal(gpu_dependencies(&bytes), 2);
 	free(bytes.data);
 	bytes = exported("gpu", TERRA_EXPORT_JSON, &result);
 	assert_int_equal(result.left_out, 0);
