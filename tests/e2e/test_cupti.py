@@ -9,7 +9,10 @@ import signal
 import subprocess
 from collections import Counter
 
-from harness import BUILD, PYTHON, main, need_bpf, python, run, skip, temporary_folder, test, tool
+import jsonschema
+
+import chakra_schema
+from harness import BUILD, PYTHON, ROOT, main, need_bpf, python, run, skip, temporary_folder, test, tool
 from trace_processor import Processor
 
 INJECTED = os.path.join(BUILD, "lib", "libterra_cupti.so")
@@ -165,6 +168,34 @@ def timelines_draw_what_was_launched():
                 join slice b on f.slice_in = b.id where b.category in ('kernel', 'memcpy', 'memset')""")
             assert len(arrows) == sum(event["correlation"] in calls for event in work) > 20, (len(arrows), len(work))
             assert {row["a"] for row in arrows} <= {"runtime", "driver"}, arrows[:5]
+
+
+@test(timeout=300)
+def exports_have_what_was_launched():
+    "Chakra has each activity as a node behind the outermost op that launched it; JSON has all, valid by its schema."
+    trace, _ = launches_by("preload")
+    enters = {event["seq"]: event for event in trace if event["type"] == "enter"}
+
+    def outermost(seq):
+        while seq is not None and enters[seq]["parent"] is not None:
+            seq = enters[seq]["parent"]
+        return [] if seq is None else [seq]
+
+    work = {event["seq"]: event for event in trace if event["type"] == "gpu" and event["kind"] in ("kernel", "memcpy", "memset")}
+    run([tool("terra-report"), "--export", "chakra", "-o", path("out.et"), path("preload.terra")])
+    with open(path("out.et"), "rb") as file:
+        _, nodes = chakra_schema.read(file.read())
+    found = {node.id: list(node.ctrl_deps) for node in nodes if not chakra_schema.attributes(node).get("is_cpu_op", True)}
+    assert found == {seq: outermost(event["op"]) for seq, event in work.items()} and len(found) > 20, found
+    assert any(event["op"] is not None and [event["op"]] != found[seq] for seq, event in work.items()), "no op inside another launched"
+    lines = [json.loads(line) for line in run([tool("terra-report"), "--export", "json", path("preload.terra")]).stdout.splitlines()]
+    gpu = [line for line in lines if line["type"] == "gpu"]
+    with open(os.path.join(ROOT, "docs", "export-json.schema.json"), encoding="utf-8") as file:
+        validator = jsonschema.Draft202012Validator(json.load(file))
+    for line in gpu:
+        validator.validate(line)
+    assert [line["id"] for line in gpu] == [event["seq"] for event in trace if event["type"] == "gpu"]
+    assert lines[-1]["events_unknown"] == 0
 
 
 @test(timeout=300)
