@@ -31,6 +31,7 @@ struct terra_export_result {
 	uint64_t without_exit;	/* of them, over, but their exit is not in the trace */
 	uint64_t without_enter; /* exits of ops that are not in the trace; not written */
 	uint64_t unknown;	/* events of types that no format knows; not written */
+	uint64_t left_out;	/* GPU activities that the format has no place for: in timelines those without times */
 	uint64_t n_damage;	/* places where the trace is damaged */
 	uint64_t lost, missing; /* terra_trace_lost, terra_trace_missing */
 	bool ended_cleanly;
