@@ -91,6 +91,9 @@ static const struct communication {
 /* Damage is no event and has no number; its nodes are numbered from here, above every seq. */
 #define DAMAGE_ID (UINT64_C(1) << 63)
 
+/* Events that have a place in the temporary file; what a damaged or made-up trace numbers higher is in no node's past. */
+#define OUTERMOST_MAX (UINT64_C(1) << 40)
+
 struct chakra {
 	struct export_text text;
 	struct trace_buffer node;    /* the Node that is being made */
@@ -99,7 +102,6 @@ struct chakra {
 	uint64_t n_damage;
 	FILE *outermost; /* of each event by seq, uint64_t: seq of its outermost op plus 1; 0 for what is no op */
 	uint64_t n_outermost;
-	bool was_read; /* it is not at its end */
 };
 
 /* A node between its op's enter and its exit. */
@@ -263,19 +265,19 @@ static int begin_node(struct export_walk *walk, const struct export_thread *t, c
 	return err ? err : put_attributes(walk, t, event);
 }
 
-/* Behind what was written before; a gap, for events that are no ops, reads as zeros. */
+/* Behind what was written before; a gap, for events that are no ops, reads as zeros. After a read, which is for an event behind what was
+ * written, there is a gap too, and so a seek. */
 static int remember_outermost(struct chakra *c, uint64_t seq, uint64_t outermost)
 {
 	const uint64_t entry = outermost + 1;
 
-	if (seq < c->n_outermost) /* damage may repeat numbers */
+	if (seq < c->n_outermost || seq >= OUTERMOST_MAX) /* no recorder numbers so */
 		return 0;
-	if ((seq > c->n_outermost || c->was_read) && fseeko(c->outermost, (off_t)(seq * sizeof(entry)), SEEK_SET) != 0)
+	if (seq > c->n_outermost && fseeko(c->outermost, (off_t)(seq * sizeof(entry)), SEEK_SET) != 0)
 		return -errno;
 	if (fwrite(&entry, sizeof(entry), 1, c->outermost) != 1)
 		return -EIO;
 	c->n_outermost = seq + 1;
-	c->was_read = false;
 	return 0;
 }
 
@@ -412,7 +414,6 @@ static int gpu(struct export_walk *walk, const struct terra_event *event)
 		return 0;
 	}
 	node = gpu->op_seq == UINT64_MAX ? UINT64_MAX : launched_by(walk, gpu->op_seq);
-	c->was_read = true;
 	c->node.size = 0;
 	pb_uint(&c->node, NODE_ID, event->seq);
 	err = put_text(c, NODE_NAME, export_gpu_name(&c->text, gpu));
@@ -462,7 +463,10 @@ static int end(struct export_walk *walk)
 {
 	const struct export_mark m = {.time_ns = walk->last_ns ? walk->last_ns : walk->info->start_ns,
 				      .text = "the recording ended abnormally"};
+	const struct chakra *c = walk->state;
 
+	if (ferror(c->outermost))
+		return -EIO;
 	return walk->result->ended_cleanly ? 0 : mark(walk, &m);
 }
 

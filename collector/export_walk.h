@@ -48,7 +48,8 @@ struct export_mark {
 
 struct export_walk;
 
-/* Functions return 0 or -ENOMEM; errors of the stream are found by the walk. `depth` is the number of ops around. */
+/* Functions return 0, -ENOMEM, or -errno of a temporary file; errors of the stream are found by the walk. `depth` is the number of
+ * ops around. */
 struct export_writer {
 	int (*begin)(struct export_walk *walk);
 	/* Before the first op or mark of a thread. */

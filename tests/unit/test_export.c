@@ -607,6 +607,30 @@ static void test_gpu(void **state)
 	free(bytes.data);
 }
 
+/* What an open op launched has no node to depend on yet; an op behind GPU activity is found like others. */
+static void test_gpu_of_open_op(void **state)
+{
+	struct terra_export_result result;
+	struct sample_bytes bytes;
+	struct script s;
+	uint64_t open, inner, op;
+
+	begin(&s, "open_op");
+	open = enter(&s, "aten::square", UINT64_MAX);
+	put_gpu(&s, TERRA_GPU_KERNEL, 1500, 100, open);
+	inner = enter(&s, "aten::mul", open);
+	leave(&s, "aten::mul", inner);
+	leave(&s, "aten::square", open);
+	op = enter(&s, "aten::neg", UINT64_MAX);
+	leave(&s, "aten::neg", op);
+	put_gpu(&s, TERRA_GPU_KERNEL, 9000, 100, inner);
+	assert_int_equal(terra_trace_finish(s.writer), 0);
+	bytes = exported("open_op", TERRA_EXPORT_CHAKRA, &result);
+	assert_int_equal(read_chakra(&bytes), 4); /* each behind what it depends on */
+	assert_int_equal(gpu_dependencies(&bytes), 2); /* neg's on the op before it, the last kernel's */
+	free(bytes.data);
+}
+
 /* A stream backwards, further than any window: nothing crosses and nothing is left out. */
 static void test_gpu_backwards(void **state)
 {
@@ -803,6 +827,7 @@ int main(void)
 	    cmocka_unit_test(test_cut),
 	    cmocka_unit_test(test_loss_forgets),
 	    cmocka_unit_test(test_gpu),
+	    cmocka_unit_test(test_gpu_of_open_op),
 	    cmocka_unit_test(test_gpu_backwards),
 	    cmocka_unit_test(test_autograd),
 	    cmocka_unit_test(test_aliases),
