@@ -19,6 +19,7 @@
 #include <fcntl.h>
 #include <link.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -467,4 +468,27 @@ __attribute__((visibility("default"))) void _exit(int status)
 __attribute__((visibility("default"))) void _Exit(int status)
 {
 	leave(status);
+}
+
+/* Whether the signal is the end of this process, at once. */
+static bool is_own_end(pid_t pid, int signal)
+{
+	struct sigaction action;
+	sigset_t blocked;
+
+	if (record_state.owner != (uint32_t)getpid() || pid != getpid() || (signal != SIGINT && signal != SIGTERM))
+		return false;
+	return !sigaction(signal, NULL, &action) && action.sa_handler == SIG_DFL &&
+	       !pthread_sigmask(SIG_BLOCK, NULL, &blocked) && !sigismember(&blocked, signal);
+}
+
+/* After ^C, Python ends in order and then by the signal that it was sent, so that a shell sees it. */
+__attribute__((visibility("default"))) int kill(pid_t pid, int signal)
+{
+	int saved_errno = errno;
+
+	if (is_own_end(pid, signal))
+		record_end();
+	errno = saved_errno;
+	return (int)syscall(SYS_kill, pid, signal);
 }

@@ -558,6 +558,23 @@ def limits_preload():
         assert ending["clean"] and 0.2e9 < times[-1] - times[0] <= 0.5e9, times[-1] - times[0]
 
 
+@test(timeout=120)
+def an_interrupt_ends_cleanly_preload():
+    """^C to a Python program: it ends by that signal, with a whole trace."""
+    with temporary_folder() as folder:
+        path = os.path.join(folder, "t.terra")
+        for options in ([], ["--flight-recorder", "60"]):
+            child = subprocess.Popen([tool("terra-trace"), "-o", path, "--backend", "preload", *options, "--", PYTHON, "-c", LOOP],
+                                     env=clean_env(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            assert child.stdout.readline() == "begun\n"
+            time.sleep(0.3)
+            child.send_signal(signal.SIGINT)
+            _, err = child.communicate(timeout=60)
+            assert child.returncode == -signal.SIGINT and "KeyboardInterrupt" in err, (child.returncode, err)
+            events, _, ending = load(path)
+            assert ending["clean"] and len(events) > 100, (options, ending)
+
+
 @test(timeout=400)
 def torchrun_ranks():
     """Both ranks of a DistributedDataParallel program under torchrun are recorded; the report matches their collectives."""
