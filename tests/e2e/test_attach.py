@@ -379,7 +379,8 @@ def check_children(backend, folder):
     events, about, _ = load(os.path.join(folder, index[1]["file"]))
     assert {event["thread"] for event in events if event["event"] == "enter"} == {index[1]["pid"]} == {about["pid"]}
     assert [text for text in notes_of(events) if "while probes were put in place" in text] or backend == "preload"
-    assert [text for text in notes_of(events) if "beside the ops not seen" in text], "the gaps are a child's, too"
+    if backend == "preload":  # which always has some
+        assert [text for text in notes_of(events) if "beside the ops not seen" in text], "the gaps are a child's, too"
     if backend == "bpf":  # test_bpf_trace.py has --no-children
         return
     run([tool("terra-trace"), "-o", path, "--no-children", "--backend", backend, "--", PYTHON, "-c",
@@ -589,7 +590,7 @@ def torchrun_ranks():
         assert [rank[:3] for rank in ranks] == [(0, 0, 2), (1, 1, 2)], ranks
         for rank in ranks:
             events, _, ending = load(os.path.join(folder, rank[3]))
-            losses = [e for e in events if e["event"] == "enter" and e["op"] == "aten::cross_entropy_loss" and e["level"] == 0]
+            losses = [e for e in events if e["event"] == "enter" and e["op"] == "aten::nll_loss_forward" and e["level"] == 0]
             assert len(losses) == 4 and ending["clean"], (len(losses), ending)
             reduced = [e for e in events if e["event"] == "enter" and e["op"] == "c10d::allreduce_"]
             tensors = [e["values"][0]["value"][0]["sizes"] for e in reduced]
