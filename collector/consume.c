@@ -344,6 +344,10 @@ static int take_exit(struct terra_consumer *c, struct thread *thread, const stru
 	struct frame *frame;
 	int err;
 
+	if (at == thread->n_frames && c->stats.lost) {
+		c->stats.lost_exits++;
+		return terra_consumer_lost(c, r->tid, 1, r->time_ns);
+	}
 	if (at == thread->n_frames) {
 		c->stats.unmatched++;
 		return 0;

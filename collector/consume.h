@@ -20,8 +20,9 @@ struct terra_consumer;
 
 struct terra_consumer_stats {
 	uint64_t events;    /* given to the sink */
-	uint64_t lost;      /* chunks that producers made and that never came */
-	uint64_t unmatched; /* exits without an enter: the op was running when recording began, or the enter was lost */
+	uint64_t lost;       /* records that producers made and that never came, and lost_exits */
+	uint64_t lost_exits; /* that came without their enter, once something had been lost; they are left out */
+	uint64_t unmatched;  /* exits without an enter before that: the op was running when recording began */
 	uint64_t damaged;   /* records that contradict themselves; none in a sound recording */
 };
 

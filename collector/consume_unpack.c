@@ -208,11 +208,17 @@ static int unpack_tensors(struct unpacker *u, struct terra_value *value)
 	return err;
 }
 
+/* As scalar_tag in collector/trace.h: a trace has no others, and its writer would refuse the event. */
+static bool is_scalar_tag(uint64_t tag)
+{
+	return tag == 'f' || tag == 'i' || tag == 'b' || tag == 'z' || tag == 's' || tag == '?';
+}
+
 static int unpack_scalar(struct unpacker *u, struct terra_value *value)
 {
 	const struct terra_packed_scalar *packed = next_element(u, sizeof(*packed));
 
-	if (!packed)
+	if (!packed || !is_scalar_tag(packed->tag))
 		return -EPROTO;
 	memset(value, 0, sizeof(*value));
 	value->kind = TERRA_KIND_SCALAR;
@@ -258,7 +264,8 @@ static int unpack_string(struct unpacker *u, struct terra_value *value)
 	value->u.string = consume_alloc(u->arena, size + 1);
 	if (!value->u.string)
 		return -ENOMEM;
-	if (!bytes)
+	/* a string that nothing was recorded of would be taken as complete: see collector/trace.h */
+	if (!bytes || (value->count && !value->recorded))
 		return -EPROTO;
 	memcpy(value->u.string, bytes, u->pieces.recorded);
 	value->u.string[u->pieces.recorded] = 0;

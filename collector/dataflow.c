@@ -316,7 +316,7 @@ static int write_arguments(struct terra_dataflow *flow, const struct terra_dataf
 	int err = 0;
 
 	for (uint32_t i = 0; i < call->n_refs && !err; i++)
-		if (all || call->refs[i].argument == call->refs[0].argument)
+		if (all || call->refs[i].argument == 0)
 			err = write_place(flow, &call->refs[i].place, writer);
 	return err;
 }

@@ -8,7 +8,7 @@
  * A trace does not say which arguments an op writes. It follows from what it does say:
  *  - an op with an in-place name (one trailing underscore, or Python's __iadd__ and its like) writes those arguments
  * that it returns; when it returns nothing, its first argument, of _foreach_ ops the first list, of _fused_ ops all
- * lists;
+ * lists (where the first argument could not be read, as with c10d::allgather_'s list of lists, none is known);
  *  - an op whose results are its last arguments, not counting its first one, is an out variant and writes those;
  *  - a result that shares its storage with an argument otherwise is a view, and nothing is written.
  * So what an op writes without returning it (batch norm's running mean) is not known. What ops inside an op write, the

@@ -1,7 +1,8 @@
 /* export.h - a trace as a file that other tools open (docs/export.md).
  *
  * The trace is read once, and what is kept of it is the ops that are open; the two formats with dependencies, chakra
- * and json, also keep what is known of each address that held a tensor.
+ * and json, also keep what is known of each address that held a tensor. Timelines sort GPU activity in a window of bounded
+ * size; chakra keeps 8 bytes per event in a temporary file.
  */
 #ifndef TERRA_COLLECTOR_EXPORT_H
 #define TERRA_COLLECTOR_EXPORT_H
@@ -31,6 +32,7 @@ struct terra_export_result {
 	uint64_t without_exit;	/* of them, over, but their exit is not in the trace */
 	uint64_t without_enter; /* exits of ops that are not in the trace; not written */
 	uint64_t unknown;	/* events of types that no format knows; not written */
+	uint64_t left_out;	/* GPU activities that the format has no place for, as timelines for those without times */
 	uint64_t n_damage;	/* places where the trace is damaged */
 	uint64_t lost, missing; /* terra_trace_lost, terra_trace_missing */
 	bool ended_cleanly;

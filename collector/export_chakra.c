@@ -2,12 +2,16 @@
  *
  * The messages are those of github.com/mlcommons/chakra, schema/protobuf/et_def.proto. The file is a GlobalMetadata and
  * then Nodes, each with its length before it. A node is an outermost op of the trace; inputs and outputs are written as
- * PyTorch's ExecutionTraceObserver writes them.
+ * PyTorch's ExecutionTraceObserver writes them. What a GPU did is a node that depends on the one that launched it.
+ *
+ * A trace names the innermost op that launched something, and long after that op was over. Which node an op is part of waits in a
+ * temporary file until then, so that memory stays bounded.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "collector/export_gpu.h"
 #include "collector/export_observer.h"
 #include "collector/export_text.h"
 #include "collector/protobuf.h"
@@ -87,12 +91,17 @@ static const struct communication {
 /* Damage is no event and has no number; its nodes are numbered from here, above every seq. */
 #define DAMAGE_ID (UINT64_C(1) << 63)
 
+/* Events that have a place in the temporary file; what a damaged or made-up trace numbers higher is in no node's past. */
+#define OUTERMOST_MAX (UINT64_C(1) << 40)
+
 struct chakra {
 	struct export_text text;
 	struct trace_buffer node;    /* the Node that is being made */
 	struct trace_buffer message; /* with its length, as it is written */
 	struct trace_buffer deps;
 	uint64_t n_damage;
+	FILE *outermost; /* of each event by seq, uint64_t: seq of its outermost op plus 1; 0 for what is no op */
+	uint64_t n_outermost;
 };
 
 /* A node between its op's enter and its exit. */
@@ -109,6 +118,8 @@ static void free_state(void *state)
 	free(c->node.data);
 	free(c->message.data);
 	free(c->deps.data);
+	if (c->outermost)
+		fclose(c->outermost);
 	free(c);
 }
 
@@ -229,6 +240,8 @@ static int put_attributes(struct export_walk *walk, const struct export_thread *
 	attr_number(&c->node, NODE_ATTR, "is_cpu_op", ATTR_BOOL, 1); /* what is recorded is the host's call */
 	attr_number(&c->node, NODE_ATTR, "tid", ATTR_INT64, t->tid);
 	attr_string(&c->node, NODE_ATTR, "overload", event->overload);
+	if (event->autograd && event->node != UINT64_MAX)
+		attr_number(&c->node, NODE_ATTR, "seq_id", ATTR_INT64, event->node);
 	return export_pairs(&c->text, event, put_pair, c);
 }
 
@@ -252,15 +265,31 @@ static int begin_node(struct export_walk *walk, const struct export_thread *t, c
 	return err ? err : put_attributes(walk, t, event);
 }
 
+/* Behind what was written before; a gap, for events that are no ops, reads as zeros. After a read, which is for an event behind what was
+ * written, there is a gap too, and so a seek. */
+static int remember_outermost(struct chakra *c, uint64_t seq, uint64_t outermost)
+{
+	const uint64_t entry = outermost + 1;
+
+	if (seq < c->n_outermost || seq >= OUTERMOST_MAX) /* no recorder numbers so */
+		return 0;
+	if (seq > c->n_outermost && fseeko(c->outermost, (off_t)(seq * sizeof(entry)), SEEK_SET) != 0)
+		return -errno;
+	if (fwrite(&entry, sizeof(entry), 1, c->outermost) != 1)
+		return -EIO;
+	c->n_outermost = seq + 1;
+	return 0;
+}
+
 static int enter(struct export_walk *walk, struct export_thread *t, struct export_op *op,
 		 const struct terra_event *event, uint32_t depth)
 {
 	struct chakra *c = walk->state;
 	struct begun *begun;
-	int err;
+	int err = remember_outermost(c, op->seq, t->ops[0].seq);
 
-	if (depth)
-		return 0;
+	if (depth || err)
+		return err;
 	err = begin_node(walk, t, op, event);
 	begun = err || c->node.failed ? NULL : malloc(sizeof(*begun) + c->node.size);
 	if (!begun)
@@ -269,6 +298,14 @@ static int enter(struct export_walk *walk, struct export_thread *t, struct expor
 	memcpy(begun->bytes, c->node.data, c->node.size);
 	op->data = begun;
 	return 0;
+}
+
+/* The number that the observer calls seq_id: of the Node that the op made. Ops of a backward pass have that of the Node that they
+ * were run for, which begin_node wrote. */
+static void put_sequence(struct trace_buffer *node, const struct export_op *op, const struct terra_event *exit)
+{
+	if (exit && exit->autograd && exit->node != UINT64_MAX && !op->in_backward)
+		attr_number(node, NODE_ATTR, "seq_id", ATTR_INT64, exit->node);
 }
 
 static int leave(struct export_walk *walk, struct export_thread *t, struct export_op *op, uint32_t depth,
@@ -285,6 +322,7 @@ static int leave(struct export_walk *walk, struct export_thread *t, struct expor
 	op->data = NULL;
 	pb_uint(&c->node, NODE_DURATION, (end_ns - op->start_ns) / 1000);
 	attr_number(&c->node, NODE_ATTR, "duration_ns", ATTR_UINT64, end_ns - op->start_ns);
+	put_sequence(&c->node, op, event);
 	if (event && put_io(walk, NODE_OUTPUTS, event) != 0)
 		return -ENOMEM;
 	if (export_end_text(end))
@@ -321,6 +359,75 @@ static int mark(struct export_walk *walk, const struct export_mark *m)
 	return write_message(walk, &c->node);
 }
 
+/* Reads of memory and calls past the typed entry points are no ops, hence no nodes that depend on others. */
+static int beside(struct export_walk *walk, const struct export_thread *t, const struct terra_event *event)
+{
+	const bool is_read = event->type == TERRA_EVENT_HOST_READ;
+	struct export_mark m = {.type = event->type, .thread = t->tid, .time_ns = event->time_ns};
+	struct chakra *c = walk->state;
+
+	m.text = export_beside_name(&c->text, event);
+	if (!m.text)
+		return -ENOMEM;
+	c->node.size = 0;
+	put_mark(&c->node, is_read ? "terra::host_read" : "terra::call", event->seq, &m);
+	return write_message(walk, &c->node);
+}
+
+/* The node of the op that launched it; UINT64_MAX: none is known, or it is not written yet, being open. */
+static uint64_t launched_by(struct export_walk *walk, uint64_t op)
+{
+	struct chakra *c = walk->state;
+	uint64_t entry = 0;
+
+	if (op >= c->n_outermost || fseeko(c->outermost, (off_t)(op * sizeof(entry)), SEEK_SET) != 0 ||
+	    fread(&entry, sizeof(entry), 1, c->outermost) != 1 || !entry)
+		return UINT64_MAX;
+	return export_is_open(walk, entry - 1) ? UINT64_MAX : entry - 1;
+}
+
+/* Numbers of the launch, as the timelines have them; what the node itself says is not said twice. */
+static void put_gpu_pair(void *context, const char *name, const char *text)
+{
+	struct chakra *c = context;
+
+	if (strcmp(name, "seq") != 0)
+		attr_string(&c->node, NODE_ATTR, name, text);
+}
+
+static bool is_work(const struct terra_gpu *gpu)
+{
+	return !gpu->untimed && gpu->kind >= TERRA_GPU_KERNEL &&
+	       (gpu->kind <= TERRA_GPU_MEMSET || gpu->kind == TERRA_GPU_GRAPH);
+}
+
+/* Kernels, copies, sets and graphs; calls are part of the ops that make them, and overhead is no work. */
+static int gpu(struct export_walk *walk, const struct terra_event *event)
+{
+	const struct terra_gpu *gpu = event->gpu;
+	struct chakra *c = walk->state;
+	uint64_t node;
+	int err;
+
+	if (!is_work(gpu)) {
+		walk->result->left_out += gpu->untimed;
+		return 0;
+	}
+	node = gpu->op_seq == UINT64_MAX ? UINT64_MAX : launched_by(walk, gpu->op_seq);
+	c->node.size = 0;
+	pb_uint(&c->node, NODE_ID, event->seq);
+	err = put_text(c, NODE_NAME, export_gpu_name(&c->text, gpu));
+	pb_uint(&c->node, NODE_TYPE, COMP_NODE);
+	put_numbers(&c->node, NODE_CTRL_DEPS, &node, node != UINT64_MAX);
+	pb_uint(&c->node, NODE_START, event->time_ns / 1000);
+	pb_uint(&c->node, NODE_DURATION, gpu->duration_ns / 1000);
+	attr_number(&c->node, NODE_ATTR, "is_cpu_op", ATTR_BOOL, 0);
+	attr_number(&c->node, NODE_ATTR, "stream", ATTR_INT64, gpu->stream);
+	attr_number(&c->node, NODE_ATTR, "duration_ns", ATTR_UINT64, gpu->duration_ns);
+	export_gpu_pairs(event, put_gpu_pair, c);
+	return err ? err : write_message(walk, &c->node);
+}
+
 static int begin(struct export_walk *walk)
 {
 	struct chakra *c = calloc(1, sizeof(*c));
@@ -333,6 +440,9 @@ static int begin(struct export_walk *walk)
 	err = export_text_init(&c->text);
 	if (err)
 		return err;
+	c->outermost = tmpfile();
+	if (!c->outermost)
+		return -errno;
 	attr_string(&c->node, METADATA_ATTR, "schema", "terra-trace");
 	attr_number(&c->node, METADATA_ATTR, "pid", ATTR_UINT64, walk->info->pid);
 	attr_number(&c->node, METADATA_ATTR, "start_ts", ATTR_UINT64, walk->info->start_ns / 1000);
@@ -353,7 +463,10 @@ static int end(struct export_walk *walk)
 {
 	const struct export_mark m = {.time_ns = walk->last_ns ? walk->last_ns : walk->info->start_ns,
 				      .text = "the recording ended abnormally"};
+	const struct chakra *c = walk->state;
 
+	if (ferror(c->outermost))
+		return -EIO;
 	return walk->result->ended_cleanly ? 0 : mark(walk, &m);
 }
 
@@ -363,6 +476,8 @@ const struct export_writer export_chakra = {
 	.enter = enter,
 	.leave = leave,
 	.mark = mark,
+	.beside = beside,
+	.gpu = gpu,
 	.end = end,
 	.dataflow = true,
 };

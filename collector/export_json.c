@@ -1,16 +1,21 @@
 /* export_json.c - everything that the trace holds, as lines of JSON: docs/export-json.md.
  *
- * An op is one line, written when it is over; what is known at its enter waits as text until then.
+ * An op is one line, written when it is over; what is known at its enter waits as text until then, with the tensors that its
+ * results may share memory with.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "collector/alias.h"
+#include "collector/dataflow.h"
 #include "collector/export_text.h"
+#include "collector/report_gpu.h"
 #include "collector/report_values.h"
 
 #define FORMAT "terra-trace"
 #define FORMAT_VERSION 1
+#define ALIASES_MAX 256 /* of an op */
 
 struct lines {
 	struct export_text text;
@@ -130,6 +135,100 @@ static void json_level(struct json *json, uint8_t level)
 		json_u64(json, level);
 }
 
+static void member_seq(struct json *json, const char *key, uint64_t seq)
+{
+	if (seq != UINT64_MAX)
+		member_u64(json, key, seq);
+	else
+		member_null(json, key);
+}
+
+/* Members that only some ops have, known at the enter. */
+static void members_of_some(struct json *json, const struct terra_event *event)
+{
+	if (event->autograd) {
+		json_key(json, "backward");
+		json_open(json, '{');
+		member_seq(json, "node", event->node);
+		member_seq(json, "forward", event->forward_seq);
+		json_close(json, '}');
+	}
+}
+
+/* An op between its enter and its exit. */
+struct begun {
+	struct terra_event args; /* of its values, those that have tensors */
+	char *text;
+};
+
+/* All in one piece of memory: the struct, the values, their tensors, the text. */
+static struct begun *begin_op(const struct terra_event *event, const char *text)
+{
+	const size_t values = event->n_values * sizeof(struct terra_value), length = strlen(text) + 1;
+	struct terra_tensor *tensors;
+	struct begun *begun;
+	size_t all = 0;
+	uint32_t n;
+
+	for (uint32_t i = 0; i < event->n_values; i++) {
+		terra_value_tensors(&event->values[i], &n);
+		all += n;
+	}
+	begun = malloc(sizeof(*begun) + values + all * sizeof(*tensors) + length);
+	if (!begun)
+		return NULL;
+	*begun = (struct begun){.args = {.n_values = event->n_values, .values = (struct terra_value *)(begun + 1)}};
+	tensors = (struct terra_tensor *)(begun->args.values + event->n_values);
+	begun->text = (char *)(tensors + all);
+	memcpy(begun->text, text, length);
+	for (uint32_t i = 0; i < event->n_values; i++, tensors += n) {
+		const struct terra_tensor *from = terra_value_tensors(&event->values[i], &n);
+		struct terra_value *value = &begun->args.values[i];
+
+		*value = event->values[i];
+		value->present = n > 0;
+		if (!n)
+			continue;
+		memcpy(tensors, from, n * sizeof(*tensors));
+		value->u.tensors = tensors; /* of one tensor too: either member is the pointer */
+	}
+	return begun;
+}
+
+static void json_alias(struct json *json, const struct terra_alias_pair *pair)
+{
+	static const char *const names[] = {
+	    [TERRA_ALIAS_UNKNOWN] = "unknown",
+	    [TERRA_ALIAS_STORAGE] = "storage",
+	    [TERRA_ALIAS_SAME] = "same",
+	};
+
+	json_open(json, '{');
+	member_u64(json, "result", pair->result);
+	member_u64(json, "result_element", pair->result_element);
+	member_u64(json, "arg", pair->argument);
+	member_u64(json, "arg_element", pair->argument_element);
+	member_string(json, "shares", names[pair->alias]);
+	json_close(json, '}');
+}
+
+/* Nothing for an op whose results are all new. */
+static void member_aliases(struct json *json, const struct begun *begun, const struct terra_event *exit)
+{
+	struct terra_alias_pair pairs[ALIASES_MAX];
+	uint32_t n = terra_alias_pairs(&begun->args, exit, pairs, ALIASES_MAX);
+
+	if (!n)
+		return;
+	json_key(json, "aliases");
+	json_open(json, '[');
+	for (uint32_t i = 0; i < n && i < ALIASES_MAX; i++)
+		json_alias(json, &pairs[i]);
+	json_close(json, ']');
+	if (n > ALIASES_MAX)
+		member_u64(json, "aliases_left_out", n - ALIASES_MAX);
+}
+
 static int enter(struct export_walk *walk, struct export_thread *t, struct export_op *op,
 		 const struct terra_event *event, uint32_t depth)
 {
@@ -152,12 +251,13 @@ static int enter(struct export_walk *walk, struct export_thread *t, struct expor
 	json_key(&json, "keyset");
 	json_hex(&json, event->keyset);
 	member_u64(&json, "start_ns", op->start_ns);
+	members_of_some(&json, event);
 	json_values(&json, "args", event);
 	report_json_stack(&json, event);
 	if (depth == 0)
 		err = member_producers(walk, &json, event);
 	text = export_text_end(&lines->text);
-	op->data = text && !err ? strdup(text) : NULL;
+	op->data = text && !err ? begin_op(event, text) : NULL;
 	return op->data ? 0 : -ENOMEM;
 }
 
@@ -171,10 +271,9 @@ static int leave(struct export_walk *walk, struct export_thread *t, struct expor
 	    [EXPORT_OPEN] = "open",
 	};
 	struct json *json = &((struct lines *)walk->state)->json;
+	const struct begun *begun = op->data;
 
-	fputs(op->data, json->out);
-	free(op->data);
-	op->data = NULL;
+	fputs(begun->text, json->out);
 	json->comma = true;
 	member_u64(json, "end_ns", end_ns);
 	member_string(json, "end", ends[end]);
@@ -182,6 +281,12 @@ static int leave(struct export_walk *walk, struct export_thread *t, struct expor
 		json_values(json, "results", event);
 	else
 		member_null(json, "results");
+	if (event && event->autograd)
+		member_seq(json, "node", event->node);
+	if (end == EXPORT_RETURNED)
+		member_aliases(json, begun, event);
+	free(op->data);
+	op->data = NULL;
 	return close_line(json);
 }
 
@@ -199,6 +304,41 @@ static int mark(struct export_walk *walk, const struct export_mark *m)
 		member_u64(json, "count", m->lost);
 	else
 		member_string(json, "text", m->text);
+	return close_line(json);
+}
+
+/* Reads of memory by the program, and calls past the typed entry points. */
+static int beside(struct export_walk *walk, const struct export_thread *t, const struct terra_event *event)
+{
+	const bool is_read = event->type == TERRA_EVENT_HOST_READ;
+	struct json *json = open_line(walk, is_read ? "host_read" : "call");
+
+	member_u64(json, "id", event->seq);
+	member_seq(json, "parent", event->parent_seq);
+	member_u64(json, "thread", t->tid);
+	member_u64(json, "time_ns", event->time_ns);
+	member_string(json, "how", event->text);
+	if (is_read) {
+		json_values(json, "args", event);
+	} else {
+		member_string(json, "op", event->op);
+		member_string(json, "overload", event->overload);
+	}
+	report_json_stack(json, event);
+	return close_line(json);
+}
+
+static int gpu(struct export_walk *walk, const struct terra_event *event)
+{
+	struct json *json = open_line(walk, "gpu");
+
+	member_u64(json, "id", event->seq);
+	member_u64(json, "thread", event->thread);
+	if (event->gpu->untimed)
+		member_null(json, "start_ns");
+	else
+		member_u64(json, "start_ns", event->time_ns);
+	report_gpu_json_event(event->gpu, json);
 	return close_line(json);
 }
 
@@ -223,6 +363,8 @@ const struct export_writer export_json = {
 	.enter = enter,
 	.leave = leave,
 	.mark = mark,
+	.beside = beside,
+	.gpu = gpu,
 	.end = end,
 	.dataflow = true,
 };

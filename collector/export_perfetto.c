@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "collector/export_gpu.h"
 #include "collector/export_text.h"
 #include "collector/protobuf.h"
 
@@ -36,6 +37,7 @@ enum {
 	CLOCK_TIMESTAMP = 2,
 
 	TRACK_UUID = 1,
+	TRACK_NAME = 2,
 	TRACK_PROCESS = 3,
 	TRACK_THREAD = 4,
 	TRACK_PARENT = 5,
@@ -51,6 +53,7 @@ enum {
 	EVENT_TYPE = 9,
 	EVENT_NAME_ID = 10,
 	EVENT_TRACK = 11,
+	EVENT_FLOW = 47,
 
 	ANNOTATION_NAME_ID = 1,
 	ANNOTATION_UINT = 3,
@@ -82,6 +85,7 @@ struct strings {
 
 struct perfetto {
 	struct export_text text;
+	struct export_gpu_tracks gpu;
 	struct strings categories, names, annotations;
 	struct trace_buffer event; /* a TrackEvent */
 	struct trace_buffer data;  /* the InternedData that it needs */
@@ -93,6 +97,7 @@ static void free_state(void *state)
 	struct perfetto *p = state;
 
 	export_text_free(&p->text);
+	export_gpu_free(&p->gpu);
 	trace_intern_free(&p->categories.intern);
 	trace_intern_free(&p->names.intern);
 	trace_intern_free(&p->annotations.intern);
@@ -157,13 +162,28 @@ static uint64_t track_of(const struct export_walk *walk, uint32_t tid)
 	return tid ? (uint64_t)walk->info->pid << 32 | tid : process_track(walk);
 }
 
-static void begin_event(struct export_walk *walk, uint64_t type, uint32_t tid)
+/* Behind all tids. */
+static uint64_t gpu_track(const struct export_walk *walk, uint32_t number)
 {
-	struct perfetto *p = walk->state;
+	return (uint64_t)walk->info->pid << 32 | 1u << 31 | number;
+}
 
+static void begin_event_at(struct perfetto *p, uint64_t type, uint64_t track)
+{
 	p->event.size = p->data.size = 0;
 	pb_uint(&p->event, EVENT_TYPE, type);
-	pb_uint(&p->event, EVENT_TRACK, track_of(walk, tid));
+	pb_uint(&p->event, EVENT_TRACK, track);
+}
+
+static void begin_event(struct export_walk *walk, uint64_t type, uint32_t tid)
+{
+	begin_event_at(walk->state, type, track_of(walk, tid));
+}
+
+/* Slices with one number are joined by arrows, in the order of time. */
+static void join(struct export_walk *walk, enum export_flow flow, uint64_t id)
+{
+	pb_fixed64(&((struct perfetto *)walk->state)->event, EVENT_FLOW, export_flow_id(walk, flow, id));
 }
 
 static void name_event(struct perfetto *p, const char *category, const char *name)
@@ -295,6 +315,8 @@ static int enter(struct export_walk *walk, struct export_thread *t, struct expor
 		return -ENOMEM;
 	begin_event(walk, SLICE_BEGIN, t->tid);
 	name_event(p, export_level_name(op->level), name);
+	if (export_begins_backward(t, op, depth))
+		join(walk, EXPORT_FLOW_AUTOGRAD, op->forward_seq);
 	err = export_pairs(&p->text, event, annotate, p);
 	return err ? err : end_event(walk, op->start_ns);
 }
@@ -308,6 +330,8 @@ static int leave(struct export_walk *walk, struct export_thread *t, struct expor
 	begin_event(walk, SLICE_END, t->tid);
 	if (event)
 		err = export_pairs(&p->text, event, annotate, p);
+	if (event && event->autograd)
+		join(walk, EXPORT_FLOW_AUTOGRAD, op->seq);
 	if (export_end_text(end))
 		annotate(p, "end", export_end_text(end));
 	return err ? err : end_event(walk, end_ns);
@@ -324,6 +348,71 @@ static int mark(struct export_walk *walk, const struct export_mark *m)
 	else
 		annotate(p, "text", m->text);
 	return end_event(walk, m->time_ns);
+}
+
+static int beside(struct export_walk *walk, const struct export_thread *t, const struct terra_event *event)
+{
+	struct perfetto *p = walk->state;
+	const char *name = export_beside_name(&p->text, event);
+	int err;
+
+	if (!name)
+		return -ENOMEM;
+	begin_event(walk, INSTANT, t->tid);
+	name_event(p, EXPORT_BESIDE, name);
+	err = export_pairs(&p->text, event, annotate, p);
+	return err ? err : end_event(walk, event->time_ns);
+}
+
+/* GPU activity. */
+
+static int describe(struct export_walk *walk, uint32_t number, uint64_t parent, const char *name)
+{
+	struct perfetto *p = walk->state;
+	size_t begin = begin_packet(p), track;
+
+	track = pb_begin(&p->packet, PACKET_TRACK_DESCRIPTOR);
+	pb_uint(&p->packet, TRACK_UUID, gpu_track(walk, number));
+	pb_uint(&p->packet, TRACK_PARENT, parent);
+	pb_string(&p->packet, TRACK_NAME, name);
+	pb_end(&p->packet, track);
+	return write_packet(walk, begin);
+}
+
+static int describe_new(struct export_walk *walk, const struct export_gpu_place *place)
+{
+	int err = 0;
+
+	if (place->group_is_new)
+		err = describe(walk, place->group, process_track(walk), place->group_name);
+	if (err || !place->track_is_new)
+		return err;
+	return describe(walk, place->track, place->group ? gpu_track(walk, place->group) : track_of(walk, place->thread),
+			place->track_name);
+}
+
+static int gpu(struct export_walk *walk, const struct terra_event *event)
+{
+	struct perfetto *p = walk->state;
+	struct export_gpu_place place;
+	int err = export_gpu_place(&p->gpu, event, &place);
+	const char *name;
+
+	if (!err)
+		err = describe_new(walk, &place);
+	if (err)
+		return err;
+	name = export_gpu_name(&p->text, event->gpu);
+	if (!name)
+		return -ENOMEM;
+	begin_event_at(p, SLICE_BEGIN, gpu_track(walk, place.track));
+	name_event(p, export_gpu_category(event->gpu), name);
+	if (export_gpu_is_joined(event->gpu))
+		join(walk, EXPORT_FLOW_GPU, event->gpu->correlation);
+	export_gpu_pairs(event, annotate, p);
+	err = end_event(walk, event->time_ns);
+	begin_event_at(p, SLICE_END, gpu_track(walk, place.track));
+	return err ? err : end_event(walk, event->time_ns + event->gpu->duration_ns);
 }
 
 /* How the recording ended is said where it ends. */
@@ -346,5 +435,8 @@ const struct export_writer export_perfetto = {
 	.enter = enter,
 	.leave = leave,
 	.mark = mark,
+	.beside = beside,
+	.gpu = gpu,
+	.timeline = true,
 	.end = end,
 };

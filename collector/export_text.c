@@ -87,7 +87,7 @@ static void print_value(const struct terra_value *value, FILE *out)
 
 static int value_pairs(struct export_text *text, const struct terra_event *event, export_pair pair, void *context)
 {
-	const char *word = event->type == TERRA_EVENT_OP_ENTER ? "arg" : "result";
+	const char *word = event->type == TERRA_EVENT_OP_EXIT ? "result" : "arg";
 	const char *s;
 	char name[24];
 
@@ -117,25 +117,54 @@ static int frame_pair(struct export_text *text, const char *name, const struct t
 	return 0;
 }
 
-int export_pairs(struct export_text *text, const struct terra_event *event, export_pair pair, void *context)
+static void number_pair(const char *name, const char *format, uint64_t v, export_pair pair, void *context)
 {
 	char number[24];
+
+	snprintf(number, sizeof(number), format, v);
+	pair(context, name, number);
+}
+
+/* Fields that only some events have. */
+static void optional_pairs(const struct terra_event *event, export_pair pair, void *context)
+{
+	const bool enter = event->type == TERRA_EVENT_OP_ENTER;
+
+	if (event->keyset && enter)
+		number_pair("keys", "0x%" PRIx64, event->keyset, pair, context);
+	if (event->autograd && event->node == UINT64_MAX)
+		pair(context, enter ? "backward_node" : "node", "accumulates a grad");
+	else if (event->autograd)
+		number_pair(enter ? "backward_node" : "node", "%" PRIu64, event->node, pair, context);
+	if (event->autograd && enter && event->forward_seq != UINT64_MAX)
+		number_pair("forward", "%" PRIu64, event->forward_seq, pair, context);
+}
+
+int export_pairs(struct export_text *text, const struct terra_event *event, export_pair pair, void *context)
+{
 	int err;
 
-	if (event->type == TERRA_EVENT_OP_ENTER) {
-		snprintf(number, sizeof(number), "%" PRIu64, event->seq);
-		pair(context, "seq", number);
-		if (event->keyset) {
-			snprintf(number, sizeof(number), "0x%" PRIx64, event->keyset);
-			pair(context, "keys", number);
-		}
-	}
+	if (event->type != TERRA_EVENT_OP_EXIT)
+		number_pair("seq", "%" PRIu64, event->seq, pair, context);
+	optional_pairs(event, pair, context);
 	err = value_pairs(text, event, pair, context);
 	if (!err && event->n_frames)
 		err = frame_pair(text, "at", &event->frames[0], pair, context);
 	if (!err && event->n_frames)
 		err = frame_pair(text, "from", report_caller_of(event), pair, context);
 	return err;
+}
+
+const char *export_beside_name(struct export_text *text, const struct terra_event *event)
+{
+	FILE *out = export_text_begin(text);
+
+	fprintf(out, "%s %s", event->type == TERRA_EVENT_HOST_READ ? "read by" : "call by", event->text);
+	if (event->op)
+		fprintf(out, " %s", event->op);
+	if (event->op && event->overload && event->overload[0])
+		fprintf(out, ".%s", event->overload);
+	return export_text_end(text);
 }
 
 const char *export_op_name(struct export_text *text, const struct terra_event *event)

@@ -22,10 +22,13 @@ const char *export_text_end(struct export_text *text);
 
 typedef void (*export_pair)(void *context, const char *name, const char *text);
 
-/* Of an OP_ENTER: seq, keyset, arguments ("arg0": "float32[64,512]"), the innermost frame and the nearest one of the
- * program. Of an OP_EXIT: results. Returns 0 or -ENOMEM. */
+/* Of an OP_ENTER, and as far as they have it of a HOST_READ and CALL: seq, keyset, what autograd knows, arguments ("arg0":
+ * "float32[64,512]"), the innermost frame and the nearest one of the program. Of an OP_EXIT: the Node that the op made, and
+ * results. Returns 0 or -ENOMEM. */
 int export_pairs(struct export_text *text, const struct terra_event *event, export_pair pair, void *context);
 
+/* "read by numpy", "call by torch.ops aten::mul.Tensor": a HOST_READ or CALL. */
+const char *export_beside_name(struct export_text *text, const struct terra_event *event);
 /* "aten::mul.Tensor" */
 const char *export_op_name(struct export_text *text, const struct terra_event *event);
 const char *export_level_name(uint8_t level);

@@ -1,4 +1,5 @@
 /* export_walk.c - a trace as properly nested ops per thread. */
+#include "collector/export_gpu.h"
 #include "collector/export_walk.h"
 
 #include <errno.h>
@@ -44,8 +45,7 @@ static int add_thread(struct export_walk *walk, uint32_t tid, struct export_thre
 	return walk->writer->thread(walk, *out);
 }
 
-/* The thread of an event, whose time is made one that does not go back. */
-static int thread_of(struct export_walk *walk, struct terra_event *event, struct export_thread **out)
+static int thread_of(struct export_walk *walk, const struct terra_event *event, struct export_thread **out)
 {
 	struct trace_intern_entry *entry = trace_intern_get(&walk->threads, &event->thread, sizeof(event->thread));
 	size_t index;
@@ -59,12 +59,17 @@ static int thread_of(struct export_walk *walk, struct terra_event *event, struct
 	if (err)
 		return err;
 	*out = threads_of(walk) + index;
-	if (event->time_ns < (*out)->last_ns)
-		event->time_ns = (*out)->last_ns;
-	(*out)->last_ns = event->time_ns;
+	return 0;
+}
+
+/* The time of an event is made one that does not go back on its thread. */
+static void order(struct export_walk *walk, struct export_thread *thread, struct terra_event *event)
+{
+	if (event->time_ns < thread->last_ns)
+		event->time_ns = thread->last_ns;
+	thread->last_ns = event->time_ns;
 	if (event->time_ns > walk->last_ns)
 		walk->last_ns = event->time_ns;
-	return 0;
 }
 
 /* Ops. */
@@ -208,6 +213,8 @@ static int enter_op(struct export_walk *walk, struct export_thread *thread, cons
 	op->seq = event->seq;
 	op->start_ns = event->time_ns;
 	op->level = event->level;
+	op->in_backward = event->autograd;
+	op->forward_seq = event->autograd ? event->forward_seq : UINT64_MAX;
 	walk->result->ops++;
 	if (walk->flow)
 		err = terra_dataflow_enter(walk->flow, event, &op->call);
@@ -245,6 +252,18 @@ static int mark(struct export_walk *walk, const struct terra_event *event)
 	return walk->writer->mark(walk, &m);
 }
 
+/* GPU activity comes in no order, and is on no thread's stack of ops. */
+static int take_gpu(struct export_walk *walk, const struct terra_event *event)
+{
+	const struct export_writer *writer = walk->writer;
+
+	if (!writer->gpu || (writer->timeline && (event->gpu->untimed || !export_gpu_has_track(event->gpu)))) {
+		walk->result->left_out++;
+		return 0;
+	}
+	return writer->timeline ? export_window_add(walk, event) : writer->gpu(walk, event);
+}
+
 static int take(struct export_walk *walk, struct terra_event *event)
 {
 	struct export_thread *thread;
@@ -252,6 +271,9 @@ static int take(struct export_walk *walk, struct terra_event *event)
 
 	if (err)
 		return err;
+	if (event->type == TERRA_EVENT_GPU)
+		return take_gpu(walk, event);
+	order(walk, thread, event);
 	switch (event->type) {
 	case TERRA_EVENT_OP_ENTER:
 		return enter_op(walk, thread, event);
@@ -260,6 +282,9 @@ static int take(struct export_walk *walk, struct terra_event *event)
 	case TERRA_EVENT_LOST:
 	case TERRA_EVENT_NOTE:
 		return mark(walk, event);
+	case TERRA_EVENT_HOST_READ:
+	case TERRA_EVENT_CALL:
+		return walk->writer->beside(walk, thread, event);
 	default:
 		walk->result->unknown++;
 		return 0;
@@ -274,6 +299,25 @@ static int damage(struct export_walk *walk, const char *message)
 	if (walk->flow)
 		terra_dataflow_forget(walk->flow);
 	return walk->writer->mark(walk, &m);
+}
+
+bool export_is_open(struct export_walk *walk, uint64_t seq)
+{
+	for (size_t i = 0; i < walk->thread_data.size / sizeof(struct export_thread); i++)
+		if (find_op(threads_of(walk) + i, seq) != 0)
+			return true;
+	return false;
+}
+
+bool export_begins_backward(const struct export_thread *thread, const struct export_op *op, uint32_t depth)
+{
+	return op->forward_seq != UINT64_MAX && (depth == 0 || thread->ops[depth - 1].forward_seq != op->forward_seq);
+}
+
+/* Other processes' traces may be merged with this one, so the process is part of it. */
+uint64_t export_flow_id(const struct export_walk *walk, enum export_flow flow, uint64_t id)
+{
+	return ((uint64_t)flow << 62) ^ ((uint64_t)walk->info->pid << 40) ^ id;
 }
 
 static int read_all(struct export_walk *walk, struct terra_trace_reader *reader)
@@ -294,6 +338,8 @@ static int finish(struct export_walk *walk, struct terra_trace_reader *reader)
 
 	for (size_t i = 0; i < n && !err; i++)
 		err = leave_above(walk, threads_of(walk) + i, 0, walk->last_ns, EXPORT_OPEN);
+	if (!err)
+		err = export_window_flush(walk);
 	result->lost = terra_trace_lost(reader);
 	result->missing = terra_trace_missing(reader);
 	result->ended_cleanly = terra_trace_ended_cleanly(reader);
@@ -313,6 +359,7 @@ static void walk_free(struct export_walk *walk)
 	}
 	if (walk->free_state)
 		walk->free_state(walk->state);
+	export_window_free(walk->window);
 	terra_dataflow_free(walk->flow);
 	trace_intern_free(&walk->threads);
 	free(walk->thread_data.data);

@@ -29,7 +29,9 @@ struct export_thread {
 struct export_op {
 	uint64_t seq;
 	uint64_t start_ns;
+	uint64_t forward_seq; /* in a backward pass: of the op that made the Node; UINT64_MAX: not known, or in none */
 	uint8_t level;
+	bool in_backward;
 	void *data;			 /* the format's own, from malloc: what leave() needs and frees */
 	struct terra_dataflow_call call; /* formats with dataflow */
 };
@@ -46,7 +48,8 @@ struct export_mark {
 
 struct export_walk;
 
-/* Functions return 0 or -ENOMEM; errors of the stream are found by the walk. `depth` is the number of ops around. */
+/* Functions return 0, -ENOMEM, or -errno of a temporary file; errors of the stream are found by the walk. `depth` is the number of
+ * ops around. */
 struct export_writer {
 	int (*begin)(struct export_walk *walk);
 	/* Before the first op or mark of a thread. */
@@ -57,8 +60,13 @@ struct export_writer {
 	int (*leave)(struct export_walk *walk, struct export_thread *thread, struct export_op *op, uint32_t depth,
 		     uint64_t end_ns, enum export_end end, const struct terra_event *event);
 	int (*mark)(struct export_walk *walk, const struct export_mark *mark);
+	/* A HOST_READ or CALL; its time does not go back on its thread. */
+	int (*beside)(struct export_walk *walk, const struct export_thread *thread, const struct terra_event *event);
+	/* A GPU activity or call, with its own time. NULL: they are left out, and counted. */
+	int (*gpu)(struct export_walk *walk, const struct terra_event *event);
 	int (*end)(struct export_walk *walk);
 	bool dataflow; /* keep walk->flow up to date */
+	bool timeline; /* GPU activity by time, as far as a window of bounded size sorts it, and none without times */
 };
 
 extern const struct export_writer export_perfetto, export_chrome, export_chakra, export_json;
@@ -71,6 +79,7 @@ struct export_walk {
 	struct terra_dataflow *flow;
 	struct trace_intern threads;	 /* by tid */
 	struct trace_buffer thread_data; /* struct export_thread */
+	struct export_window *window;	 /* of GPU activity; timelines */
 	uint64_t last_ns;		 /* latest time of all threads */
 	void *state;			 /* the format's own, made by begin */
 	void (*free_state)(void *state); /* set by begin with it */
@@ -79,5 +88,19 @@ struct export_walk {
 /* Appends to `out` who made the tensors that the op gets: seqs (uint64_t) of outermost ops, each once, in order. 0 or
  * -ENOMEM. */
 int export_producers(struct export_walk *walk, const struct terra_event *event, struct trace_buffer *out);
+
+/* Whether an op with that seq is open on any thread. */
+bool export_is_open(struct export_walk *walk, uint64_t seq);
+
+/* Whether the op is the outermost of those that autograd runs for one Node, and the Node's maker is known: where an arrow
+ * from forward to backward ends. */
+bool export_begins_backward(const struct export_thread *thread, const struct export_op *op, uint32_t depth);
+
+/* Arrows of a timeline, by what their ends have in common. */
+enum export_flow {
+	EXPORT_FLOW_AUTOGRAD = 1, /* seq of the forward op */
+	EXPORT_FLOW_GPU = 2,	  /* correlation */
+};
+uint64_t export_flow_id(const struct export_walk *walk, enum export_flow flow, uint64_t id);
 
 #endif

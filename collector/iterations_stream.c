@@ -146,6 +146,7 @@ struct selection {
 	size_t n;
 	uint64_t *ids;
 	size_t *index; /* in stream->ops */
+	size_t *outer; /* position of the op that encloses this one and that none encloses */
 };
 
 static int select_thread(const struct terra_op_stream *stream, uint32_t thread, struct selection *s)
@@ -155,11 +156,16 @@ static int select_thread(const struct terra_op_stream *stream, uint32_t thread, 
 	s->n = 0;
 	s->ids = malloc((n + 1) * sizeof(*s->ids));
 	s->index = malloc((n + 1) * sizeof(*s->index));
-	if (!s->ids || !s->index)
+	s->outer = malloc((n + 1) * sizeof(*s->outer));
+	if (!s->ids || !s->index || !s->outer)
 		return -ENOMEM;
-	for (size_t i = 0; i < stream->n; i++)
-		if (stream->ops[i].thread == thread)
-			s->index[s->n++] = i;
+	for (size_t i = 0; i < stream->n; i++) {
+		if (stream->ops[i].thread != thread)
+			continue;
+		s->index[s->n] = i;
+		s->outer[s->n] = s->n == 0 || stream->ops[i].outermost ? s->n : s->outer[s->n - 1];
+		s->n++;
+	}
 	return 0;
 }
 
@@ -178,11 +184,7 @@ static int find_with(const struct terra_op_stream *stream, struct selection *s, 
 /* Back to the op that encloses the one found: an iteration does not begin inside an op. */
 static uint64_t seq_at(const struct terra_op_stream *stream, const struct selection *s, uint64_t position)
 {
-	if (position >= s->n)
-		return stream->end_seq;
-	while (position > 0 && !stream->ops[s->index[position]].outermost)
-		position--;
-	return stream->ops[s->index[position]].seq;
+	return position < s->n ? stream->ops[s->index[s->outer[position]]].seq : stream->end_seq;
 }
 
 /* Exact identities describe iterations better; but they must cover the stream: with shapes that change from batch to
@@ -230,5 +232,6 @@ int terra_op_stream_iterations(const struct terra_op_stream *stream, uint32_t pi
 	out->thread = thread;
 	free(s.ids);
 	free(s.index);
+	free(s.outer);
 	return err;
 }

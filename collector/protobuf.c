@@ -7,6 +7,7 @@
 
 enum wire_type {
 	WIRE_VARINT = 0,
+	WIRE_FIXED64 = 1,
 	WIRE_LENGTH = 2,
 };
 
@@ -40,6 +41,16 @@ void pb_uint(struct trace_buffer *out, uint32_t field, uint64_t v)
 {
 	put_tag(out, field, WIRE_VARINT);
 	pb_varint(out, v);
+}
+
+void pb_fixed64(struct trace_buffer *out, uint32_t field, uint64_t v)
+{
+	uint8_t bytes[8];
+
+	for (int i = 0; i < 8; i++)
+		bytes[i] = (uint8_t)(v >> 8 * i);
+	put_tag(out, field, WIRE_FIXED64);
+	trace_buffer_put(out, bytes, sizeof(bytes));
 }
 
 void pb_bytes(struct trace_buffer *out, uint32_t field, const void *data, size_t size)

@@ -10,6 +10,7 @@
 
 /* uint64, uint32, bool, enums; int64 and int32 by their two's complement. */
 void pb_uint(struct trace_buffer *out, uint32_t field, uint64_t v);
+void pb_fixed64(struct trace_buffer *out, uint32_t field, uint64_t v);
 void pb_bytes(struct trace_buffer *out, uint32_t field, const void *data, size_t size);
 /* Bytes that are not UTF-8 become '?': readers refuse a string that is not. NULL is "". */
 void pb_string(struct trace_buffer *out, uint32_t field, const char *s);

@@ -290,6 +290,8 @@ static int take(struct terra_summary *s, const struct terra_event *event)
 	s->events++;
 	if (event->type == TERRA_EVENT_GPU && event->gpu->untimed)
 		return gpu_report_add(s->state->gpu, event);
+	if (event->type == TERRA_EVENT_NOTE) /* of the recording: it may have been written long before anything happened */
+		return note(s, event);
 	if (s->first_ns == 0 || event->time_ns < s->first_ns)
 		s->first_ns = event->time_ns;
 	if (event->time_ns > s->last_ns)
@@ -302,7 +304,7 @@ static int take(struct terra_summary *s, const struct terra_event *event)
 		return exit_op(s, event);
 	if (event->type == TERRA_EVENT_HOST_READ || event->type == TERRA_EVENT_CALL)
 		return other(s, event);
-	return event->type == TERRA_EVENT_NOTE ? note(s, event) : 0;
+	return 0;
 }
 
 static int note_damage(struct terra_summary *s, const struct terra_trace_reader *reader)

@@ -47,7 +47,7 @@ const char *gpu_kind_name(unsigned int kind)
 	return kind_names[kind < sizeof(kind_names) / sizeof(kind_names[0]) ? kind : 0];
 }
 
-static const char *copy_name(unsigned int kind)
+const char *gpu_copy_name(unsigned int kind)
 {
 	static const char *const names[] = { "?", "host to device", "device to host", "host to array", "array to host",
 					     "array to array", "array to device", "device to array", "device to device",
@@ -121,7 +121,7 @@ static void put_work_name(struct trace_buffer *key, const struct terra_gpu *gpu)
 	trace_buffer_put(key, name, strlen(name));
 	if (gpu->kind == TERRA_GPU_MEMCPY) {
 		trace_buffer_put(key, " ", 1);
-		trace_buffer_put(key, copy_name(gpu->copy_kind), strlen(copy_name(gpu->copy_kind)));
+		trace_buffer_put(key, gpu_copy_name(gpu->copy_kind), strlen(gpu_copy_name(gpu->copy_kind)));
 	}
 	trace_buffer_put(key, "", 1);
 }
@@ -198,7 +198,7 @@ const struct report_gpu_sums *gpu_report_finish(struct gpu_report *r)
 }
 
 /* C++'s own function, where its library is; kernel names are mangled. To be freed; NULL: as it is. */
-static char *demangled(const char *name)
+char *gpu_demangled(const char *name)
 {
 	static char *(*demangle)(const char *, char *, size_t *, int *);
 	static bool looked;
@@ -215,7 +215,7 @@ static char *demangled(const char *name)
 
 static void print_name(const char *name, FILE *out)
 {
-	char *plain = demangled(name);
+	char *plain = gpu_demangled(name);
 
 	report_print_plain(plain ? plain : name, out);
 	free(plain);
@@ -279,7 +279,7 @@ static void json_sums(struct json *json, const char *key, const struct report_gp
 	json_key(json, key);
 	json_open(json, '[');
 	for (uint32_t i = 0; i < n; i++) {
-		char *plain = demangled(sums[i].name);
+		char *plain = gpu_demangled(sums[i].name);
 
 		json_open(json, '{');
 		json_key(json, "name");
@@ -335,7 +335,7 @@ void report_gpu_print_event(const struct terra_gpu *gpu, FILE *out)
 			"+%" PRIu32 " registers=%" PRIu32, gpu->grid[0], gpu->grid[1], gpu->grid[2], gpu->block[0], gpu->block[1],
 			gpu->block[2], gpu->static_shared, gpu->dynamic_shared, gpu->registers);
 	if (gpu->kind == TERRA_GPU_MEMCPY)
-		fprintf(out, " %s", copy_name(gpu->copy_kind));
+		fprintf(out, " %s", gpu_copy_name(gpu->copy_kind));
 	if (gpu->kind == TERRA_GPU_MEMCPY || gpu->kind == TERRA_GPU_MEMSET)
 		fprintf(out, " bytes=%" PRIu64, gpu->bytes);
 	if (gpu->kind == TERRA_GPU_RUNTIME || gpu->kind == TERRA_GPU_DRIVER)

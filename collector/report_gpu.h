@@ -38,5 +38,8 @@ void report_gpu_print_event(const struct terra_gpu *gpu, FILE *out);
 void report_gpu_json_event(const struct terra_gpu *gpu, struct json *json);
 
 const char *gpu_kind_name(unsigned int kind);
+const char *gpu_copy_name(unsigned int kind); /* CUPTI's kind of copy: "host to device" */
+/* Of a mangled name, to be freed; NULL: it stays as it is. */
+char *gpu_demangled(const char *name);
 
 #endif

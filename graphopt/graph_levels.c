@@ -28,8 +28,11 @@
 struct levels {
 	struct graph *graph;
 	const struct op_events *events;
-	uint64_t *keysets; /* of the graph's ops; 0: no redispatch */
-	bool one_level;	   /* the trace has calls only */
+	uint64_t *keysets;  /* of the graph's ops; 0: no redispatch */
+	uint32_t *result;   /* by event: the one that has its results, itself when none has */
+	bool *of_others;    /* by event: a redispatch on tensors is inside, at any depth */
+	bool *is_open;	    /* by event: is looked into */
+	bool one_level;	    /* the trace has calls only */
 };
 
 #define UNKNOWN_KEYS UINT64_MAX
@@ -71,43 +74,48 @@ static bool has_tensors(const struct graph_op *op)
 	return false;
 }
 
-/* Any redispatch on tensors inside, at any depth. Ops nest a few levels deep, so recursion does no harm. */
-static bool is_made_of_others(const struct op_events *events, uint32_t i)
+/* An event comes behind those that enclose it. So one pass in each direction finds what is true at any depth, and a trace
+ * of ops that nest a million deep is no deeper a call. */
+static void find_inside(struct levels *levels)
 {
-	const struct op_event *items = events->items;
-	uint32_t c;
+	const struct op_event *items = levels->events->items;
 
-	for (c = items[i].first_child; c != GRAPH_NONE; c = items[c].next_sibling) {
-		if (items[c].level == TERRA_LEVEL_REDISPATCH && has_tensors(&items[c].op))
-			return true;
-		if (is_made_of_others(events, c))
-			return true;
+	for (uint32_t i = levels->events->n; i-- > 0;)
+		if (items[i].parent != GRAPH_NONE &&
+		    (levels->of_others[i] || (items[i].level == TERRA_LEVEL_REDISPATCH && has_tensors(&items[i].op))))
+			levels->of_others[items[i].parent] = true;
+}
+
+/* A tail jump leaves no exit event of the inner levels: then the enclosing level of the same op has the result. */
+static void find_outside(struct levels *levels)
+{
+	const struct op_event *items = levels->events->items;
+
+	for (uint32_t i = 0; i < levels->events->n; i++) {
+		uint32_t parent = items[i].parent;
+		bool goes_out = !items[i].has_results && parent != GRAPH_NONE && same_op(&items[parent], &items[i]);
+
+		levels->result[i] = goes_out ? levels->result[parent] : i;
 	}
-	return false;
 }
 
 static bool is_node(const struct levels *levels, uint32_t i)
 {
 	if (goes_on(levels, i))
 		return false;
-	return levels->one_level || levels->events->items[i].level == TERRA_LEVEL_REDISPATCH ||
-	       !is_made_of_others(levels->events, i);
+	return levels->one_level || levels->events->items[i].level == TERRA_LEVEL_REDISPATCH || !levels->of_others[i];
 }
 
-/* A tail jump leaves no exit event of the inner levels: then the enclosing level of the same op has the result. An
- * in-place op's result is its first argument. */
-static void find_results(const struct op_events *events, uint32_t i, struct graph_op *op)
+/* An in-place op's result is its first argument. */
+static void find_results(const struct levels *levels, uint32_t i, struct graph_op *op)
 {
-	const struct op_event *items = events->items;
-	uint32_t p = i;
+	const struct op_event *from = &levels->events->items[levels->result[i]];
 
-	while (!items[p].has_results && items[p].parent != GRAPH_NONE && same_op(&items[items[p].parent], &items[i]))
-		p = items[p].parent;
-	if (items[p].has_results) {
-		op->n_results = items[p].op.n_results;
-		op->results = items[p].op.results;
+	if (from->has_results) {
+		op->n_results = from->op.n_results;
+		op->results = from->op.results;
 	}
-	op->raised |= items[p].op.raised;
+	op->raised |= from->op.raised;
 	if (!op->n_results && op->n_args && op->args[0].kind == GRAPH_TENSOR && terra_plan_op_in_place(op->name)) {
 		op->n_results = 1;
 		op->results = op->args[0].tensor;
@@ -142,7 +150,7 @@ static struct graph_op *add_op(struct levels *levels, uint32_t i)
 		return NULL;
 	graph->ops = ops;
 	ops[graph->n_ops] = event->op;
-	find_results(levels->events, i, &ops[graph->n_ops]);
+	find_results(levels, i, &ops[graph->n_ops]);
 	ops[graph->n_ops].call_only = event->level == TERRA_LEVEL_CALL && !levels->one_level;
 	levels->keysets[graph->n_ops] = levels->one_level ? UNKNOWN_KEYS :
 					event->level == TERRA_LEVEL_REDISPATCH ? event->keyset : 0;
@@ -187,19 +195,19 @@ static int visit_list(struct levels *levels, uint32_t i)
 	return ret;
 }
 
+/* Those that nothing encloses, and those right inside one that is looked into. */
 static int visit(struct levels *levels, uint32_t i)
 {
-	const struct op_event *items = levels->events->items;
-	uint32_t c;
-	int ret = 0;
+	uint32_t parent = levels->events->items[i].parent;
 
+	if (parent != GRAPH_NONE && !levels->is_open[parent])
+		return 0;
 	if (is_list_op(levels, i))
 		return visit_list(levels, i);
 	if (is_node(levels, i))
 		return add_op(levels, i) ? 0 : -ENOMEM;
-	for (c = items[i].first_child; c != GRAPH_NONE && !ret; c = items[c].next_sibling)
-		ret = visit(levels, c);
-	return ret;
+	levels->is_open[i] = true;
+	return 0;
 }
 
 static int by_value(const void *a, const void *b)
@@ -227,22 +235,38 @@ static uint64_t common_keyset(const uint64_t *keysets, uint32_t n, uint64_t *sor
 	return best;
 }
 
+static int choose(struct levels *levels)
+{
+	struct graph *graph = levels->graph;
+	uint32_t i, n = levels->events->n;
+	uint64_t common;
+	int ret = 0;
+
+	find_inside(levels);
+	find_outside(levels);
+	for (i = 0; i < n && !ret; i++)
+		ret = visit(levels, i);
+	common = common_keyset(levels->keysets, graph->n_ops, levels->keysets + n);
+	for (i = 0; i < graph->n_ops; i++)
+		graph->ops[i].plain_keys = common && levels->keysets[i] == common;
+	return ret;
+}
+
 int graph_choose_ops(struct graph *graph, const struct op_events *events)
 {
 	struct levels levels = {.graph = graph, .events = events, .one_level = is_one_level(events)};
-	uint64_t *memory = calloc(2 * (size_t)events->n + 1, sizeof(*memory)), common;
-	uint32_t i;
-	int ret = 0;
+	size_t n = (size_t)events->n + 1;
+	int ret = -ENOMEM;
 
-	if (!memory)
-		return -ENOMEM;
-	levels.keysets = memory;
-	for (i = 0; i < events->n && !ret; i++)
-		if (events->items[i].parent == GRAPH_NONE)
-			ret = visit(&levels, i);
-	common = common_keyset(memory, graph->n_ops, memory + events->n);
-	for (i = 0; i < graph->n_ops; i++)
-		graph->ops[i].plain_keys = common && memory[i] == common;
-	free(memory);
+	levels.keysets = calloc(2 * n, sizeof(*levels.keysets));
+	levels.result = calloc(n, sizeof(*levels.result));
+	levels.of_others = calloc(n, sizeof(*levels.of_others));
+	levels.is_open = calloc(n, sizeof(*levels.is_open));
+	if (levels.keysets && levels.result && levels.of_others && levels.is_open)
+		ret = choose(&levels);
+	free(levels.keysets);
+	free(levels.result);
+	free(levels.of_others);
+	free(levels.is_open);
 	return ret;
 }

@@ -14,6 +14,7 @@
 #include "probes/cache.h"
 #include "probes/elf_file.h"
 #include "probes/mangle.h"
+#include "probes/optable.h"
 
 #define PREFIX "_ZN4c10d3ops12_GLOBAL__N_1"
 #define NAME_SIZE 72
@@ -138,7 +139,7 @@ static int find(const struct terra_elf *elf, struct list *list)
 static bool is_sound(const struct list *list)
 {
 	for (size_t i = 0; i < list->n; i++)
-		if (list->items[i].op.n_args > TERRA_MAX_ARGS || list->items[i].op.level > TERRA_LEVEL_REDISPATCH)
+		if (!terra_op_is_possible(&list->items[i].op))
 			return false;
 	return true;
 }

@@ -9,6 +9,9 @@
 
 #include "probes/op.h"
 
+#define TERRA_GPR_COUNT 6 /* registers that arguments travel in */
+#define TERRA_SSE_COUNT 8
+
 /* How an argument travels (System V AMD64 ABI, 3.2.3). A two-word class goes into registers whole or not at all. */
 enum terra_abi_class {
 	TERRA_ABI_UNKNOWN = 0,

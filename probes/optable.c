@@ -19,6 +19,9 @@
 #define CACHE_VERSION 3u
 #define CACHE_LAYOUT ((uint64_t)CACHE_VERSION << 32 | (uint64_t)TERRA_KIND_COUNT << 16 | sizeof(struct terra_op))
 
+/* Of a mangled name; the longest that was seen has 222 bytes. */
+#define NAME_MAX_SIZE 4096
+
 /* An op while the table is being built; its strings are still spans of the ELF file. */
 struct draft {
 	struct terra_op op;
@@ -87,7 +90,7 @@ static void mark_mutable(const struct terra_schema *schema, struct terra_op *op)
 			op->args[i].is_mutable = 1;
 }
 
-static void describe(const struct sources *sources, const struct terra_signature *signature, struct draft *draft)
+static void describe(struct sources *sources, const struct terra_signature *signature, struct draft *draft)
 {
 	struct terra_schema schema;
 	const char *returns = NULL;
@@ -118,7 +121,7 @@ static void describe(const struct sources *sources, const struct terra_signature
 		mark_mutable(&schema, &draft->op);
 }
 
-static int add_symbol(const struct terra_elf *elf, const Elf64_Sym *symbol, const struct sources *sources,
+static int add_symbol(const struct terra_elf *elf, const Elf64_Sym *symbol, struct sources *sources,
 		      struct drafts *drafts)
 {
 	const char *name = terra_elf_symbol_name(elf, symbol);
@@ -126,7 +129,8 @@ static int add_symbol(const struct terra_elf *elf, const Elf64_Sym *symbol, cons
 	struct draft *draft;
 	uint64_t offset;
 
-	if (!name || ELF64_ST_TYPE(symbol->st_info) != STT_FUNC || symbol->st_shndx == SHN_UNDEF)
+	if (!name || ELF64_ST_TYPE(symbol->st_info) != STT_FUNC || symbol->st_shndx == SHN_UNDEF ||
+	    strnlen(name, NAME_MAX_SIZE) == NAME_MAX_SIZE)
 		return 0;
 	if (terra_mangle_parse(name, &signature) || !terra_elf_file_offset(elf, symbol->st_value, &offset))
 		return 0;
@@ -181,6 +185,17 @@ static int compare_drafts(const void *left, const void *right)
 	return order ? order : strcmp(a->op.mangled, b->op.mangled);
 }
 
+/* A symbol that is there again, as only a hostile file has it: each would have its own copy of the strings. */
+static void drop_repeated(struct drafts *drafts)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < drafts->n; i++)
+		if (n == 0 || compare_drafts(&drafts->items[n - 1], &drafts->items[i]) != 0)
+			drafts->items[n++] = drafts->items[i];
+	drafts->n = n;
+}
+
 static int collect(const struct terra_elf *elf, struct drafts *drafts)
 {
 	struct sources sources;
@@ -196,8 +211,10 @@ static int collect(const struct terra_elf *elf, struct drafts *drafts)
 		err = add_symbol(elf, &elf->symbols[i], &sources, drafts);
 	terra_composites_free(&sources.composites);
 	terra_schema_index_free(&sources.schemas);
-	if (!err && drafts->n)
+	if (!err && drafts->n) {
 		qsort(drafts->items, drafts->n, sizeof(*drafts->items), compare_drafts);
+		drop_repeated(drafts);
+	}
 	return err;
 }
 
@@ -291,6 +308,38 @@ static bool resolve(const char **string, const char *strings, size_t size)
 	return true;
 }
 
+/* Whoever reads arguments indexes registers by these numbers. */
+static bool is_possible_argument(const struct terra_arg *arg)
+{
+	if (arg->kind >= TERRA_KIND_COUNT)
+		return false;
+	switch (arg->place) {
+	case TERRA_PLACE_UNKNOWN:
+	case TERRA_PLACE_STACK:
+		return true;
+	case TERRA_PLACE_GPR:
+		return arg->index + arg->words <= TERRA_GPR_COUNT;
+	case TERRA_PLACE_SSE:
+		return arg->index < TERRA_SSE_COUNT;
+	case TERRA_PLACE_GPR_SSE:
+		return arg->index < TERRA_SSE_COUNT && arg->index2 < TERRA_GPR_COUNT;
+	default:
+		return false;
+	}
+}
+
+bool terra_op_is_possible(const struct terra_op *op)
+{
+	if (op->n_args > TERRA_MAX_ARGS || op->level > TERRA_LEVEL_REDISPATCH || op->ret > TERRA_RET_TENSOR_REFS ||
+	    op->n_returns > TERRA_MAX_RETURNS)
+		return false;
+	for (unsigned i = 0; i < op->n_args; i++)
+		if (!is_possible_argument(&op->args[i]) ||
+		    (op->complete && op->args[i].place == TERRA_PLACE_UNKNOWN))
+			return false;
+	return true;
+}
+
 /* Turns positions into pointers. Refuses a block that is not a table, whatever its checksum says. */
 static bool unpack(void *block, size_t block_size, size_t n_ops)
 {
@@ -302,7 +351,7 @@ static bool unpack(void *block, size_t block_size, size_t n_ops)
 	if (size == 0 || strings[size - 1] != '\0')
 		return false;
 	for (size_t i = 0; i < n_ops; i++) {
-		if (ops[i].n_args > TERRA_MAX_ARGS || ops[i].level > TERRA_LEVEL_REDISPATCH)
+		if (!terra_op_is_possible(&ops[i]))
 			return false;
 		if (!resolve(&ops[i].name, strings, size) || !resolve(&ops[i].overload, strings, size) ||
 		    !resolve(&ops[i].mangled, strings, size))

@@ -8,8 +8,6 @@
 
 #include <string.h>
 
-#define GPR_COUNT 6
-#define SSE_COUNT 8
 #define WORD 8
 
 struct registers {
@@ -20,7 +18,7 @@ struct registers {
 
 static bool take_gpr(struct registers *used, unsigned words, struct terra_arg *arg)
 {
-	if (GPR_COUNT - used->gpr < words)
+	if (TERRA_GPR_COUNT - used->gpr < words)
 		return false;
 	arg->place = TERRA_PLACE_GPR;
 	arg->index = (uint8_t)used->gpr;
@@ -30,7 +28,7 @@ static bool take_gpr(struct registers *used, unsigned words, struct terra_arg *a
 
 static bool take_sse(struct registers *used, struct terra_arg *arg)
 {
-	if (used->sse == SSE_COUNT)
+	if (used->sse == TERRA_SSE_COUNT)
 		return false;
 	arg->place = TERRA_PLACE_SSE;
 	arg->index = (uint8_t)used->sse++;
@@ -39,7 +37,7 @@ static bool take_sse(struct registers *used, struct terra_arg *arg)
 
 static bool take_sse_and_gpr(struct registers *used, struct terra_arg *arg)
 {
-	if (used->sse == SSE_COUNT || used->gpr == GPR_COUNT)
+	if (used->sse == TERRA_SSE_COUNT || used->gpr == TERRA_GPR_COUNT)
 		return false;
 	arg->place = TERRA_PLACE_GPR_SSE;
 	arg->index = (uint8_t)used->sse++;

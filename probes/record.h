@@ -5,7 +5,8 @@
  * counting up, TERRA_RECORD_MORE set on all but the last. All sizes are multiples of 8, all integers little-endian.
  *
  * Losses: every chunk that a producer (a CPU for BPF, a thread for preload) makes gets the producer's next `seq`, also
- * when there is no room for it. A gap is a loss, and its size the number lost.
+ * when there is no room for it, but for the chunks behind a lost one of the same record. A gap is a loss, and its size the
+ * number of records lost.
  */
 #ifndef TERRA_PROBES_RECORD_H
 #define TERRA_PROBES_RECORD_H
@@ -26,7 +27,7 @@ enum terra_record_type {
 	TERRA_RECORD_ENTER = 1,
 	TERRA_RECORD_EXIT = 2,
 	TERRA_RECORD_FUNCTION = 4, /* `op` is an index into terra_functions (probes/functions.h) */
-	TERRA_RECORD_LOST = 3, /* keyset field: how many chunks were lost that no seq accounts for */
+	TERRA_RECORD_LOST = 3, /* keyset field: how many records were lost that no seq accounts for */
 };
 
 enum terra_record_flag {

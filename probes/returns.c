@@ -15,8 +15,6 @@
 
 #include <string.h>
 
-#define MAX_RETURNS 32
-
 static bool one_of(const char *text, const char *const *names)
 {
 	for (; *names; names++)
@@ -69,7 +67,7 @@ void terra_returns_parse(const char *returns, struct terra_op *op)
 		memcpy(single + size, ")", 2);
 		at = single;
 	}
-	while (n < MAX_RETURNS && terra_schema_next_argument(&at, &element)) {
+	while (n < TERRA_MAX_RETURNS && terra_schema_next_argument(&at, &element)) {
 		if (n++ == 0)
 			first = element.type;
 		tensors += strcmp(element.type.text, "Tensor") == 0;

@@ -9,6 +9,9 @@
 #define ARROW_SIZE (sizeof(ARROW) - 1)
 #define NAMESPACE "aten::"
 #define NAMESPACE_SIZE (sizeof(NAMESPACE) - 1)
+#define TEXT_MAX 16384 /* twice the longest that was seen */
+#define SCHEMA_WORK 100 /* for looking at a schema however short it is, in bytes of text */
+#define WORK_MAX ((uint64_t)16 << 20) /* about ten times what libtorch takes */
 
 static bool is_identifier(char c)
 {
@@ -76,8 +79,11 @@ static int scan_strings(const char *data, size_t size, struct terra_schema_index
 
 		if (!stop)
 			break;
-		if (parse_head(before ? before + 1 : at, &schema))
+		if (stop - arrow < TEXT_MAX && parse_head(before ? before + 1 : at, &schema) &&
+		    stop - schema.text < TEXT_MAX) {
+			schema.text_size = (uint32_t)(stop - schema.text);
 			err = add_schema(index, &schema);
+		}
 		if (err)
 			return err;
 		at = stop;
@@ -111,7 +117,10 @@ static int compare_schemas(const void *left, const void *right)
 
 int terra_schema_index_build(const struct terra_elf *elf, struct terra_schema_index *index)
 {
+	size_t left = elf->size;
+
 	memset(index, 0, sizeof(*index));
+	index->work_left = WORK_MAX;
 	for (size_t i = 0; i < elf->n_sections; i++) {
 		const uint8_t *data;
 		size_t size;
@@ -120,7 +129,10 @@ int terra_schema_index_build(const struct terra_elf *elf, struct terra_schema_in
 		if (strncmp(terra_elf_section_name(elf, i), ".rodata", sizeof(".rodata") - 1) != 0)
 			continue;
 		data = terra_elf_section_data(elf, i, &size);
-		err = data ? scan_strings((const char *)data, size, index) : 0;
+		if (!data || size > left) /* more than the file has: they overlap */
+			continue;
+		left -= size;
+		err = scan_strings((const char *)data, size, index);
 		if (err) {
 			terra_schema_index_free(index);
 			return err;
@@ -289,6 +301,15 @@ static bool consider(const struct terra_schema *candidate, struct terra_schema *
 	return agree;
 }
 
+/* Whether there is work left for looking at so much text. */
+static bool can_afford(struct terra_schema_index *index, uint64_t size)
+{
+	if (size > index->work_left)
+		return false;
+	index->work_left -= size;
+	return true;
+}
+
 static size_t lower_bound(const struct terra_schema_index *index, const struct terra_signature *signature)
 {
 	size_t low = 0, high = index->n_schemas;
@@ -305,7 +326,7 @@ static size_t lower_bound(const struct terra_schema_index *index, const struct t
 	return low;
 }
 
-static bool find_exact(const struct terra_schema_index *index, const struct terra_signature *signature,
+static bool find_exact(struct terra_schema_index *index, const struct terra_signature *signature,
 		       struct terra_schema *out)
 {
 	bool unique = true;
@@ -315,6 +336,8 @@ static bool find_exact(const struct terra_schema_index *index, const struct terr
 
 		if (compare_heads(schema->text, schema->head_size, signature->class_name, signature->class_size) != 0)
 			break;
+		if (!can_afford(index, SCHEMA_WORK + schema->text_size))
+			return false;
 		if (arguments_agree(schema, signature))
 			unique &= consider(schema, out);
 	}
@@ -323,11 +346,13 @@ static bool find_exact(const struct terra_schema_index *index, const struct terr
 
 /* The linker stores a string that is the end of another one only once: "real(Tensor(a) self) -> Tensor(a)" is to be
  * found inside "view_as_real(Tensor(a) self) -> Tensor(a)". */
-static bool find_merged(const struct terra_schema_index *index, const struct terra_signature *signature,
+static bool find_merged(struct terra_schema_index *index, const struct terra_signature *signature,
 			struct terra_schema *out)
 {
 	bool unique = true;
 
+	if (!can_afford(index, index->n_schemas))
+		return false;
 	for (size_t i = 0; i < index->n_schemas; i++) {
 		struct terra_schema schema = index->schemas[i];
 		size_t skip = schema.head_size - signature->class_size;
@@ -336,7 +361,10 @@ static bool find_merged(const struct terra_schema_index *index, const struct ter
 		    compare_heads(schema.text + skip, signature->class_size, signature->class_name,
 				  signature->class_size) != 0)
 			continue;
+		if (!can_afford(index, SCHEMA_WORK + schema.text_size))
+			return false;
 		schema.text += skip;
+		schema.text_size -= (uint32_t)skip;
 		schema.head_size -= (uint32_t)skip;
 		schema.name_size -= (uint32_t)skip;
 		schema.prefixed = false;
@@ -346,7 +374,7 @@ static bool find_merged(const struct terra_schema_index *index, const struct ter
 	return unique && out->text;
 }
 
-bool terra_schema_find(const struct terra_schema_index *index, const struct terra_signature *signature,
+bool terra_schema_find(struct terra_schema_index *index, const struct terra_signature *signature,
 		       struct terra_schema *out)
 {
 	memset(out, 0, sizeof(*out));

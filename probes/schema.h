@@ -11,10 +11,13 @@
 #include "probes/elf_file.h"
 #include "probes/mangle.h"
 
+#define TERRA_MAX_RETURNS 32
+
 struct terra_schema {
 	const char *text;    /* "add_.Tensor(...) -> ..." without namespace; NUL-terminated, in the ELF mapping */
 	uint32_t name_size;  /* bytes of "add_" */
 	uint32_t head_size;  /* bytes of "add_.Tensor": the class name is this with '.' as '_' */
+	uint32_t text_size;
 	bool prefixed;       /* the string had "aten::" before it: written for TorchScript, not for the dispatcher */
 };
 
@@ -23,6 +26,8 @@ struct terra_schema_index {
 	struct terra_schema *schemas;
 	size_t n_schemas;
 	size_t capacity;
+	uint64_t work_left; /* bytes of text that may still be looked at: a hostile file can make every op agree with
+			     * every schema */
 };
 
 struct terra_schema_type {
@@ -36,13 +41,13 @@ struct terra_schema_argument {
 	size_t name_size;
 };
 
-/* Collects every schema string of the file's read-only data. 0 or -ENOMEM. */
+/* Collects every schema string of the file's read-only data, where its sections do not overlap. 0 or -ENOMEM. */
 int terra_schema_index_build(const struct terra_elf *elf, struct terra_schema_index *index);
 void terra_schema_index_free(struct terra_schema_index *index);
 
 /* The one schema whose name gives the signature's class and whose arguments agree with its kinds. False when there is
- * none, or when there are several that differ in name or return type. */
-bool terra_schema_find(const struct terra_schema_index *index, const struct terra_signature *signature,
+ * none, when there are several that differ in name or return type, or when the index has been worked too hard. */
+bool terra_schema_find(struct terra_schema_index *index, const struct terra_signature *signature,
 		       struct terra_schema *out);
 
 /* Iterates over arguments: *at starts at the text behind '(' and moves on. False at the end or at malformed text, with

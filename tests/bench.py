@@ -133,7 +133,7 @@ def driver_command(program, iterations, out, *options):
 def make_plan(program, folder, seconds):
     """Trace a short run and optimise it: what a user does once before the fast runs."""
     trace, plan = (os.path.join(folder, program.name + suffix) for suffix in (".terra", ".plan"))
-    run_process([built(os.path.join(BUILD, "bin", "terra-trace")), "-q", "--levels", "all", "-o", trace, "--",
+    run_process([built(os.path.join(BUILD, "bin", "terra-trace")), "-q", "-o", trace, "--",
                  *driver_command(program, TRACED, os.path.join(folder, "traced.json"))], base_environment(), seconds)
     run_process([built(os.path.join(BUILD, "bin", "terra-opt")), trace, "-o", plan], base_environment(), seconds)
     return plan

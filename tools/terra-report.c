@@ -230,6 +230,10 @@ static bool say_incomplete(const struct terra_export_result *result)
 		fprintf(stderr, "terra-report: %" PRIu64 " ops have no exit, their ends are the latest possible; %" PRIu64
 				" exits have no op and were left out\n",
 			result->without_exit, result->without_enter);
+	if (result->left_out)
+		fprintf(stderr,
+			"terra-report: %" PRIu64 " GPU activities were left out: this format has no place for them\n",
+			result->left_out);
 	if (result->unknown)
 		fprintf(stderr,
 			"terra-report: %" PRIu64 " events of a type that no format has a place for were left out\n",

@@ -448,12 +448,14 @@ static bool is_new(const char *path, const struct timespec *since)
 		(file.st_mtim.tv_sec == since->tv_sec && file.st_mtim.tv_nsec >= since->tv_nsec));
 }
 
-static void add_trace(struct terra_index *index, const char *path)
+static bool add_trace(struct terra_index *index, const char *path)
 {
 	char err[512];
+	int error = terra_index_add_trace(index, path, err, sizeof(err));
 
-	if (terra_index_add_trace(index, path, err, sizeof(err)))
+	if (error)
 		say("%s", err);
+	return error == 0;
 }
 
 /* Characters that glob(3) reads as patterns stand for themselves. */
@@ -469,21 +471,27 @@ static void escape(const char *path, char *out, size_t size)
 	out[n] = 0;
 }
 
-/* The recorders have written FILE and FILE.PID. */
-static void find_traces(const struct options *options, const struct timespec *since, struct terra_index *index)
+/* The recorders have written FILE and FILE.PID. A single one is read for the summary only. False: one cannot be read. */
+static bool find_traces(const struct options *options, const struct timespec *since, struct terra_index *index)
 {
 	char pattern[8300];
 	glob_t found = { 0 };
+	size_t others = 0;
+	bool ok = true;
 
-	if (is_new(options->output, since))
-		add_trace(index, options->output);
 	escape(options->output, pattern, sizeof(pattern) - 8);
 	strcat(pattern, ".[0-9]*");
-	if (!glob(pattern, 0, NULL, &found))
-		for (size_t i = 0; i < found.gl_pathc; i++)
-			if (is_new(found.gl_pathv[i], since))
-				add_trace(index, found.gl_pathv[i]);
+	if (glob(pattern, 0, NULL, &found))
+		found.gl_pathc = 0;
+	for (size_t i = 0; i < found.gl_pathc; i++)
+		others += is_new(found.gl_pathv[i], since);
+	if (is_new(options->output, since) && (others || !options->quiet || options->json))
+		ok &= add_trace(index, options->output);
+	for (size_t i = 0; i < found.gl_pathc; i++)
+		if (is_new(found.gl_pathv[i], since))
+			ok &= add_trace(index, found.gl_pathv[i]);
 	globfree(&found);
+	return ok;
 }
 
 static void summarise_traces(const struct terra_index *index, struct summary *summary)
@@ -548,7 +556,7 @@ static void run_preload(const struct options *options, struct terra_launch *laun
 	while (!launch->ended)
 		terra_launch_wait(launch, -1);
 	collect_gpu(options);
-	find_traces(options, &since, &index);
+	summary->failed = !find_traces(options, &since, &index);
 	summarise_traces(&index, summary);
 	write_index(options, &index);
 	terra_index_free(&index);
@@ -557,7 +565,12 @@ static void run_preload(const struct options *options, struct terra_launch *laun
 static void check_writable(const char *path)
 {
 	char folder[4096], *slash;
+	struct stat file;
 
+	if (!stat(path, &file) && S_ISDIR(file.st_mode)) {
+		say("cannot write %s: %s", path, strerror(EISDIR));
+		exit(EXIT_OURS);
+	}
 	snprintf(folder, sizeof(folder), "%s", path);
 	slash = strrchr(folder, '/');
 	slash[slash == folder] = 0;

@@ -31,6 +31,7 @@ struct recording *recording_new(pid_t pid, const struct terra_session_options *o
 	if (!recording)
 		return NULL;
 	recording->pid = pid;
+	recording->process = (struct terra_process){ .pid = pid, .rank = -1, .local_rank = -1, .world_size = -1 };
 	recording->options = options;
 	recording->python_done = !options->stacks;
 	recording->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
@@ -184,18 +185,18 @@ static int create_trace(struct recording *recording, char *err, size_t err_size)
 	return error;
 }
 
-/* It may have ended already. */
+/* What has ended is what its parent said it is. */
 static void describe(struct recording *recording)
 {
 	char command[sizeof(recording->command)];
 
-	if (!recording->ended) {
-		terra_process_describe(recording->pid, &recording->process);
-		terra_machine_command(recording->pid, command, sizeof(command));
-		if (command[0])
-			strcpy(recording->command, command);
-	}
-	recording->process.pid = recording->pid;
+	if (recording->ended || recording->replaced)
+		return;
+	terra_machine_command(recording->pid, command, sizeof(command));
+	if (!command[0]) /* a zombie has neither */
+		return;
+	strcpy(recording->command, command);
+	terra_process_describe(recording->pid, &recording->process);
 }
 
 void recording_begin(struct recording *recording)
@@ -330,7 +331,7 @@ static void tell_last_losses(struct recording *recording)
 	uint64_t told, lost;
 
 	tell_losses(recording);
-	told = terra_consumer_stats(recording->consumer)->lost;
+	told = terra_consumer_stats(recording->consumer)->lost - terra_consumer_stats(recording->consumer)->lost_exits;
 	terra_bpf_counts(recording->library->bpf, recording->target, &counts);
 	lost = counts.lost_chunks + counts.lost_events;
 	if (!recording->over && lost > told)

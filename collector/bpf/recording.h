@@ -47,6 +47,7 @@ struct recording {
 	uint32_t looks;
 
 	bool ended; /* the process */
+	bool replaced; /* its program, by another that it has executed */
 	bool over;  /* nothing more is recorded: enough, or an error */
 	int error;
 	char message[512];

@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "collector/bpf/follow.h"
 #include "collector/bpf/recording.h"
@@ -254,13 +256,18 @@ static void attach_forked(struct terra_session *session, const struct follow_eve
 	child = add_recording(session, (pid_t)event->process);
 	if (!child) /* no memory: one trace less */
 		return;
+	if (event->shares_memory) /* what it has mapped is its parent's; it is looked at when it has executed something */
+		child->next_look_ns = recording_now() + LAST_LOOK_NS;
 	if (!parent || event->shares_memory || child->ended || !parent->library)
 		return;
 	snprintf(child->command, sizeof(child->command), "%s", parent->command);
+	child->process = parent->process;
+	child->process.pid = child->pid;
+	child->process.parent = parent->pid;
 	recording_inherit_python(child, parent);
-	child->mapped = parent->mapped;
 	if (recording_attach(child, parent->library, err, sizeof(err)))
-		return;
+		return; /* tried again where it is looked at, and said if it fails again */
+	child->mapped = parent->mapped;
 	if (event->held)
 		return;
 	snprintf(child->remark, sizeof(child->remark),
@@ -287,6 +294,8 @@ static void on_exec(struct terra_session *session, const struct follow_event *ev
 
 	if (!recording)
 		return;
+	recording->replaced = true;
+	consume(session); /* what the program before has done */
 	if (recording->consumer) {
 		finish_recording(session, recording);
 		drop(session, recording);
@@ -302,6 +311,7 @@ static void on_exec(struct terra_session *session, const struct follow_event *ev
 	recording->storage_done = false;
 	if (recording->library)
 		terra_bpf_forget(recording->library->bpf, recording->target);
+	recording->replaced = false;
 	recording->mapped = false;
 	recording->looks = 0;
 	recording->next_look_ns = 0;
@@ -391,7 +401,7 @@ static void finish_recording(struct terra_session *session, struct recording *re
 	recording_finish(recording);
 	recording_release(recording);
 	take_error(session, recording);
-	if (!recorded)
+	if (!recorded || access(recording->output, F_OK)) /* what a flight recorder kept may have found no room */
 		return;
 	add_to_result(session, recording);
 	add_to_index(session, recording);
@@ -617,6 +627,17 @@ static int open_follow(struct terra_session *session, char *err, size_t err_size
 	return session->options.hold ? error : 0;
 }
 
+/* A process takes some files of ours, and many may be traced. What is started from here on would inherit the limit. */
+static void raise_file_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit))
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 int terra_session_open(const struct terra_session_options *options, pid_t pid, struct terra_session **out, char *err,
 		       size_t err_size)
 {
@@ -635,9 +656,11 @@ int terra_session_open(const struct terra_session_options *options, pid_t pid, s
 	}
 	if (!error)
 		error = options->argv ? prepare(session, err, err_size) : attach_running(session, err, err_size);
-	if (error)
+	if (error) {
 		terra_session_close(session);
-	else
-		*out = session;
-	return error;
+		return error;
+	}
+	raise_file_limit();
+	*out = session;
+	return 0;
 }

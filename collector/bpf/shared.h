@@ -16,7 +16,7 @@ struct bpf_buffer {
 	uint32_t taken;
 	uint32_t producer;
 	uint32_t target; /* whose event is put together in it */
-	uint32_t unused;
+	uint32_t lost; /* a chunk of the record that is put together in it found no room */
 	uint64_t live[TERRA_REGISTERS];
 	struct terra_regs regs;
 	uint64_t cursor[5]; /* struct terra_cursor */
@@ -45,7 +45,7 @@ struct bpf_target {
 /* What a buffer made for a target: at [producer * BPF_TARGETS + target]. */
 struct bpf_sequence {
 	uint64_t seq;  /* chunks made, those without room in the ring included */
-	uint64_t lost; /* of these */
+	uint64_t lost; /* of these, each the first lost one of its record */
 };
 
 #define BPF_FUNCTIONS 32 /* a power of two; at least TERRA_N_FUNCTIONS */

@@ -82,11 +82,28 @@ static int scan_op(struct code *code, const struct terra_op *op, uint32_t index,
 	return n < 0 ? n : error;
 }
 
+/* Ops have code of their own, or share it where the linker found two alike. Were all of them the whole file, as a hostile
+ * one may say, looking at them would take until tomorrow. */
+static bool fits_file(const struct terra_op_table *table, const struct terra_elf *elf)
+{
+	uint64_t left = elf->size;
+
+	for (uint32_t i = 0; i < table->n_ops; i++) {
+		if (table->ops[i].size > left)
+			return false;
+		left -= table->ops[i].size;
+	}
+	return true;
+}
+
 static int scan_table(const struct terra_op_table *table, const struct terra_elf *elf, struct terra_sites *sites)
 {
 	struct code code;
-	int error = code_open(&code, elf);
+	int error;
 
+	if (!fits_file(table, elf))
+		return -ENOEXEC;
+	error = code_open(&code, elf);
 	for (uint32_t i = 0; !error && i < table->n_ops; i++)
 		error = scan_op(&code, &table->ops[i], i, sites);
 	code_close(&code);
@@ -98,11 +115,30 @@ struct cached {
 	uint64_t n_ops, n_exits;
 };
 
+static bool is_possible_source(const struct terra_source *source)
+{
+	return source->kind <= TERRA_SOURCE_MEMORY && source->base < TERRA_REGISTERS;
+}
+
+/* Whoever decodes indexes registers by these numbers. */
+static bool is_possible_site(const struct terra_site *site)
+{
+	if (!is_possible_source(&site->sp) || !is_possible_source(&site->result))
+		return false;
+	for (size_t i = 0; i < sizeof(site->gpr) / sizeof(site->gpr[0]); i++)
+		if (!is_possible_source(&site->gpr[i]))
+			return false;
+	for (size_t i = 0; i < sizeof(site->xmm) / sizeof(site->xmm[0]); i++)
+		if (!is_possible_source(&site->xmm[i]))
+			return false;
+	return true;
+}
+
 static bool probe_in_op(const struct terra_op_table *table, const struct terra_probe *probe)
 {
 	const struct terra_op *op;
 
-	if (probe->site.op >= table->n_ops)
+	if (probe->site.op >= table->n_ops || !is_possible_site(&probe->site))
 		return false;
 	op = &table->ops[probe->site.op];
 	return probe->file_offset >= op->file_offset && probe->file_offset - op->file_offset < op->size;

@@ -65,7 +65,8 @@ struct bpf_config config;
 
 #define TERRA_READ(destination, size, address) bpf_probe_read_user((destination), (size), (const void *)(address))
 
-/* The chunk gets its number even when there is no room for it: the gap tells the loss. */
+/* The chunk gets its number even when there is no room for it: the gap tells the loss. The chunks behind a lost one get
+ * none, so that a lost record counts once. */
 #define TERRA_EMIT(decoder, record, size) emit((decoder)->sink, (record), (size))
 
 ALWAYS_INLINE void emit(struct bpf_buffer *buffer, struct terra_record *record, uint32_t size)
@@ -73,14 +74,18 @@ ALWAYS_INLINE void emit(struct bpf_buffer *buffer, struct terra_record *record, 
 	uint32_t at = buffer->producer * BPF_TARGETS + buffer->target;
 	struct bpf_sequence *sequence = bpf_map_lookup_elem(&sequences, &at);
 
-	if (!sequence)
+	if (record->chunk == 0)
+		buffer->lost = 0;
+	if (!sequence || buffer->lost)
 		return;
 	record->seq = sequence->seq++;
 	if (size > TERRA_CHUNK_SIZE)
 		size = TERRA_CHUNK_SIZE;
 	/* The consumer looks by itself every few milliseconds; to wake it for every record would cost the program. */
-	if (bpf_ringbuf_output(&ring, record, size, BPF_RB_NO_WAKEUP))
+	if (bpf_ringbuf_output(&ring, record, size, BPF_RB_NO_WAKEUP)) {
 		sequence->lost++;
+		buffer->lost = 1;
+	}
 }
 
 #include "probes/tls.h"

@@ -19,6 +19,7 @@
 #include <fcntl.h>
 #include <link.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -369,6 +370,14 @@ static int begin(char *err, size_t err_size)
 	return code < 0 ? code : 0;
 }
 
+/* What a trace does not have, whichever process it is of. */
+static void note_gaps(void)
+{
+	note_openings();
+	note_functions();
+	note_missing_fields();
+}
+
 void record_libtorch_seen(void)
 {
 	char err[512] = "";
@@ -377,9 +386,7 @@ void record_libtorch_seen(void)
 	if (!options.wanted || __atomic_exchange_n(&setup.seen, true, __ATOMIC_ACQ_REL))
 		return;
 	if (begin(err, sizeof(err)) == 0) {
-		note_openings();
-		note_functions();
-		note_missing_fields();
+		note_gaps();
 		__atomic_store_n(&record_state.active, true, __ATOMIC_RELEASE);
 	} else {
 		fprintf(stderr, "terra: not recording: %s\n", err);
@@ -399,8 +406,7 @@ void record_begin_child(void)
 		fprintf(stderr, "terra: not recording process %d: %s\n", (int)getpid(), err);
 	}
 	record_drain_unlock();
-	note_openings();
-	note_missing_fields();
+	note_gaps();
 }
 
 /* The interpreter can only be checked once it runs code; a program without one is not asked for ever. */
@@ -462,4 +468,27 @@ __attribute__((visibility("default"))) void _exit(int status)
 __attribute__((visibility("default"))) void _Exit(int status)
 {
 	leave(status);
+}
+
+/* Whether the signal is the end of this process, at once. */
+static bool is_own_end(pid_t pid, int signal)
+{
+	struct sigaction action;
+	sigset_t blocked;
+
+	if (record_state.owner != (uint32_t)getpid() || pid != getpid() || (signal != SIGINT && signal != SIGTERM))
+		return false;
+	return !sigaction(signal, NULL, &action) && action.sa_handler == SIG_DFL &&
+	       !pthread_sigmask(SIG_BLOCK, NULL, &blocked) && !sigismember(&blocked, signal);
+}
+
+/* After ^C, Python ends in order and then by the signal that it was sent, so that a shell sees it. */
+__attribute__((visibility("default"))) int kill(pid_t pid, int signal)
+{
+	int saved_errno = errno;
+
+	if (is_own_end(pid, signal))
+		record_end();
+	errno = saved_errno;
+	return (int)syscall(SYS_kill, pid, signal);
 }

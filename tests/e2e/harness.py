@@ -138,7 +138,7 @@ def _made(stem, ending, words, make):
 def make_trace(stem, command, *, env=None, again=False):
     """Traces a Python program; the path of the trace. `again` makes another one, for this suite alone."""
     def make(path):
-        run([tool("terra-trace"), "--quiet", "--backend", "preload", "--levels", "all", "-o", path, "--", PYTHON,
+        run([tool("terra-trace"), "--quiet", "--backend", "preload", "-o", path, "--", PYTHON,
              *command], env=env, timeout=300)
     if again:
         make(stem + ".again.terra")

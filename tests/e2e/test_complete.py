@@ -6,7 +6,6 @@ One process is watched by the mode and recorded by both backends at once, each a
 steps, has each backend record each choice of levels, and each backend alone.
 """
 # timeout: 900
-# alone: probes are the system's, and a tracer that gets no time loses events
 import copy
 import json
 import os

@@ -9,7 +9,11 @@ import signal
 import subprocess
 from collections import Counter
 
-from harness import BUILD, PYTHON, main, need_bpf, python, run, skip, temporary_folder, test, tool
+import jsonschema
+
+import chakra_schema
+from harness import BUILD, PYTHON, ROOT, main, need_bpf, python, run, skip, temporary_folder, test, tool
+from trace_processor import Processor
 
 INJECTED = os.path.join(BUILD, "lib", "libterra_cupti.so")
 DOUBLE_CUPTI = os.path.join(BUILD, "lib", "libdouble_cupti.so")
@@ -140,6 +144,58 @@ def launches_have_their_ops():
     notes = [event["text"] for event in trace if event["type"] == "note"]
     assert any("1 not" in note and "found by external id" in note for note in notes), notes
     assert not any("name different ops" in note for note in notes), notes
+
+
+@test(timeout=300)
+def timelines_draw_what_was_launched():
+    "Trace processor has each timed activity as a slice on its stream, each call on its thread, and an arrow between them."
+    trace, _ = launches_by("preload")
+    gpu = [event for event in trace if event["type"] == "gpu" and event["timed"] and event["kind"] != "link"]
+    calls = {event["correlation"] for event in gpu if event["kind"] in ("runtime", "driver")}
+    work = [event for event in gpu if event["kind"] in ("kernel", "memcpy", "memset")]
+    with Processor() as processor:
+        for format, prefix in (("perfetto", "debug"), ("chrome", "args")):
+            run([tool("terra-report"), "--export", format, "-o", path("out." + format), path("preload.terra")])
+            processor.load(path("out." + format))
+            wrong = processor.query("select name from stats where value != 0 and severity in ('error', 'data_loss')")
+            assert not wrong, wrong
+            rows = processor.query(f"""select category, dur, extract_arg(arg_set_id, '{prefix}.seq') as seq, depth,
+                extract_arg(arg_set_id, '{prefix}.op') as op from slice where category in ('kernel', 'memcpy', 'memset', 'runtime',
+                'driver', 'overhead')""")
+            found = sorted((int(row["seq"]), row["category"], row["dur"], row["depth"], row["op"] and int(row["op"])) for row in rows)
+            assert found == sorted((event["seq"], event["kind"], event["duration_ns"], 0, event["op"]) for event in gpu), found[:5]
+            arrows = processor.query("""select a.category as a, b.category as b from flow f join slice a on f.slice_out = a.id
+                join slice b on f.slice_in = b.id where b.category in ('kernel', 'memcpy', 'memset')""")
+            assert len(arrows) == sum(event["correlation"] in calls for event in work) > 20, (len(arrows), len(work))
+            assert {row["a"] for row in arrows} <= {"runtime", "driver"}, arrows[:5]
+
+
+@test(timeout=300)
+def exports_have_what_was_launched():
+    "Chakra has each activity as a node behind the outermost op that launched it; JSON has all, valid by its schema."
+    trace, _ = launches_by("preload")
+    enters = {event["seq"]: event for event in trace if event["type"] == "enter"}
+
+    def outermost(seq):
+        while seq is not None and enters[seq]["parent"] is not None:
+            seq = enters[seq]["parent"]
+        return [] if seq is None else [seq]
+
+    work = {event["seq"]: event for event in trace if event["type"] == "gpu" and event["kind"] in ("kernel", "memcpy", "memset")}
+    run([tool("terra-report"), "--export", "chakra", "-o", path("out.et"), path("preload.terra")])
+    with open(path("out.et"), "rb") as file:
+        _, nodes = chakra_schema.read(file.read())
+    found = {node.id: list(node.ctrl_deps) for node in nodes if not chakra_schema.attributes(node).get("is_cpu_op", True)}
+    assert found == {seq: outermost(event["op"]) for seq, event in work.items()} and len(found) > 20, found
+    assert any(event["op"] is not None and [event["op"]] != found[seq] for seq, event in work.items()), "no op inside another launched"
+    lines = [json.loads(line) for line in run([tool("terra-report"), "--export", "json", path("preload.terra")]).stdout.splitlines()]
+    gpu = [line for line in lines if line["type"] == "gpu"]
+    with open(os.path.join(ROOT, "docs", "export-json.schema.json"), encoding="utf-8") as file:
+        validator = jsonschema.Draft202012Validator(json.load(file))
+    for line in gpu:
+        validator.validate(line)
+    assert [line["id"] for line in gpu] == [event["seq"] for event in trace if event["type"] == "gpu"]
+    assert lines[-1]["events_unknown"] == 0
 
 
 @test(timeout=300)

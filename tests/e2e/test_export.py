@@ -1,6 +1,7 @@
 """terra-report --export: Perfetto's trace processor opens the timelines, Chakra's schema and a JSON Schema hold for the others, and
 what is in them is what the trace holds."""
 # timeout: 400
+import glob
 import json
 import os
 import pty
@@ -10,7 +11,7 @@ import jsonschema
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2
 
 import chakra_schema
-from harness import PYTHON, ROOT, main, make_trace, program, run, temporary_folder, test, tool
+from harness import PYTHON, ROOT, main, make_trace, need_bpf, program, run, temporary_folder, test, tool
 from trace_oracle import Trace
 from trace_processor import Processor
 
@@ -74,7 +75,8 @@ def check_slices(processor, trace, prefix, start):
     slices = processor.query(f"""
         select s.ts, s.dur, s.depth, s.name, s.category, t.tid, extract_arg(s.arg_set_id, '{prefix}.seq') as seq,
                extract_arg(s.arg_set_id, '{prefix}.arg0') as arg0
-        from slice s join thread_track tt on s.track_id = tt.id join thread t using (utid) where s.category != 'recording'""")
+        from slice s join thread_track tt on s.track_id = tt.id join thread t using (utid)
+        where s.category not in ('recording', 'beside ops')""")
     wanted, enters = nesting(trace), {enter["seq"]: enter for enter in trace.enters}
     assert len(slices) == len(wanted) > 0, (len(slices), len(wanted))
     for one in slices:
@@ -87,6 +89,21 @@ def check_slices(processor, trace, prefix, start):
         if first and first["kind"] == "Tensor" and first["value"]["tensor"]:
             assert one["arg0"].endswith(str(first["value"]["sizes"]).replace(" ", "")), (one, first)
     assert not enters
+
+
+def check_flows(processor, lines, prefix):
+    """Arrows end at the outermost ops that a Node's evaluation ran, and come from the op that made the Node."""
+    ops = {line["id"]: line for line in map(json.loads, data_of(lines).splitlines()) if line["type"] == "op"}
+    wanted, last = set(), {}
+    for id in sorted(ops):
+        forward, parent = (ops[id].get("backward") or {}).get("forward"), ops.get(ops[id]["parent"], {})
+        if forward is not None and (parent.get("backward") or {}).get("forward") != forward:
+            wanted.add((last.get(forward, forward), id))
+            last[forward] = id if prefix == "debug" else forward  # Perfetto's lead on from op to op
+    found = processor.query(f"""select extract_arg(a.arg_set_id, '{prefix}.seq') as a, extract_arg(b.arg_set_id, '{prefix}.seq') as b
+        from flow f join slice a on f.slice_out = a.id join slice b on f.slice_in = b.id""")
+    assert {(int(row["a"]), int(row["b"])) for row in found} == wanted and len(found) == len(wanted), (len(found), len(wanted))
+    return len(wanted)
 
 
 @test(timeout=200)
@@ -105,6 +122,8 @@ def perfetto_opens_the_timelines():
                 check_slices(processor, trace, prefix, start)
                 notes = processor.query("select name from slice where category = 'recording'")
                 assert len(notes) == sum(event["event"] == "note" for event in trace.events), notes
+                flows = check_flows(processor, export(file, "json"), prefix)
+                assert flows > 20 or name != "mlp", flows
         ends = processor.query("select name, extract_arg(arg_set_id, 'args.end') as end from slice")
         ends = {row["end"] for row in ends if row["name"] == "aten::add.Tensor"}
         assert ends == {"left by an exception", "not over when the trace ends"}, ends
@@ -135,7 +154,8 @@ def perfetto_opens_what_is_left_of_a_damaged_trace():
             for format in ("perfetto", "chrome"):
                 processor.load(export(path(name), format, 1))
                 check_stats(processor)
-                slices = processor.query("select count(*) as n, min(dur) as least from slice where category != 'recording'")
+                slices = processor.query("select count(*) as n, min(dur) as least from slice"
+                                         " where category not in ('recording', 'beside ops')")
                 assert slices[0]["n"] == len(ops) and slices[0]["least"] >= 0, (slices, len(ops))
 
 
@@ -192,8 +212,7 @@ class Storages:
             if tensor["storage"] not in storages or (in_place(enter["op"]) or out) and tensor["impl"] in impls:
                 self.write(tensor, writer)
         if in_place(enter["op"]) and not results:
-            first = next(value for value in enter["values"] if tensors_of([value]))
-            for tensor in arguments if enter["op"].startswith("aten::_fused_") else tensors_of([first]):
+            for tensor in arguments if enter["op"].startswith("aten::_fused_") else tensors_of(enter["values"][:1]):
                 self.write(tensor, writer)
 
 
@@ -225,11 +244,12 @@ def chakra_nodes_are_the_outermost_ops():
         trace, seen, last = traced(name)[1], set(), {}
         outermost = {enter["seq"]: enter for enter in trace.enters if "parent" not in enter}
         notes = sum(event["event"] == "note" for event in trace.events)
+        beside = ("terra::host_read", "terra::call")
         for node in chakra_nodes(name):
             assert node.id not in seen and all(dep in seen and dep < node.id for dep in [*node.ctrl_deps, *node.data_deps]), node
             seen.add(node.id)
             if node.type == chakra_schema.NODE_TYPES["METADATA_NODE"]:
-                notes -= 1
+                notes -= node.name not in beside
                 continue
             enter, exit_event = outermost[node.id], trace.exit_of(outermost.pop(node.id))
             assert node.type == chakra_schema.NODE_TYPES["COMP_NODE"] and node.name == enter["op"], node
@@ -276,6 +296,46 @@ def chakra_data_flows_as_the_program_says():
     assert len(set(storages)) == len(storages), "a value at an address that came again has a number of its own"
 
 
+@test
+def chakra_has_autograds_numbers():
+    "Of a forward op that made a Node and of the ops that its evaluation ran, seq_id is the Node's number."
+    with open(export(traced("mlp")[0], "json"), encoding="utf-8") as lines:
+        ops = [op for op in map(json.loads, lines) if op["type"] == "op" and op["parent"] is None]
+    wanted = {op["id"]: op["backward"]["node"] if "backward" in op else op.get("node") for op in ops}
+    found = {node.id: chakra_schema.attributes(node).get("seq_id") for node in chakra_nodes("mlp") if node.id in wanted}
+    found = {id: 0 if number == "" else number for id, number in found.items()}
+    assert found == wanted, [(seq, found[seq], wanted[seq]) for seq in wanted if found[seq] != wanted[seq]][:5]
+    assert any(op["backward"]["node"] is not None for op in ops if "backward" in op) and any(op.get("node") for op in ops)
+
+
+COLLECTIVES = {"c10d::allreduce_": 0, "c10d::allgather_": 2, "c10d::broadcast_": 5}  # AllReduce, AllGather, Broadcast
+
+
+@test(timeout=200)
+def chakra_knows_the_collectives_of_two_ranks():
+    "DistributedDataParallel on two ranks: each collective is a COMM_COLL_NODE with its type and bytes, the same on both."
+    need_bpf()
+    run([tool("terra-trace"), "--quiet", "--backend", "bpf", "-o", path("ddp.terra"), "--", PYTHON, "-m", "torch.distributed.run",
+         "--nproc-per-node", "2", program("ddp.py"), "2"], env={"GOMP_SPINCOUNT": "0", "OMP_NUM_THREADS": "1"}, timeout=180)
+    ranks = []
+    for file in sorted(glob.glob(path("ddp.terra.[0-9]*"))):
+        _, nodes = chakra_schema.read(data_of(export(file, "chakra")))
+        collectives = [node for node in nodes if node.type == chakra_schema.NODE_TYPES["COMM_COLL_NODE"]]
+        of = {node.id: chakra_schema.attributes(node) for node in collectives}
+        for node in collectives:
+            assert (of[node.id]["comm_type"] or 0) == COLLECTIVES[node.name], node
+        found = [(node.name, of[node.id]["comm_size"]) for node in collectives]
+        if found:
+            ranks.append(found)
+        read = {node.name for node in collectives if any(node.id in other.data_deps for other in nodes)}
+        assert read == ({"c10d::allreduce_", "c10d::broadcast_"} if collectives else set()), "allgather_ writes a list of lists"
+    assert len(ranks) == 2 and ranks[0] == ranks[1], ranks
+    gradients = 4 * (32 * 64 + 64 + 64 * 4 + 4)
+    assert ranks[0].count(("c10d::allreduce_", gradients)) == 2, ranks  # one bucket a step
+    assert ("c10d::allreduce_", 4) in ranks[0] and ("c10d::broadcast_", gradients) in ranks[0], ranks
+    assert any(name == "c10d::allgather_" and size for name, size in ranks[0]), ranks
+
+
 # JSON
 
 
@@ -292,6 +352,8 @@ def json_holds_everything_by_its_schema():
         for line in lines[::every]:
             validator.validate(line)
         assert lines[0]["type"] == "trace" and lines[-1]["type"] == "end" and lines[-1]["ended_cleanly"]
+        ids = {line["id"] for line in lines if "id" in line}
+        assert ids >= {event["seq"] for event in trace.events if "seq" in event and event["event"] != "exit"}, "an event has no line"
         check_json_ops(trace, {line["id"]: line for line in lines if line["type"] == "op"})
         dependencies = data_dependencies(trace)
         assert all(set(line["data_deps"]) == dependencies[line["id"]] for line in lines

@@ -24,7 +24,7 @@ ADAMW = ["mul_", "lerp_", "mul_", "addcmul_", "sqrt", "div", "add_", "addcdiv_"]
 def recorded():
     """A trace of mlp.py, made once."""
     if not os.path.exists(TRACE):
-        run([tool("terra-trace"), "--quiet", "--backend", "preload", "--levels", "all", "-o", TRACE, "--", PYTHON,
+        run([tool("terra-trace"), "--quiet", "--backend", "preload", "-o", TRACE, "--", PYTHON,
              program("mlp.py"), "8"], timeout=120)
     return TRACE
 

@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """What a trace holds beyond ops with arguments, against what PyTorch says of the same program: through both backends."""
 # timeout: 300
-# alone: probes are the system's, and a tracer that gets no time loses events
 import functools
 import json
 import os
@@ -170,7 +169,7 @@ def recording(backend):
             file.write("kept = []    # code that is freed has no name in a call stack any more\n")
             for name, code in PROGRAMS.items():
                 file.write(f"kept += [compile({code!r}, {name!r}, 'exec'), {{'__name__': {name!r}}}]\nexec(*kept[-2:])\n")
-        outcome = run([tool("terra-trace"), "--backend", backend, "--levels", "all", "-o", path, "--", PYTHON, script],
+        outcome = run([tool("terra-trace"), "--backend", backend, "-o", path, "--", PYTHON, script],
                       timeout=110)
         lines = [json.loads(line) for line in run([tool("trace_dump"), path], timeout=110).stdout.splitlines()]
     events = lines[1:-1]

@@ -46,7 +46,7 @@ def unit_test(name, release):
 
 def tables_and_offsets(release):
     """Op table against the release's headers and by calls through it, offsets, exits."""
-    for name in ("test_optable_torch", "test_offsets", "test_exits"):
+    for name in ("test_optable_torch", "test_offsets", "test_sites"):
         unit_test(name, release)
 
 
@@ -54,7 +54,8 @@ def holds_every_op(release):
     """Every form of argument, in one process with TorchDispatchMode."""
     with temporary_folder() as folder:
         out, path = os.path.join(folder, "watched.json"), os.path.join(folder, "zoo.terra")
-        run([PYTHON, WATCHED, out, ZOO], env=env_of(release, TERRA_RECORD_FILE=path), preload=RECORD, timeout=300)
+        run([PYTHON, WATCHED, out, ZOO], env=env_of(release, TERRA_RECORD_FILE=path, TERRA_RECORD_LEVELS="call,redispatch"),
+            preload=RECORD, timeout=300)
         trace = trace_oracle.Trace.read(tool("trace_dump"), path)
         with open(out, encoding="utf-8") as file:
             comparison = trace_oracle.compare(trace, json.load(file))

@@ -1,73 +1,56 @@
-/* fuzz_elf.c - the ELF reader, the schema scanner and the parser of mangled names, on anything. */
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+/* fuzz_elf.c - ELF files: the op table, the places to probe in ops, and where a script says that torch is. */
+#include <fcntl.h>
+#include <limits.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
-#include "probes/mangle.h"
-#include "probes/optable.h"
+#include "collector/bpf/sites.h"
+#include "probes/find.h"
+#include "tests/fuzz/table_input.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* What a table says must be usable: places exist, strings end, every op can be found by its name. */
-static void use_table(const struct terra_op_table *table)
+static void check_sites(const struct terra_op_table *table, const struct terra_sites *sites)
 {
-	char name[64];
+	for (size_t i = 0; i < sites->n_exits; i++) {
+		const struct terra_op *op = &table->ops[sites->exits[i].site.op];
 
-	for (uint32_t i = 0; i < table->n_ops; i++) {
-		const struct terra_op *op = &table->ops[i];
-
-		if (!terra_op_table_find(table, op->name, op->overload, op->level) || strlen(op->mangled) == 0)
-			abort();
-		for (unsigned k = 0; k < op->n_args; k++) {
-			const struct terra_arg *arg = &op->args[k];
-
-			terra_op_argument_name(op, k, name, sizeof(name));
-			if (arg->place == TERRA_PLACE_GPR && arg->index + arg->words > 6)
-				abort();
-			if (arg->place == TERRA_PLACE_UNKNOWN && op->complete)
-				abort();
-		}
+		table_input_check(sites->exits[i].file_offset - op->file_offset < op->size, "an op ends inside it");
 	}
+	for (uint32_t i = 0; i < table->n_ops; i++)
+		table_input_check(sites->entries[i].site.op == i && sites->tail_jumps[i] <= 1, "each op has an entry");
 }
 
-/* The whole input as a file. */
-static void fuzz_file(const uint8_t *data, size_t size)
+static void run_file(const char *path)
 {
 	struct terra_op_table *table;
-	void *copy = malloc(size ? size : 1);
+	struct terra_sites *sites;
+	char err[PATH_MAX + 256] = "";
 
-	if (!copy)
+	if (terra_op_table_load(path, false, &table, err, sizeof(err))) {
+		table_input_check(err[0], "a refusal has a reason");
 		return;
-	memcpy(copy, data, size);
-	if (terra_op_table_from_memory(copy, size, &table) == 0) {
-		use_table(table);
-		terra_op_table_free(table);
 	}
-	free(copy);
-}
-
-/* The input as the parameters of an op. */
-static void fuzz_name(const uint8_t *data, size_t size)
-{
-	static const char start[] = "_ZN2at4_ops1x4callE";
-	struct terra_signature signature;
-	struct terra_op op = {.level = 0};
-	char *name = malloc(sizeof(start) + size);
-
-	if (!name)
-		return;
-	memcpy(name, start, sizeof(start) - 1);
-	memcpy(name + sizeof(start) - 1, data, size);
-	name[sizeof(start) - 1 + size] = '\0';
-	if (terra_mangle_parse(name, &signature) == 0)
-		terra_places_assign(&signature, size % 3 == 2 ? 0xff : size % 3, &op);
-	free(name);
+	if (terra_sites_find(table, false, &sites, err, sizeof(err)) == 0) {
+		check_sites(table, sites);
+		terra_sites_free(sites);
+	} else {
+		table_input_check(err[0], "a refusal has a reason");
+	}
+	terra_op_table_free(table);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	fuzz_file(data, size);
-	fuzz_name(data, size);
+	int fd = memfd_create("library", MFD_CLOEXEC);
+	char path[64], found[PATH_MAX];
+
+	table_input_run(data, size);
+	table_input_check(fd >= 0 && write(fd, data, size) == (ssize_t)size, "there is room for the input");
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	run_file(path);
+	if (size > 1 && data[0] == '#')
+		terra_find_libtorch(path, found, sizeof(found));
+	close(fd);
 	return 0;
 }

@@ -1,4 +1,4 @@
-/* fuzz_trace.c - the trace reader and the reports against arbitrary bytes.
+/* fuzz_trace.c - the trace reader, the reports and the making of graphs against arbitrary bytes.
  *
  * The first byte chooses what the rest is, since a fuzzer cannot guess checksums: 'f' a file as it is, 'r' a file whose
  * checksums are set right first, 'b' the records of a block. Else the whole input is a file.

@@ -1,4 +1,4 @@
-/* trace_input.h - bytes through the trace reader and everything that looks at a trace; for the fuzzer and the mutation
+/* trace_input.h - bytes through the trace reader and everything that looks at a trace; for the fuzzers and the mutation
  * test. */
 #ifndef TERRA_TESTS_FUZZ_TRACE_INPUT_H
 #define TERRA_TESTS_FUZZ_TRACE_INPUT_H
@@ -14,6 +14,8 @@
 #include "collector/export.h"
 #include "collector/report.h"
 #include "collector/trace_format.h"
+#include "graphopt/graph.h"
+#include "graphopt/graph_report.h"
 
 /* A reader asks a hostile file for this much work at the most: it may not return more often than bytes can explain. */
 static inline void input_check(bool ok, const char *what)
@@ -138,6 +140,26 @@ static inline void input_report(int fd, FILE *out)
 	}
 }
 
+/* What terra-opt makes of a trace before it compiles anything, and what terra-report says of that. */
+static inline void input_graph(int fd, FILE *out)
+{
+	struct terra_graph_report *report;
+	struct graph *graph;
+	char path[64], err[320] = "";
+	int ret;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	ret = graph_build(path, &graph, err, sizeof(err));
+	input_check(ret == 0 || (!graph && err[0]), "a graph that is not made says why");
+	if (ret)
+		return;
+	input_check(graph_run_passes(graph, NULL, NULL, err, sizeof(err)) == 0, "the passes take every graph");
+	graph_print(graph, out);
+	graph_free(graph);
+	input_check(terra_graph_report(path, &report, err, sizeof(err)) == 0, "what has a graph has a report");
+	terra_graph_report_free(report);
+}
+
 static inline void input_export(int fd, enum terra_export_format format, FILE *out)
 {
 	struct terra_trace_reader *reader = input_open(fd);
@@ -147,7 +169,7 @@ static inline void input_export(int fd, enum terra_export_format format, FILE *o
 	terra_trace_close(reader);
 }
 
-/* Reads the bytes as a trace, and when `report` is given makes every report and one of the exports. */
+/* Reads the bytes as a trace, and when `report` is given makes every report, one of the exports, and the graph of them. */
 static inline uint64_t input_run(const uint8_t *data, size_t size, FILE *report)
 {
 	int fd = memfd_create("trace", MFD_CLOEXEC);
@@ -162,6 +184,7 @@ static inline uint64_t input_run(const uint8_t *data, size_t size, FILE *report)
 		if (report) {
 			input_report(fd, report);
 			input_export(fd, (enum terra_export_format)(sum % TERRA_EXPORT_COUNT), report);
+			input_graph(fd, report);
 		}
 	}
 	close(fd);

@@ -273,8 +273,11 @@ static void losses(void **state)
 	/* what was open then is not called raised */
 	assert_string_equal(sink.text, "+add +mul(0) ?3 -mul -add +add ");
 	leave(c, 1, MUL, 800);
-	assert_int_equal(terra_consumer_stats(c)->unmatched, 1);
-	assert_int_equal(terra_consumer_lost(c, 0, 7, 5), 0);
+	/* its enter is among the lost, and it is left out */
+	assert_string_equal(sink.text, "+add +mul(0) ?3 -mul -add +add ?1 ");
+	assert_int_equal(terra_consumer_stats(c)->unmatched, 0);
+	assert_int_equal(terra_consumer_stats(c)->lost_exits, 1);
+	assert_int_equal(terra_consumer_lost(c, 0, 6, 5), 0);
 	assert_int_equal(terra_consumer_stats(c)->lost, 10);
 	made.record = (struct terra_record){ .size = sizeof(made.record), .type = TERRA_RECORD_LOST, .keyset = 2 };
 	assert_int_equal(terra_consumer_record(c, &made.record), 0);
@@ -616,6 +619,36 @@ static void damaged_records(void **state)
 	terra_consumer_free(c);
 }
 
+/* A trace could not hold it, and its writer's refusal would end the recording. */
+static void a_scalar_of_no_known_sort_is_damaged(void **state)
+{
+	static const uint64_t tags[] = { 0, 'q', 'f' | 0x100 };
+	struct terra_consumer *c = begin();
+
+	for (size_t i = 0; i < sizeof(tags) / sizeof(tags[0]); i++) {
+		struct terra_packed_scalar scalar = { tags[i], { 0, 0 } };
+
+		give(c, TERRA_RECORD_ENTER, 1, ADD, 1000, put_value(0, TERRA_KIND_SCALAR, 0, 0, 1, &scalar, sizeof(scalar)));
+		give(c, TERRA_RECORD_ENTER, 1, ADD, 1000,
+		     put_value(0, TERRA_KIND_SCALAR_LIST, 0, 1, 1, &scalar, sizeof(scalar)));
+	}
+	assert_int_equal(terra_consumer_stats(c)->damaged, 6);
+	assert_string_equal(sink.text, "");
+	terra_consumer_free(c);
+}
+
+/* Written with `recorded` 0 it would be taken as complete, and bytes be read that are not there. */
+static void a_string_without_its_bytes_is_damaged(void **state)
+{
+	struct terra_consumer *c = begin();
+
+	give(c, TERRA_RECORD_ENTER, 1, ADD, 1000, put_value(0, TERRA_KIND_STRING, 0, 1 << 18, 0, NULL, 0));
+	assert_int_equal(terra_consumer_stats(c)->damaged, 1);
+	give(c, TERRA_RECORD_ENTER, 1, ADD, 1000, put_value(0, TERRA_KIND_STRING, 0, 0, 0, NULL, 0));
+	assert_int_equal(terra_consumer_stats(c)->damaged, 1); /* an empty one is sound */
+	terra_consumer_free(c);
+}
+
 static void the_sinks_error_ends_it(void **state)
 {
 	struct terra_consumer *c = begin();
@@ -650,6 +683,8 @@ int main(void)
 		cmocka_unit_test_setup(many_nodes, setup),
 		cmocka_unit_test_setup(functions, setup),
 		cmocka_unit_test_setup(damaged_records, setup),
+		cmocka_unit_test_setup(a_scalar_of_no_known_sort_is_damaged, setup),
+		cmocka_unit_test_setup(a_string_without_its_bytes_is_damaged, setup),
 		cmocka_unit_test_setup(the_sinks_error_ends_it, setup),
 	};
 

@@ -283,7 +283,8 @@ static struct terra_packed *decode_function(uint32_t form, const struct terra_of
 {
 	static const struct terra_op_layout no_op;
 	struct terra_regs regs = { .gpr = { gpr[0], gpr[1], gpr[2], gpr[3] } };
-	struct terra_decoder d = { .layout = &no_op, .offsets = offsets, .regs = &regs, .op = 3, .tid = 34,
+	struct terra_cursor cursor;
+	struct terra_decoder d = { .at = &cursor, .layout = &no_op, .offsets = offsets, .regs = &regs, .op = 3, .tid = 34,
 				   .chunk = (uint8_t *)chunk_space, .producer = 56 };
 
 	memset(chunk_space, 0xa5, sizeof(chunk_space));

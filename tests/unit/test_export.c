@@ -199,8 +199,14 @@ static bool take_field(const uint8_t **p, const uint8_t *end, struct field *fiel
 		return false;
 	tag = take_varint(p, end);
 	field->number = (uint32_t)(tag >> 3);
-	field->v = take_varint(p, end);
 	field->data = NULL;
+	if ((tag & 7) == 1) {
+		assert_true(end - *p >= 8);
+		memcpy(&field->v, *p, 8);
+		*p += 8;
+		return true;
+	}
+	field->v = take_varint(p, end);
 	if ((tag & 7) == 2) {
 		assert_true(field->v <= (uint64_t)(end - *p));
 		field->data = *p;
@@ -224,10 +230,12 @@ static struct field find(const uint8_t *data, uint64_t size, uint32_t number)
 }
 
 /* Slices begin and end in turn, on each track as a stack, with times that do not go back; each track was described. */
+#define TRACKS 64
+
 struct tracks {
-	uint64_t uuid[8], last[8];
-	int depth[8], n;
-	uint64_t begins, instants;
+	uint64_t uuid[TRACKS], last[TRACKS];
+	int depth[TRACKS], n, flows;
+	uint64_t begins, gpu_begins, instants, flow[TRACKS];
 };
 
 static int track_at(struct tracks *tracks, uint64_t uuid)
@@ -246,7 +254,7 @@ static void take_packet(struct tracks *tracks, const struct field *packet)
 	int i;
 
 	if (descriptor.number) {
-		assert_true(tracks->n < 8);
+		assert_true(tracks->n < TRACKS);
 		tracks->uuid[tracks->n++] = find(descriptor.data, descriptor.v, 1).v;
 	}
 	if (!event.number)
@@ -254,9 +262,14 @@ static void take_packet(struct tracks *tracks, const struct field *packet)
 	type = find(event.data, event.v, 9);
 	i = track_at(tracks, find(event.data, event.v, 11).v);
 	tracks->depth[i] += type.v == 1 ? 1 : type.v == 2 ? -1 : 0;
-	tracks->begins += type.v == 1;
+	if (tracks->uuid[i] & 1u << 31 && (uint32_t)tracks->uuid[i] != UINT32_MAX)
+		tracks->gpu_begins += type.v == 1;
+	else
+		tracks->begins += type.v == 1;
 	tracks->instants += type.v == 3;
 	assert_true(tracks->depth[i] >= 0);
+	if (find(event.data, event.v, 47).number && tracks->flows < TRACKS)
+		tracks->flow[tracks->flows++] = find(event.data, event.v, 47).v;
 	if (type.v != 3) {
 		assert_true(time >= tracks->last[i]);
 		tracks->last[i] = time;
@@ -485,6 +498,271 @@ static void test_loss_forgets(void **state)
 	free(bytes.data);
 }
 
+static uint64_t put_gpu(struct script *s, uint8_t kind, uint64_t at, uint64_t duration, uint64_t op)
+{
+	struct terra_gpu gpu = gpu_sample(kind, 9);
+	struct terra_event event = gpu_event(&gpu, kind == TERRA_GPU_RUNTIME ? 4242 : 0, sample_info()->start_ns + at);
+
+	if (kind == TERRA_GPU_OVERHEAD)
+		gpu.correlation = 0;
+	gpu.name = kind == TERRA_GPU_KERNEL ? "_Z5scalePfi" : NULL;
+	gpu.duration_ns = duration;
+	gpu.op_seq = op;
+	gpu.linked = op == UINT64_MAX ? TERRA_GPU_BY_NOTHING : TERRA_GPU_BY_TIME;
+	if (kind <= TERRA_GPU_MEMSET)
+		gpu.device = 0, gpu.stream = 7;
+	assert_int_equal(terra_trace_write(s->writer, &event), 0);
+	return event.seq;
+}
+
+/* Recorded, not executed: an op with a call and what it launched, in no order of time, two kernels of one stream at a time. */
+static void gpu_trace(const char *name)
+{
+	struct terra_gpu untimed = gpu_sample_full(TERRA_GPU_KERNEL);
+	struct terra_event event = gpu_event(&untimed, 0, 0);
+	struct script s;
+	uint64_t outer, op;
+
+	begin(&s, name);
+	outer = enter(&s, "aten::square", UINT64_MAX);
+	op = enter(&s, "aten::mul", outer);
+	leave(&s, "aten::mul", op);
+	leave(&s, "aten::square", outer);
+	put_gpu(&s, TERRA_GPU_KERNEL, 9000, 500, op);
+	put_gpu(&s, TERRA_GPU_KERNEL, 8000, 1000, op);
+	put_gpu(&s, TERRA_GPU_MEMCPY, 8500, 1000, UINT64_MAX);
+	put_gpu(&s, TERRA_GPU_RUNTIME, 1200, 300, op);
+	put_gpu(&s, TERRA_GPU_OVERHEAD, 100, 300, UINT64_MAX);
+	put_gpu(&s, TERRA_GPU_LINK, 100, 300, UINT64_MAX);
+	untimed.untimed = 1;
+	untimed.duration_ns = 0;
+	untimed.op_seq = UINT64_MAX;
+	assert_int_equal(terra_trace_write(s.writer, &event), 0);
+	assert_int_equal(terra_trace_finish(s.writer), 0);
+}
+
+static uint64_t count_of(const struct sample_bytes *bytes, const char *what)
+{
+	uint64_t n = 0;
+
+	for (const char *p = (char *)bytes->data; (p = strstr(p, what)); p += strlen(what))
+		n++;
+	return n;
+}
+
+/* How many nodes depend on the node 0 that started it all, by their ctrl_deps. */
+static uint64_t gpu_dependencies(const struct sample_bytes *bytes)
+{
+	const uint8_t *p = bytes->data, *end = p + bytes->size;
+	uint64_t n = 0, size;
+
+	for (; p < end; p += size) {
+		struct field deps;
+
+		size = take_varint(&p, end);
+		deps = find(p, size, 4);
+		if (deps.number) {
+			assert_int_equal(deps.v, 1);
+			assert_int_equal(deps.data[0], 0);
+			n++;
+		}
+	}
+	return n;
+}
+
+static void test_gpu(void **state)
+{
+	struct terra_export_result result;
+	struct sample_bytes bytes;
+	struct tracks tracks;
+
+	gpu_trace("gpu");
+	bytes = exported("gpu", TERRA_EXPORT_PERFETTO, &result);
+	tracks = read_perfetto(&bytes);
+	assert_int_equal(result.left_out, 2); /* the link, and what has no times */
+	assert_int_equal(result.unknown, 0);
+	assert_int_equal(tracks.n, 7); /* process, thread, calls, overhead, device, its stream and what overlaps there */
+	assert_int_equal(tracks.begins, 2);
+	assert_int_equal(tracks.gpu_begins, 5);
+	assert_int_equal(tracks.flows, 4);
+	for (int i = 1; i < tracks.flows; i++)
+		assert_int_equal(tracks.flow[i], tracks.flow[0]);
+	free(bytes.data);
+	bytes = exported("gpu", TERRA_EXPORT_CHROME, &result);
+	assert_int_equal(count_of(&bytes, "\"ph\":\"X\""), 5);
+	assert_int_equal(count_of(&bytes, "\"flow_out\":true"), 1);
+	assert_int_equal(count_of(&bytes, "\"flow_in\":true"), 3);
+	assert_int_equal(count_of(&bytes, "\"context 0, stream 7 (2)\""), 1);
+	assert_int_equal(count_of(&bytes, "\"ts\":8.500,\"dur\":1.000,\"name\":\"memcpy ?\""), 1);
+	free(bytes.data);
+	bytes = exported("gpu", TERRA_EXPORT_CHAKRA, &result);
+	assert_int_equal(result.left_out, 1);
+	assert_int_equal(read_chakra(&bytes), 4); /* the op, two kernels, a copy */
+	assert_int_equal(gpu_dependencies(&bytes), 2);
+	free(bytes.data);
+	bytes = exported("gpu", TERRA_EXPORT_JSON, &result);
+	assert_int_equal(result.left_out, 0);
+	assert_int_equal(count_of(&bytes, "\"type\":\"gpu\""), 7);
+	assert_int_equal(count_of(&bytes, "\"start_ns\":null,\"kind\":\"kernel\""), 1);
+	free(bytes.data);
+}
+
+/* What an open op launched has no node to depend on yet; an op behind GPU activity is found like others. */
+static void test_gpu_of_open_op(void **state)
+{
+	struct terra_export_result result;
+	struct sample_bytes bytes;
+	struct script s;
+	uint64_t open, inner, op;
+
+	begin(&s, "open_op");
+	open = enter(&s, "aten::square", UINT64_MAX);
+	put_gpu(&s, TERRA_GPU_KERNEL, 1500, 100, open);
+	inner = enter(&s, "aten::mul", open);
+	leave(&s, "aten::mul", inner);
+	leave(&s, "aten::square", open);
+	op = enter(&s, "aten::neg", UINT64_MAX);
+	leave(&s, "aten::neg", op);
+	put_gpu(&s, TERRA_GPU_KERNEL, 9000, 100, inner);
+	assert_int_equal(terra_trace_finish(s.writer), 0);
+	bytes = exported("open_op", TERRA_EXPORT_CHAKRA, &result);
+	assert_int_equal(read_chakra(&bytes), 4); /* each behind what it depends on */
+	assert_int_equal(gpu_dependencies(&bytes), 2); /* neg's on the op before it, the last kernel's */
+	free(bytes.data);
+}
+
+/* A stream backwards, further than any window: nothing crosses and nothing is left out. */
+static void test_gpu_backwards(void **state)
+{
+	const uint64_t n = 5000;
+	struct terra_export_result result;
+	struct sample_bytes bytes;
+	struct script s;
+
+	begin(&s, "backwards");
+	for (uint64_t i = n; i > 0; i--)
+		put_gpu(&s, TERRA_GPU_KERNEL, i * 100, 100, UINT64_MAX);
+	assert_int_equal(terra_trace_finish(s.writer), 0);
+	bytes = exported("backwards", TERRA_EXPORT_PERFETTO, &result);
+	assert_int_equal(read_perfetto(&bytes).gpu_begins, n);
+	assert_true(read_perfetto(&bytes).n < 10);
+	free(bytes.data);
+}
+
+/* A forward op whose Node a backward pass evaluates later, with two ops one in the other. */
+static void autograd_trace(const char *name)
+{
+	struct terra_event event = {.type = TERRA_EVENT_OP_ENTER, .op = "aten::mul", .overload = "", .parent_seq = UINT64_MAX};
+	struct script s;
+	uint64_t forward, outer, inner;
+
+	begin(&s, name);
+	forward = put(&s, event);
+	put(&s, (struct terra_event){.type = TERRA_EVENT_OP_EXIT, .op = "aten::mul", .overload = "", .enter_seq = forward,
+				     .autograd = 1, .node = 17});
+	event.autograd = 1;
+	event.node = 17;
+	event.forward_seq = forward;
+	outer = put(&s, event);
+	event.parent_seq = outer;
+	inner = put(&s, event);
+	leave(&s, "aten::mul", inner);
+	leave(&s, "aten::mul", outer);
+	event.parent_seq = UINT64_MAX;
+	event.node = event.forward_seq = UINT64_MAX; /* a leaf's grad */
+	leave(&s, "aten::mul", put(&s, event));
+	assert_int_equal(terra_trace_finish(s.writer), 0);
+}
+
+static void test_autograd(void **state)
+{
+	struct terra_export_result result;
+	struct sample_bytes bytes;
+	struct tracks tracks;
+
+	autograd_trace("autograd");
+	bytes = exported("autograd", TERRA_EXPORT_PERFETTO, &result);
+	tracks = read_perfetto(&bytes);
+	assert_int_equal(tracks.flows, 2);
+	assert_int_equal(tracks.flow[0], tracks.flow[1]);
+	free(bytes.data);
+	bytes = exported("autograd", TERRA_EXPORT_CHROME, &result);
+	assert_int_equal(count_of(&bytes, "\"ph\":\"s\""), 1);
+	assert_int_equal(count_of(&bytes, "\"ph\":\"f\""), 1);
+	free(bytes.data);
+	bytes = exported("autograd", TERRA_EXPORT_JSON, &result);
+	assert_int_equal(count_of(&bytes, "\"results\":[],\"node\":17"), 1);
+	assert_int_equal(count_of(&bytes, "\"backward\":{\"node\":17,\"forward\":0}"), 2);
+	assert_int_equal(count_of(&bytes, "\"backward\":{\"node\":null,\"forward\":null}"), 1);
+	free(bytes.data);
+}
+
+static void test_aliases(void **state)
+{
+	struct terra_tensor list[2] = {sample_tensor(1), sample_tensor(2)}, view = sample_tensor(2), fresh = sample_tensor(3);
+	struct terra_value args[] = {
+	    {.kind = TERRA_KIND_INT, .present = 1, .u.i = 3},
+	    {.kind = TERRA_KIND_TENSOR_LIST, .present = 1, .count = 2, .recorded = 2, .u.tensors = list},
+	};
+	struct terra_value results[] = {
+	    {.kind = TERRA_KIND_TENSOR, .present = 1, .u.tensor = &fresh},
+	    {.kind = TERRA_KIND_TENSOR, .present = 1, .u.tensor = &view},
+	};
+	struct terra_export_result result;
+	struct sample_bytes bytes;
+	struct script s;
+	uint64_t seq;
+
+	view.impl += 64;
+	begin(&s, "aliases");
+	seq = put(&s, (struct terra_event){.type = TERRA_EVENT_OP_ENTER, .op = "aten::f", .overload = "",
+					   .parent_seq = UINT64_MAX, .values = args, .n_values = 2});
+	put(&s, (struct terra_event){.type = TERRA_EVENT_OP_EXIT, .op = "aten::f", .overload = "", .enter_seq = seq,
+				     .values = results, .n_values = 2});
+	assert_int_equal(terra_trace_finish(s.writer), 0);
+	bytes = exported("aliases", TERRA_EXPORT_JSON, &result);
+	assert_int_equal(count_of(&bytes, "\"aliases\":[{\"result\":1,\"result_element\":0,\"arg\":1,\"arg_element\":1,"
+					  "\"shares\":\"storage\"}]}"), 1);
+	free(bytes.data);
+}
+
+/* What happens beside ops is an instant, a line or a node without dependencies. */
+static void test_beside(void **state)
+{
+	struct terra_tensor tensor = sample_tensor(1);
+	struct terra_value value = {.kind = TERRA_KIND_TENSOR, .present = 1, .u.tensor = &tensor};
+	struct terra_export_result result;
+	struct sample_bytes bytes;
+	struct script s;
+	uint64_t seq;
+
+	begin(&s, "beside");
+	seq = enter(&s, "aten::mul", UINT64_MAX);
+	put(&s, (struct terra_event){.type = TERRA_EVENT_HOST_READ, .text = "numpy", .parent_seq = seq, .values = &value,
+				     .n_values = 1});
+	put(&s, (struct terra_event){.type = TERRA_EVENT_CALL, .text = "torch.ops", .op = "aten::mul", .overload = "Tensor",
+				     .parent_seq = seq});
+	leave(&s, "aten::mul", seq);
+	put(&s, (struct terra_event){.type = TERRA_EVENT_CALL, .text = "TorchScript", .parent_seq = UINT64_MAX});
+	assert_int_equal(terra_trace_finish(s.writer), 0);
+	bytes = exported("beside", TERRA_EXPORT_PERFETTO, &result);
+	assert_int_equal(read_perfetto(&bytes).instants, 3);
+	assert_int_equal(result.unknown, 0);
+	free(bytes.data);
+	bytes = exported("beside", TERRA_EXPORT_CHROME, &result);
+	assert_int_equal(count_of(&bytes, "\"name\":\"read by numpy\""), 1);
+	assert_int_equal(count_of(&bytes, "\"name\":\"call by torch.ops aten::mul.Tensor\""), 1);
+	free(bytes.data);
+	bytes = exported("beside", TERRA_EXPORT_CHAKRA, &result);
+	assert_int_equal(read_chakra(&bytes), 4);
+	free(bytes.data);
+	bytes = exported("beside", TERRA_EXPORT_JSON, &result);
+	assert_int_equal(count_of(&bytes, "{\"type\":\"host_read\",\"id\":1,\"parent\":0,\"thread\":4242,"), 1);
+	assert_int_equal(count_of(&bytes, "\"how\":\"torch.ops\",\"op\":\"aten::mul\",\"overload\":\"Tensor\""), 1);
+	assert_int_equal(count_of(&bytes, "\"how\":\"TorchScript\",\"op\":null,\"overload\":null"), 1);
+	free(bytes.data);
+}
+
 static long peak_kb_of(const char *name)
 {
 	struct terra_export_result result;
@@ -548,6 +826,12 @@ int main(void)
 	    cmocka_unit_test(test_enclosing_missing),
 	    cmocka_unit_test(test_cut),
 	    cmocka_unit_test(test_loss_forgets),
+	    cmocka_unit_test(test_gpu),
+	    cmocka_unit_test(test_gpu_of_open_op),
+	    cmocka_unit_test(test_gpu_backwards),
+	    cmocka_unit_test(test_autograd),
+	    cmocka_unit_test(test_aliases),
+	    cmocka_unit_test(test_beside),
 	    cmocka_unit_test(test_memory),
 	    cmocka_unit_test(test_failed_write),
 	};

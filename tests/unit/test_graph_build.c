@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <cmocka.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -336,6 +337,60 @@ static void test_nodes(void **state)
 	graph_free(graph);
 }
 
+static void write_deep_trace(uint32_t depth_of_ops)
+{
+	struct terra_trace_info info = {.backend = "bpf", .command = "", .library = "", .build_id = "", .cpu = "", .pid = THREAD};
+	struct terra_tensor tensor = tensor_at(0x1000, 1000);
+	struct terra_value value = value_of(&tensor);
+	char name[32];
+	uint32_t i, k, random;
+
+	seq = now = 0;
+	assert_int_equal(terra_trace_create(path, &info, &writer, NULL, 0), 0);
+	for (i = 0; i < 3; i++)
+		for (k = 0, random = 1; k < depth_of_ops; k++) {
+			bool innermost = k + 1 == depth_of_ops;
+			struct terra_event event = {.type = TERRA_EVENT_OP_ENTER, .op = name, .overload = "",
+						    .parent_seq = k ? seq - 1 : UINT64_MAX,
+						    .level = innermost ? AGAIN : CALL,
+						    .n_values = innermost, .values = &value};
+
+			random = random * 1103515245 + 12345;
+			snprintf(name, sizeof(name), "aten::op%u", random >> 26); /* no period within */
+			put(&event);
+		}
+	assert_int_equal(terra_trace_finish(writer), 0);
+}
+
+static void *build_in_thread(void *arg)
+{
+	struct graph *graph;
+	char err[256];
+
+	if (graph_build(path, &graph, err, sizeof(err)))
+		return NULL;
+	*(uint32_t *)arg = graph->n_ops;
+	graph_free(graph);
+	return arg;
+}
+
+/* Ops inside ops, far deeper than programs have them, and an op of the backend's in the innermost: no call for each of them
+ * that has not returned, for which the stack would be too small. */
+static void test_deep(void **state)
+{
+	pthread_attr_t attributes;
+	pthread_t thread;
+	uint32_t n_ops = 0;
+
+	write_deep_trace(20000);
+	assert_int_equal(pthread_attr_init(&attributes), 0);
+	assert_int_equal(pthread_attr_setstacksize(&attributes, 512 << 10), 0);
+	assert_int_equal(pthread_create(&thread, &attributes, build_in_thread, &n_ops), 0);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	pthread_attr_destroy(&attributes);
+	assert_int_equal(n_ops, 1);
+}
+
 static void test_lists(void **state)
 {
 	struct graph *graph;
@@ -550,6 +605,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_nodes),	 cmocka_unit_test(test_lists),	     cmocka_unit_test(test_classes),
+	    cmocka_unit_test(test_deep),
 	    cmocka_unit_test(test_one_level),
 	    cmocka_unit_test(test_report),
 	    cmocka_unit_test(test_no_iteration), cmocka_unit_test(test_lost_events), cmocka_unit_test(test_cut_traces),

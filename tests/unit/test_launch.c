@@ -16,6 +16,7 @@
 
 #include "collector/launch.h"
 #include "collector/preload_session.h"
+#include "probes/op.h"
 #include "collector/target.h"
 
 static void expect_name(const char *expected, ...)
@@ -112,6 +113,10 @@ static void test_environment(void **state)
 	assert_string_equal(find(after, "TERRA_RECORD_LEVELS="), "call,redispatch");
 	assert_string_equal(find(after, "TERRA_RECORD_STACKS="), "0");
 	assert_string_equal(find(after, "TERRA_RECORD_ITERATIONS="), "5");
+	terra_preload_environment_free(after);
+	options.levels = TERRA_LEVELS_OPS;
+	after = terra_preload_environment(before, &options);
+	assert_string_equal(find(after, "TERRA_RECORD_LEVELS="), "ops");
 	terra_preload_environment_free(after);
 }
 

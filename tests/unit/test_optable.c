@@ -16,6 +16,7 @@
 #include "probes/elf_file.h"
 #include "probes/list_ops.h"
 #include "probes/optable.h"
+#include "probes/schema.h"
 
 #define MUL "_ZN2at4_ops10mul_Tensor4callERKNS_6TensorES4_"
 #define MUL_REDISPATCH "_ZN2at4_ops10mul_Tensor10redispatchEN3c1014DispatchKeySetERKNS_6TensorES6_"
@@ -401,6 +402,73 @@ static void test_damaged(void **state)
 	assert_in_range(good, 1000, 20000);
 }
 
+/* A header says of each of thousands of sections that it is the whole file. What is read of them is no more than the file. */
+static void test_sections_that_overlap(void **state)
+{
+	enum { SECTIONS = 5000 };
+	static struct elf_sample sample;
+	static _Alignas(16) uint8_t file[SAMPLE_MAX + SECTIONS * sizeof(Elf64_Shdr)];
+	Elf64_Ehdr *header = (Elf64_Ehdr *)file;
+	struct terra_schema_index index;
+	struct terra_elf elf;
+	Elf64_Shdr *sections;
+
+	many_ops(&sample, 1);
+	memcpy(file, sample.data, sample.size);
+	sections = (Elf64_Shdr *)(file + header->e_shoff);
+	for (int i = SAMPLE_SECTIONS; i < SECTIONS; i++) {
+		sections[i] = sections[SAMPLE_RODATA];
+		sections[i].sh_offset = 0;
+		sections[i].sh_size = sample.size;
+	}
+	header->e_shnum = SECTIONS;
+	assert_int_equal(terra_elf_from_memory(file, header->e_shoff + SECTIONS * sizeof(Elf64_Shdr), &elf), 0);
+	assert_int_equal(terra_schema_index_build(&elf, &index), 0);
+	assert_true(index.n_schemas >= 2);
+	assert_true(index.n_schemas * sizeof("mul.Tensor(Tensor self, Tensor other) -> Tensor") < elf.size);
+	terra_schema_index_free(&index);
+}
+
+/* Every op agrees with every schema: the work ends, and an op without a schema is what is left. */
+static void test_work_ends(void **state)
+{
+	static struct elf_sample sample;
+	struct terra_schema_index index;
+	struct terra_signature signature;
+	struct terra_schema schema;
+	struct terra_elf elf;
+	int asked = 0;
+
+	sample_init(&sample, 1);
+	sample_symbol(&sample, REAL, 0x10);
+	for (int i = 0; i < 500; i++)
+		sample_string(&sample, "real(Tensor self) -> Tensor");
+	sample_finish(&sample);
+	assert_int_equal(terra_elf_from_memory(sample.data, sample.size, &elf), 0);
+	assert_int_equal(terra_schema_index_build(&elf, &index), 0);
+	assert_int_equal(terra_mangle_parse(REAL, &signature), 0);
+	while (terra_schema_find(&index, &signature, &schema) && asked < 2000)
+		asked++;
+	assert_in_range(asked, 10, 1000);
+	terra_schema_index_free(&index);
+}
+
+/* Symbols of one name are one op, however many there are. */
+static void test_repeated_symbols(void **state)
+{
+	static struct elf_sample sample;
+	struct terra_op_table *table;
+
+	sample_init(&sample, 1);
+	for (int i = 0; i < 10; i++)
+		sample_symbol(&sample, MUL, 0x10);
+	sample_symbol(&sample, MUL_REDISPATCH, 0x10);
+	sample_string(&sample, "mul.Tensor(Tensor self, Tensor other) -> Tensor");
+	table = table_of(&sample);
+	assert_int_equal(table->n_ops, 2);
+	terra_op_table_free(table);
+}
+
 static void write_library(const struct elf_sample *sample)
 {
 	FILE *file = fopen(library, "w");
@@ -619,6 +687,9 @@ int main(void)
 		cmocka_unit_test(test_unusable_symbols),
 		cmocka_unit_test(test_truncated),
 		cmocka_unit_test(test_damaged),
+		cmocka_unit_test(test_sections_that_overlap),
+		cmocka_unit_test(test_work_ends),
+		cmocka_unit_test(test_repeated_symbols),
 		cmocka_unit_test(test_cache),
 		cmocka_unit_test(test_cache_of_changed_library),
 		cmocka_unit_test(test_cache_damaged),

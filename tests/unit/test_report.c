@@ -193,6 +193,7 @@ static void test_irregular(void **state)
 	write_event(&s, (struct terra_event){.type = TERRA_EVENT_LOST, .lost = 17});
 	write_event(&s, (struct terra_event){.type = TERRA_EVENT_NOTE, .text = "twice"});
 	write_event(&s, (struct terra_event){.type = TERRA_EVENT_NOTE, .text = "once"});
+	s.clock += 5000;
 	write_event(&s, (struct terra_event){.type = TERRA_EVENT_NOTE, .text = "twice"});
 	assert_int_equal(terra_trace_flush(s.writer), 0);
 	assert_int_equal(terra_trace_finish(s.writer), 0);
@@ -207,6 +208,7 @@ static void test_irregular(void **state)
 	assert_string_equal(summary->notes[0].text, "twice");
 	assert_int_equal(summary->notes[0].count, 2);
 	assert_int_equal(summary->notes[1].count, 1);
+	assert_int_equal(summary->last_ns - summary->first_ns, 40); /* without the notes */
 	assert_false(summary->has_iterations);
 	terra_summary_free(summary);
 	terra_trace_close(reader);

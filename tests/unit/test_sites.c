@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "collector/bpf/code.h"
@@ -801,6 +802,28 @@ static void test_outside_of_file(void **state)
 	library->table.library = library->path;
 }
 
+/* Ops that all are the whole file, as a hostile one says: each would be gone through once more. */
+static void test_more_code_than_the_file_has(void **state)
+{
+	struct library *library = *state;
+	struct terra_op saved[2] = {library->ops[0], library->ops[1]};
+	struct terra_sites *sites;
+	char err[256] = "";
+	struct stat st;
+
+	assert_int_equal(stat(library->path, &st), 0);
+	for (int i = 0; i < 2; i++) {
+		library->ops[i].file_offset = 0;
+		library->ops[i].size = (uint64_t)st.st_size * 3 / 4;
+	}
+	assert_int_equal(terra_sites_find(&library->table, false, &sites, err, sizeof(err)), -ENOEXEC);
+	assert_null(sites);
+	library->ops[0] = saved[0];
+	library->ops[1] = saved[1];
+	assert_int_equal(terra_sites_find(&library->table, false, &sites, err, sizeof(err)), 0);
+	terra_sites_free(sites);
+}
+
 static void check_levels(const struct terra_op_table *real, const struct terra_sites *sites)
 {
 	uint32_t ops = 0, cheap = 0, doubles = 0;
@@ -845,6 +868,7 @@ int main(void)
 		cmocka_unit_test(test_functions_that_catch),
 		cmocka_unit_test(test_exceptions_not_understood),
 		cmocka_unit_test(test_outside_of_file),
+		cmocka_unit_test(test_more_code_than_the_file_has),
 		cmocka_unit_test(test_real),
 	};
 
