@@ -146,6 +146,10 @@ static void member_seq(struct json *json, const char *key, uint64_t seq)
 /* Members that only some ops have, known at the enter. */
 static void members_of_some(struct json *json, const struct terra_event *event)
 {
+	if (event->module) {
+		json_key(json, "module");
+		json_string(json, event->module);
+	}
 	if (event->autograd) {
 		json_key(json, "backward");
 		json_open(json, '{');

@@ -138,6 +138,8 @@ static void optional_pairs(const struct terra_event *event, export_pair pair, vo
 		number_pair(enter ? "backward_node" : "node", "%" PRIu64, event->node, pair, context);
 	if (event->autograd && enter && event->forward_seq != UINT64_MAX)
 		number_pair("forward", "%" PRIu64, event->forward_seq, pair, context);
+	if (event->module)
+		pair(context, "module", event->module);
 }
 
 int export_pairs(struct export_text *text, const struct terra_event *event, export_pair pair, void *context)
