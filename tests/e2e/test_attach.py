@@ -599,7 +599,7 @@ def torchrun_ranks():
         assert [rank[:3] for rank in ranks] == [(0, 0, 2), (1, 1, 2)], ranks
         for rank in ranks:
             events, _, ending = load(os.path.join(folder, rank[3]))
-            losses = [e for e in events if e["event"] == "enter" and e["op"] == "aten::cross_entropy_loss" and e["level"] == 0]
+            losses = [e for e in events if e["event"] == "enter" and e["op"] == "aten::nll_loss_forward" and e["level"] == 0]
             assert len(losses) == 4 and ending["clean"], (len(losses), ending)
             reduced = [e for e in events if e["event"] == "enter" and e["op"] == "c10d::allreduce_"]
             tensors = [e["values"][0]["value"][0]["sizes"] for e in reduced]
