@@ -4,9 +4,14 @@
 #include <errno.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "probes/cache.h"
 #include "probes/elf_file.h"
+
+#define CACHE_KIND "functions"
+#define OFFSETS_SIZE (TERRA_N_FUNCTIONS * sizeof(uint64_t))
 
 #define CPU "libtorch_cpu.so"
 #define PYTHON "libtorch_python.so"
@@ -106,17 +111,65 @@ static int wanted(const char *library)
 	return n;
 }
 
-int terra_functions_find(const char *path, const char *name, uint64_t *offsets)
+/* Of all names, so that what was found for another table is not taken. FNV-1a. */
+static uint64_t cache_layout(void)
 {
+	uint64_t hash = 0xcbf29ce484222325;
+
+	for (size_t i = 0; i < TERRA_N_FUNCTIONS; i++)
+		for (const char *c = terra_functions[i].symbol; *c; c++)
+			hash = (hash ^ (uint8_t)*c) * 0x100000001b3;
+	return hash;
+}
+
+/* 0 when there was one that can be right. */
+static int read_cached(const struct terra_elf *elf, const struct terra_cache_key *key, uint64_t *offsets)
+{
+	void *data = NULL;
+	size_t size = 0;
+	int error = terra_cache_read(CACHE_KIND, key, &data, &size);
+
+	if (!error && size == OFFSETS_SIZE)
+		memcpy(offsets, data, size);
+	else
+		error = -ENODATA;
+	free(data);
+	for (size_t i = 0; !error && i < TERRA_N_FUNCTIONS; i++)
+		if (offsets[i] >= elf->size)
+			error = -ENODATA;
+	return error;
+}
+
+static void find_own(const struct terra_elf *elf, const char *name, bool use_cache, uint64_t *offsets)
+{
+	struct terra_cache_key key;
+	bool cached = use_cache && !terra_cache_key_make(elf, cache_layout(), &key);
+
+	if (cached && !read_cached(elf, &key, offsets))
+		return;
+	memset(offsets, 0, OFFSETS_SIZE);
+	if (find_in(elf, SHT_DYNSYM, name, offsets) < wanted(name))
+		find_in(elf, SHT_SYMTAB, name, offsets);
+	if (cached)
+		terra_cache_write(CACHE_KIND, &key, offsets, OFFSETS_SIZE);
+}
+
+int terra_functions_find(const char *path, const char *name, bool use_cache, uint64_t *offsets)
+{
+	uint64_t own[TERRA_N_FUNCTIONS];
 	struct terra_elf elf;
-	int error = terra_elf_open(path, &elf), n;
+	int error = terra_elf_open(path, &elf), n = 0;
 
 	if (error)
 		return error;
-	n = find_in(&elf, SHT_DYNSYM, name, offsets);
-	if (n < wanted(name))
-		n += find_in(&elf, SHT_SYMTAB, name, offsets);
+	find_own(&elf, name, use_cache, own);
 	terra_elf_close(&elf);
+	for (size_t i = 0; i < TERRA_N_FUNCTIONS; i++) {
+		if (!own[i] || strcmp(terra_functions[i].library, name) != 0)
+			continue;
+		offsets[i] = own[i];
+		n++;
+	}
 	return n;
 }
 

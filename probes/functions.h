@@ -33,12 +33,14 @@ struct terra_function {
 extern const struct terra_function terra_functions[TERRA_N_FUNCTIONS];
 
 #ifndef __bpf__
+#include <stdbool.h>
+
 /* The libtorch library beside the libtorch_cpu.so at `libtorch`. 0 or -ENAMETOOLONG. */
 int terra_functions_library(const char *libtorch, const char *name, char *path, size_t size);
 
 /* offsets[i]: place in its file of function i, for those in the library `name` at `path`; others are left alone. Symbols
  * of functions that are not exported are looked at too. Returns how many were found, or -errno. */
-int terra_functions_find(const char *path, const char *name, uint64_t *offsets);
+int terra_functions_find(const char *path, const char *name, bool use_cache, uint64_t *offsets);
 
 enum terra_function_seen {
 	TERRA_FUNCTION_ABSENT, /* the library has no such symbol */

@@ -30,6 +30,15 @@ struct target {
 	bool taken;
 };
 
+/* Where functions beside the ops are. */
+static const char *const function_libraries[] = { "libtorch_cpu.so", "libtorch_python.so" };
+#define N_FUNCTION_LIBRARIES (sizeof(function_libraries) / sizeof(*function_libraries))
+
+struct function_library {
+	char path[4096];
+	uint64_t offsets[TERRA_N_FUNCTIONS]; /* in the file; 0: not there */
+};
+
 struct terra_bpf {
 	const struct terra_op_table *table;
 	struct terra_bpf_options options;
@@ -42,6 +51,7 @@ struct terra_bpf {
 	struct bpf_sequence *sequences;
 	uint32_t n_producers;
 	uint8_t functions[TERRA_N_FUNCTIONS]; /* enum terra_function_seen */
+	struct function_library function_libraries[N_FUNCTION_LIBRARIES];
 	terra_bpf_take take; /* of the terra_bpf_consume that runs */
 	void *take_context;
 	int take_error;
@@ -202,12 +212,24 @@ static int open_ring(struct terra_bpf *bpf)
 	return bpf->ring ? 0 : -errno;
 }
 
+/* Once for all processes: hundreds of thousands of symbols are looked at. */
+static void find_functions(struct terra_bpf *bpf)
+{
+	for (size_t i = 0; i < N_FUNCTION_LIBRARIES; i++) {
+		struct function_library *library = &bpf->function_libraries[i];
+
+		if (!terra_functions_library(bpf->table->library, function_libraries[i], library->path, sizeof(library->path)))
+			terra_functions_find(library->path, function_libraries[i], bpf->options.use_cache, library->offsets);
+	}
+}
+
 static int open_all(struct terra_bpf *bpf, const struct terra_offsets *offsets, char *err, size_t err_size)
 {
 	int error = terra_sites_find(bpf->table, bpf->options.use_cache, &bpf->sites, err, err_size);
 
 	if (error)
 		return error;
+	find_functions(bpf);
 	error = make_layouts(bpf);
 	if (error)
 		return fail(err, err_size, error, "out of memory");
@@ -336,26 +358,20 @@ static int attach_probes(struct terra_bpf *bpf, uint32_t target, struct bpf_prog
 }
 
 /* Those of one library; without it, or without the symbols, there is a gap, which terra_bpf_gap tells. */
-static int attach_functions(struct terra_bpf *bpf, uint32_t target, const char *name)
+static int attach_functions(struct terra_bpf *bpf, uint32_t target, const struct function_library *library)
 {
-	uint64_t offsets[TERRA_N_FUNCTIONS] = { 0 };
 	struct probe_list list;
-	char path[4096];
-	int error;
+	int error = probe_list_init(&list, TERRA_N_FUNCTIONS);
 
-	if (terra_functions_library(bpf->table->library, name, path, sizeof(path)) ||
-	    terra_functions_find(path, name, offsets) <= 0)
-		return 0;
-	error = probe_list_init(&list, TERRA_N_FUNCTIONS);
 	for (uint32_t i = 0; !error && i < TERRA_N_FUNCTIONS; i++)
-		if (offsets[i]) {
-			list.offsets[list.n] = offsets[i];
+		if (library->offsets[i]) {
+			list.offsets[list.n] = library->offsets[i];
 			list.cookies[list.n++] = (uint64_t)target << 32 | i;
 		}
 	if (!error)
-		error = attach_list(bpf, target, bpf->skeleton->progs.function_enter, path, &list);
+		error = attach_list(bpf, target, bpf->skeleton->progs.function_enter, library->path, &list);
 	for (size_t i = 0; !error && i < TERRA_N_FUNCTIONS; i++)
-		if (offsets[i])
+		if (library->offsets[i])
 			bpf->functions[i] = TERRA_FUNCTION_SEEN;
 	probe_list_free(&list);
 	return error;
@@ -370,10 +386,8 @@ static int attach_all(struct terra_bpf *bpf, uint32_t target)
 
 	if (!error)
 		error = attach_probes(bpf, target, bpf->skeleton->progs.op_enter, sites->entries, n_ops, 0);
-	if (!error)
-		error = attach_functions(bpf, target, "libtorch_cpu.so");
-	if (!error)
-		error = attach_functions(bpf, target, "libtorch_python.so");
+	for (size_t i = 0; !error && i < N_FUNCTION_LIBRARIES; i++)
+		error = attach_functions(bpf, target, &bpf->function_libraries[i]);
 	return error;
 }
 

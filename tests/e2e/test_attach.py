@@ -13,7 +13,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from harness import PYTHON, clean_env, main, need_bpf, program, run, skip, temporary_folder, test, tool
 
-CYCLES = int(os.environ.get("TERRA_ATTACH_CYCLES", "10"))
+CYCLES = int(os.environ.get("TERRA_ATTACH_CYCLES", "5"))
 
 # Trains a step for each line that it gets, and answers with the loss, bit for bit.
 PACED = """

@@ -37,6 +37,25 @@ static void library_beside(void **state)
 	assert_int_equal(terra_functions_library("/lib/torch/libtorch_cpu.so", "b.so", path, 10), -ENAMETOOLONG);
 }
 
+/* Found, written, read again: the same each time. */
+static void places_through_the_cache(const char *path, const uint64_t *expected)
+{
+	char folder[] = "/tmp/terra-functions-XXXXXX", command[64];
+
+	assert_non_null(mkdtemp(folder));
+	setenv("XDG_CACHE_HOME", folder, 1);
+	for (int i = 0; i < 2; i++) {
+		uint64_t offsets[TERRA_N_FUNCTIONS] = { 0 };
+
+		terra_functions_find(path, "libtorch_python.so", true, offsets);
+		for (size_t k = 0; k < TERRA_N_FUNCTIONS; k++)
+			assert_int_equal(offsets[k], strcmp(terra_functions[k].library, "libtorch_python.so") ? 0 : expected[k]);
+	}
+	unsetenv("XDG_CACHE_HOME");
+	snprintf(command, sizeof(command), "ls %s/terra/functions-* >/dev/null && rm -r %s", folder, folder);
+	assert_int_equal(system(command), 0);
+}
+
 /* Exported ones by .dynsym; those inside of libtorch_python by .symtab, which another build may have left out. */
 static void places_in_a_real_library(void **state)
 {
@@ -45,15 +64,16 @@ static void places_in_a_real_library(void **state)
 	int n;
 
 	REQUIRE_TORCH();
-	n = terra_functions_find(real_torch(), "libtorch_cpu.so", offsets);
+	n = terra_functions_find(real_torch(), "libtorch_cpu.so", false, offsets);
 	assert_in_range(n, 4, TERRA_N_FUNCTIONS);
 	assert_int_equal(terra_functions_library(real_torch(), "libtorch_python.so", path, sizeof(path)), 0);
-	assert_in_range(terra_functions_find(path, "libtorch_python.so", offsets), 1, TERRA_N_FUNCTIONS - n);
+	assert_in_range(terra_functions_find(path, "libtorch_python.so", false, offsets), 1, TERRA_N_FUNCTIONS - n);
 	assert_true(offsets[0]);
+	places_through_the_cache(path, offsets);
 	for (size_t i = 0; i < TERRA_N_FUNCTIONS; i++)
 		for (size_t k = 0; k < i; k++)
 			assert_true(!offsets[i] || offsets[i] != offsets[k]);
-	assert_int_equal(terra_functions_find("/nowhere", "libtorch_cpu.so", offsets), -ENOENT);
+	assert_int_equal(terra_functions_find("/nowhere", "libtorch_cpu.so", false, offsets), -ENOENT);
 }
 
 int main(void)
