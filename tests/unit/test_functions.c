@@ -40,7 +40,7 @@ static void library_beside(void **state)
 /* Found, written, read again: the same each time. */
 static void places_through_the_cache(const char *path, const uint64_t *expected)
 {
-	char folder[] = "/tmp/terra-functions-XXXXXX", command[64];
+	char folder[] = "/tmp/terra-functions-XXXXXX", command[192];
 
 	assert_non_null(mkdtemp(folder));
 	setenv("XDG_CACHE_HOME", folder, 1);
