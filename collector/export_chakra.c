@@ -430,13 +430,11 @@ static int gpu(struct export_walk *walk, const struct terra_event *event)
 
 static int begin(struct export_walk *walk)
 {
-	struct chakra *c = calloc(1, sizeof(*c));
+	struct chakra *c = export_state(walk, sizeof(*c), free_state);
 	int err;
 
 	if (!c)
 		return -ENOMEM;
-	walk->state = c;
-	walk->free_state = free_state;
 	err = export_text_init(&c->text);
 	if (err)
 		return err;

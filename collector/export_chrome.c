@@ -94,13 +94,11 @@ static void name_of(struct export_walk *walk, const char *what, uint32_t pid, ui
 
 static int begin(struct export_walk *walk)
 {
-	struct chrome *chrome = calloc(1, sizeof(*chrome));
+	struct chrome *chrome = export_state(walk, sizeof(*chrome), free_state);
 	struct json *json;
 
 	if (!chrome)
 		return -ENOMEM;
-	walk->state = chrome;
-	walk->free_state = free_state;
 	json = &chrome->json;
 	json->out = walk->out;
 	json_open(json, '{');

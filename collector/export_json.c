@@ -30,18 +30,6 @@ static void free_state(void *state)
 	free(lines);
 }
 
-static void member_string(struct json *json, const char *key, const char *s)
-{
-	json_key(json, key);
-	json_string(json, s);
-}
-
-static void member_u64(struct json *json, const char *key, uint64_t v)
-{
-	json_key(json, key);
-	json_u64(json, v);
-}
-
 static void member_null(struct json *json, const char *key)
 {
 	json_key(json, key);
@@ -53,7 +41,7 @@ static struct json *open_line(struct export_walk *walk, const char *type)
 	struct json *json = &((struct lines *)walk->state)->json;
 
 	json_open(json, '{');
-	member_string(json, "type", type);
+	json_member_string(json, "type", type);
 	return json;
 }
 
@@ -67,25 +55,23 @@ static int close_line(struct json *json)
 
 static int begin(struct export_walk *walk)
 {
-	struct lines *lines = calloc(1, sizeof(*lines));
+	struct lines *lines = export_state(walk, sizeof(*lines), free_state);
 	struct json *json;
 
 	if (!lines)
 		return -ENOMEM;
-	walk->state = lines;
-	walk->free_state = free_state;
 	lines->json.out = walk->out;
 	json = open_line(walk, "trace");
-	member_string(json, "format", FORMAT);
-	member_u64(json, "version", FORMAT_VERSION);
-	member_string(json, "backend", walk->info->backend);
-	member_string(json, "command", walk->info->command);
-	member_string(json, "library", walk->info->library);
-	member_string(json, "build_id", walk->info->build_id);
-	member_string(json, "cpu", walk->info->cpu);
-	member_u64(json, "pid", walk->info->pid);
-	member_u64(json, "omp_threads", walk->info->threads);
-	member_u64(json, "start_ns", walk->info->start_ns);
+	json_member_string(json, "format", FORMAT);
+	json_member_u64(json, "version", FORMAT_VERSION);
+	json_member_string(json, "backend", walk->info->backend);
+	json_member_string(json, "command", walk->info->command);
+	json_member_string(json, "library", walk->info->library);
+	json_member_string(json, "build_id", walk->info->build_id);
+	json_member_string(json, "cpu", walk->info->cpu);
+	json_member_u64(json, "pid", walk->info->pid);
+	json_member_u64(json, "omp_threads", walk->info->threads);
+	json_member_u64(json, "start_ns", walk->info->start_ns);
 	close_line(json);
 	return export_text_init(&lines->text);
 }
@@ -97,7 +83,7 @@ static int thread(struct export_walk *walk, const struct export_thread *t)
 	if (t->tid == 0)
 		return 0;
 	json = open_line(walk, "thread");
-	member_u64(json, "thread", t->tid);
+	json_member_u64(json, "thread", t->tid);
 	return close_line(json);
 }
 
@@ -138,7 +124,7 @@ static void json_level(struct json *json, uint8_t level)
 static void member_seq(struct json *json, const char *key, uint64_t seq)
 {
 	if (seq != UINT64_MAX)
-		member_u64(json, key, seq);
+		json_member_u64(json, key, seq);
 	else
 		member_null(json, key);
 }
@@ -208,11 +194,11 @@ static void json_alias(struct json *json, const struct terra_alias_pair *pair)
 	};
 
 	json_open(json, '{');
-	member_u64(json, "result", pair->result);
-	member_u64(json, "result_element", pair->result_element);
-	member_u64(json, "arg", pair->argument);
-	member_u64(json, "arg_element", pair->argument_element);
-	member_string(json, "shares", names[pair->alias]);
+	json_member_u64(json, "result", pair->result);
+	json_member_u64(json, "result_element", pair->result_element);
+	json_member_u64(json, "arg", pair->argument);
+	json_member_u64(json, "arg_element", pair->argument_element);
+	json_member_string(json, "shares", names[pair->alias]);
 	json_close(json, '}');
 }
 
@@ -230,7 +216,7 @@ static void member_aliases(struct json *json, const struct begun *begun, const s
 		json_alias(json, &pairs[i]);
 	json_close(json, ']');
 	if (n > ALIASES_MAX)
-		member_u64(json, "aliases_left_out", n - ALIASES_MAX);
+		json_member_u64(json, "aliases_left_out", n - ALIASES_MAX);
 }
 
 static int enter(struct export_walk *walk, struct export_thread *t, struct export_op *op,
@@ -242,19 +228,19 @@ static int enter(struct export_walk *walk, struct export_thread *t, struct expor
 	int err = 0;
 
 	json_open(&json, '{');
-	member_string(&json, "type", "op");
-	member_u64(&json, "id", op->seq);
+	json_member_string(&json, "type", "op");
+	json_member_u64(&json, "id", op->seq);
 	if (depth)
-		member_u64(&json, "parent", t->ops[depth - 1].seq);
+		json_member_u64(&json, "parent", t->ops[depth - 1].seq);
 	else
 		member_null(&json, "parent");
-	member_u64(&json, "thread", t->tid);
-	member_string(&json, "op", event->op);
-	member_string(&json, "overload", event->overload);
+	json_member_u64(&json, "thread", t->tid);
+	json_member_string(&json, "op", event->op);
+	json_member_string(&json, "overload", event->overload);
 	json_level(&json, event->level);
 	json_key(&json, "keyset");
 	json_hex(&json, event->keyset);
-	member_u64(&json, "start_ns", op->start_ns);
+	json_member_u64(&json, "start_ns", op->start_ns);
 	members_of_some(&json, event);
 	json_values(&json, "args", event);
 	report_json_stack(&json, event);
@@ -279,8 +265,8 @@ static int leave(struct export_walk *walk, struct export_thread *t, struct expor
 
 	fputs(begun->text, json->out);
 	json->comma = true;
-	member_u64(json, "end_ns", end_ns);
-	member_string(json, "end", ends[end]);
+	json_member_u64(json, "end_ns", end_ns);
+	json_member_string(json, "end", ends[end]);
 	if (end == EXPORT_RETURNED)
 		json_values(json, "results", event);
 	else
@@ -300,14 +286,14 @@ static int mark(struct export_walk *walk, const struct export_mark *m)
 	struct json *json = open_line(walk, is_lost ? "lost" : is_note ? "note" : "damage");
 
 	if (is_lost || is_note) {
-		member_u64(json, "id", m->seq);
-		member_u64(json, "thread", m->thread);
-		member_u64(json, "time_ns", m->time_ns);
+		json_member_u64(json, "id", m->seq);
+		json_member_u64(json, "thread", m->thread);
+		json_member_u64(json, "time_ns", m->time_ns);
 	}
 	if (is_lost)
-		member_u64(json, "count", m->lost);
+		json_member_u64(json, "count", m->lost);
 	else
-		member_string(json, "text", m->text);
+		json_member_string(json, "text", m->text);
 	return close_line(json);
 }
 
@@ -317,16 +303,16 @@ static int beside(struct export_walk *walk, const struct export_thread *t, const
 	const bool is_read = event->type == TERRA_EVENT_HOST_READ;
 	struct json *json = open_line(walk, is_read ? "host_read" : "call");
 
-	member_u64(json, "id", event->seq);
+	json_member_u64(json, "id", event->seq);
 	member_seq(json, "parent", event->parent_seq);
-	member_u64(json, "thread", t->tid);
-	member_u64(json, "time_ns", event->time_ns);
-	member_string(json, "how", event->text);
+	json_member_u64(json, "thread", t->tid);
+	json_member_u64(json, "time_ns", event->time_ns);
+	json_member_string(json, "how", event->text);
 	if (is_read) {
 		json_values(json, "args", event);
 	} else {
-		member_string(json, "op", event->op);
-		member_string(json, "overload", event->overload);
+		json_member_string(json, "op", event->op);
+		json_member_string(json, "overload", event->overload);
 	}
 	report_json_stack(json, event);
 	return close_line(json);
@@ -336,12 +322,12 @@ static int gpu(struct export_walk *walk, const struct terra_event *event)
 {
 	struct json *json = open_line(walk, "gpu");
 
-	member_u64(json, "id", event->seq);
-	member_u64(json, "thread", event->thread);
+	json_member_u64(json, "id", event->seq);
+	json_member_u64(json, "thread", event->thread);
 	if (event->gpu->untimed)
 		member_null(json, "start_ns");
 	else
-		member_u64(json, "start_ns", event->time_ns);
+		json_member_u64(json, "start_ns", event->time_ns);
 	report_gpu_json_event(event->gpu, json);
 	return close_line(json);
 }
@@ -353,11 +339,11 @@ static int end(struct export_walk *walk)
 
 	json_key(json, "ended_cleanly");
 	json_bool(json, result->ended_cleanly);
-	member_u64(json, "ops", result->ops);
-	member_u64(json, "lost", result->lost);
-	member_u64(json, "missing", result->missing);
-	member_u64(json, "exits_alone", result->without_enter);
-	member_u64(json, "events_unknown", result->unknown);
+	json_member_u64(json, "ops", result->ops);
+	json_member_u64(json, "lost", result->lost);
+	json_member_u64(json, "missing", result->missing);
+	json_member_u64(json, "exits_alone", result->without_enter);
+	json_member_u64(json, "events_unknown", result->unknown);
 	return close_line(json);
 }
 

@@ -266,13 +266,11 @@ static int write_process(struct export_walk *walk)
 
 static int begin(struct export_walk *walk)
 {
-	struct perfetto *p = calloc(1, sizeof(*p));
+	struct perfetto *p = export_state(walk, sizeof(*p), free_state);
 	int err;
 
 	if (!p)
 		return -ENOMEM;
-	walk->state = p;
-	walk->free_state = free_state;
 	p->categories.field = INTERNED_CATEGORY;
 	p->names.field = INTERNED_NAME;
 	p->annotations.field = INTERNED_ANNOTATION;

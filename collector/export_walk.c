@@ -346,6 +346,13 @@ static int finish(struct export_walk *walk, struct terra_trace_reader *reader)
 	return err ? err : walk->writer->end(walk);
 }
 
+void *export_state(struct export_walk *walk, size_t size, void (*free_state)(void *state))
+{
+	walk->state = calloc(1, size);
+	walk->free_state = walk->state ? free_state : NULL;
+	return walk->state;
+}
+
 static void walk_free(struct export_walk *walk)
 {
 	for (size_t i = 0; i < walk->thread_data.size / sizeof(struct export_thread); i++) {

@@ -81,9 +81,12 @@ struct export_walk {
 	struct trace_buffer thread_data; /* struct export_thread */
 	struct export_window *window;	 /* of GPU activity; timelines */
 	uint64_t last_ns;		 /* latest time of all threads */
-	void *state;			 /* the format's own, made by begin */
-	void (*free_state)(void *state); /* set by begin with it */
+	void *state;			 /* the format's own, of export_state */
+	void (*free_state)(void *state);
 };
+
+/* For begin: the format's own, zeroed, which free_state frees. NULL when out of memory. */
+void *export_state(struct export_walk *walk, size_t size, void (*free_state)(void *state));
 
 /* Appends to `out` who made the tensors that the op gets: seqs (uint64_t) of outermost ops, each once, in order. 0 or
  * -ENOMEM. */

@@ -88,30 +88,22 @@ static void number_or_null(struct json *json, const char *key, int64_t n)
 		json_i64(json, n);
 }
 
-static void count(struct json *json, const char *key, uint64_t n)
-{
-	json_key(json, key);
-	json_u64(json, n);
-}
-
 static void write_entry(struct json *json, const struct terra_index_entry *entry)
 {
 	const char *slash = strrchr(entry->file, '/');
 
 	json_open(json, '{');
-	json_key(json, "file");
-	json_string(json, slash ? slash + 1 : entry->file);
+	json_member_string(json, "file", slash ? slash + 1 : entry->file);
 	number_or_null(json, "pid", entry->process.pid);
 	number_or_null(json, "parent", entry->process.parent ? entry->process.parent : -1);
 	number_or_null(json, "rank", entry->process.rank);
 	number_or_null(json, "local_rank", entry->process.local_rank);
 	number_or_null(json, "world_size", entry->process.world_size);
-	json_key(json, "command");
-	json_string(json, entry->command);
-	count(json, "start_ns", entry->start_ns);
-	count(json, "end_ns", entry->end_ns);
-	count(json, "events", entry->events);
-	count(json, "lost", entry->lost);
+	json_member_string(json, "command", entry->command);
+	json_member_u64(json, "start_ns", entry->start_ns);
+	json_member_u64(json, "end_ns", entry->end_ns);
+	json_member_u64(json, "events", entry->events);
+	json_member_u64(json, "lost", entry->lost);
 	json_key(json, "complete");
 	json_bool(json, entry->complete);
 	json_close(json, '}');

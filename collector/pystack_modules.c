@@ -5,9 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
-#include <time.h>
 
 #include "collector/trace_intern.h"
+#include "probes/clock.h"
 
 /* Limits: what is larger is no model, or memory that is not what we take it for. */
 #define NODES_MAX 65536u	/* modules below one root */
@@ -147,14 +147,6 @@ void pystack_modules_free(struct pystack_modules *m)
 	free(m->path_strings);
 	trace_intern_free(&m->paths);
 	free(m);
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 static bool keep(struct checks *checks, uint64_t address, uint64_t word)
@@ -473,7 +465,7 @@ static bool add_children(struct pystack_modules *m, struct index *index, uint32_
 static void build(struct pystack_modules *m, struct index *index, uint64_t root)
 {
 	struct node node = { .address = root };
-	struct index fresh = { .root = root, .used = m->uses, .built_ns = now_ns() };
+	struct index fresh = { .root = root, .used = m->uses, .built_ns = clock_now() };
 	uint64_t type, end;
 	char name[256];
 
@@ -489,7 +481,7 @@ static void build(struct pystack_modules *m, struct index *index, uint64_t root)
 		fresh.slots = NULL;
 		fresh.n = fresh.n_slots = 0;
 	}
-	end = now_ns();
+	end = clock_now();
 	fresh.next_build_ns = end + REBUILD_SHARE * (end - fresh.built_ns);
 	index_clear(index);
 	*index = fresh;
@@ -561,7 +553,7 @@ const char *pystack_modules_path(struct pystack_modules *m, const uint64_t *selv
 	known = look_up(m, index, selves[0], &path);
 	/* Made before the call, or no longer right: made again, unless that would take too much of the time. */
 	if (known < 0 || (known == 0 && index->built_ns < time_ns)) {
-		if (now_ns() < index->next_build_ns)
+		if (clock_now() < index->next_build_ns)
 			return NULL;
 		build(m, index, selves[n - 1]);
 		known = look_up(m, index, selves[0], &path);

@@ -117,18 +117,6 @@ void terra_ranks_print(const struct terra_ranks *ranks, const char *index, FILE 
 		print_mismatch(ranks, out);
 }
 
-static void member_string(struct json *json, const char *key, const char *s)
-{
-	json_key(json, key);
-	json_string(json, s);
-}
-
-static void member_u64(struct json *json, const char *key, uint64_t v)
-{
-	json_key(json, key);
-	json_u64(json, v);
-}
-
 static void json_rank(struct json *json, const struct terra_rank *rank)
 {
 	json_open(json, '{');
@@ -137,12 +125,12 @@ static void json_rank(struct json *json, const struct terra_rank *rank)
 		json_i64(json, rank->entry.process.rank);
 	else
 		json_null(json);
-	member_u64(json, "pid", (uint64_t)rank->entry.process.pid);
-	member_string(json, "file", rank->entry.file);
-	member_u64(json, "events", rank->entry.events);
-	member_u64(json, "lost", rank->entry.lost);
-	member_u64(json, "collectives", count(rank, false));
-	member_u64(json, "messages", count(rank, true));
+	json_member_u64(json, "pid", (uint64_t)rank->entry.process.pid);
+	json_member_string(json, "file", rank->entry.file);
+	json_member_u64(json, "events", rank->entry.events);
+	json_member_u64(json, "lost", rank->entry.lost);
+	json_member_u64(json, "collectives", count(rank, false));
+	json_member_u64(json, "messages", count(rank, true));
 	json_close(json, '}');
 }
 
@@ -151,9 +139,9 @@ static void json_collective(struct json *json, const struct terra_ranks *ranks, 
 	const struct terra_collective *item = &ranks->ranks[0].items[position];
 
 	json_open(json, '{');
-	member_string(json, "what", item->what);
-	member_string(json, "from", item->from);
-	member_u64(json, "elements", item->elements);
+	json_member_string(json, "what", item->what);
+	json_member_string(json, "from", item->from);
+	json_member_u64(json, "elements", item->elements);
 	json_key(json, "enter_ns");
 	json_open(json, '[');
 	for (uint32_t i = 0; i < ranks->n; i++)
@@ -183,8 +171,8 @@ void terra_ranks_json(const struct terra_ranks *ranks, const char *index, FILE *
 	struct json json = { .out = out };
 
 	json_open(&json, '{');
-	member_string(&json, "index", index);
-	member_u64(&json, "traces", ranks->n_traces);
+	json_member_string(&json, "index", index);
+	json_member_u64(&json, "traces", ranks->n_traces);
 	json_key(&json, "ranks");
 	json_open(&json, '[');
 	for (uint32_t i = 0; i < ranks->n; i++)

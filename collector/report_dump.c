@@ -274,24 +274,6 @@ static void print_event(const struct terra_event *event, uint64_t start_ns, FILE
 
 /* JSON. */
 
-static void member_u64(struct json *json, const char *key, uint64_t v)
-{
-	json_key(json, key);
-	json_u64(json, v);
-}
-
-static void member_i64(struct json *json, const char *key, int64_t v)
-{
-	json_key(json, key);
-	json_i64(json, v);
-}
-
-static void member_string(struct json *json, const char *key, const char *s)
-{
-	json_key(json, key);
-	json_string(json, s);
-}
-
 static void member_seq(struct json *json, const char *key, uint64_t seq)
 {
 	json_key(json, key);
@@ -328,20 +310,20 @@ static void json_tensor(struct json *json, const struct terra_tensor *t)
 		return;
 	}
 	json_open(json, '{');
-	member_i64(json, "dtype", t->dtype);
-	member_u64(json, "ndim", t->ndim);
+	json_member_i64(json, "dtype", t->dtype);
+	json_member_u64(json, "ndim", t->ndim);
 	json_dims(json, "size", t->size, dims);
 	json_dims(json, "stride", t->stride, dims);
-	member_i64(json, "numel", t->numel);
-	member_i64(json, "storage_offset", t->storage_offset);
-	member_i64(json, "device_type", t->device_type);
-	member_i64(json, "device_index", t->device_index);
+	json_member_i64(json, "numel", t->numel);
+	json_member_i64(json, "storage_offset", t->storage_offset);
+	json_member_i64(json, "device_type", t->device_type);
+	json_member_i64(json, "device_index", t->device_index);
 	json_requires_grad(json, t->requires_grad);
-	member_u64(json, "impl", t->impl);
-	member_u64(json, "storage", t->storage);
-	member_u64(json, "data", t->data);
-	member_u64(json, "storage_data", t->storage_data);
-	member_u64(json, "storage_bytes", t->storage_bytes);
+	json_member_u64(json, "impl", t->impl);
+	json_member_u64(json, "storage", t->storage);
+	json_member_u64(json, "data", t->data);
+	json_member_u64(json, "storage_data", t->storage_data);
+	json_member_u64(json, "storage_bytes", t->storage_bytes);
 	json_close(json, '}');
 }
 
@@ -416,8 +398,8 @@ static void json_int(struct json *json, const struct terra_value *value)
 	case TERRA_KIND_DEVICE:
 	case TERRA_KIND_OPT_DEVICE:
 		json_open(json, '{');
-		member_i64(json, "type", value->u.i >> 8);
-		member_i64(json, "index", (int8_t)(value->u.i & 0xff));
+		json_member_i64(json, "type", value->u.i >> 8);
+		json_member_i64(json, "index", (int8_t)(value->u.i & 0xff));
 		json_close(json, '}');
 		break;
 	default:
@@ -460,12 +442,12 @@ void report_json_value(struct json *json, const struct terra_value *value)
 	enum trace_form form = trace_form_of(value->kind);
 
 	json_open(json, '{');
-	member_string(json, "kind", terra_kind_name(value->kind));
+	json_member_string(json, "kind", terra_kind_name(value->kind));
 	if (value->present && form == TRACE_FORM_SCALAR)
-		member_string(json, "tag", tag);
+		json_member_string(json, "tag", tag);
 	if (value->present && has_count(form)) {
-		member_u64(json, "count", value->count);
-		member_u64(json, "recorded", value->recorded);
+		json_member_u64(json, "count", value->count);
+		json_member_u64(json, "recorded", value->recorded);
 	}
 	if (!value->present && !is_optional(value->kind)) {
 		json_key(json, "unreadable");
@@ -485,9 +467,9 @@ void report_json_stack(struct json *json, const struct terra_event *event)
 	json_open(json, '[');
 	for (uint32_t i = 0; i < event->n_frames; i++) {
 		json_open(json, '{');
-		member_string(json, "file", event->frames[i].file);
-		member_i64(json, "line", event->frames[i].line);
-		member_string(json, "function", event->frames[i].function);
+		json_member_string(json, "file", event->frames[i].file);
+		json_member_i64(json, "line", event->frames[i].line);
+		json_member_string(json, "function", event->frames[i].function);
 		json_close(json, '}');
 	}
 	json_close(json, ']');
@@ -497,9 +479,9 @@ static void json_op(struct json *json, const struct terra_event *event)
 {
 	bool enter = event->type == TERRA_EVENT_OP_ENTER;
 
-	member_string(json, "op", event->op);
-	member_string(json, "overload", event->overload);
-	member_u64(json, "op_index", event->op_index);
+	json_member_string(json, "op", event->op);
+	json_member_string(json, "overload", event->overload);
+	json_member_u64(json, "op_index", event->op_index);
 	json_key(json, "level");
 	if (event->level <= TERRA_LEVEL_REDISPATCH)
 		json_string(json, event->level == TERRA_LEVEL_CALL ? "call" : "redispatch");
@@ -515,11 +497,11 @@ static void json_op(struct json *json, const struct terra_event *event)
 		json_bool(json, event->raised);
 	}
 	if (event->autograd && event->node != UINT64_MAX)
-		member_u64(json, "node", event->node);
+		json_member_u64(json, "node", event->node);
 	if (enter && event->autograd)
 		member_seq(json, "forward", event->forward_seq);
 	if (event->module)
-		member_string(json, "module", event->module);
+		json_member_string(json, "module", event->module);
 	json_key(json, enter ? "args" : "results");
 	json_open(json, '[');
 	for (uint32_t i = 0; i < event->n_values; i++)
@@ -530,11 +512,11 @@ static void json_op(struct json *json, const struct terra_event *event)
 
 static void json_function(struct json *json, const struct terra_event *event)
 {
-	member_string(json, "how", event->text);
+	json_member_string(json, "how", event->text);
 	if (event->op)
-		member_string(json, "op", event->op);
+		json_member_string(json, "op", event->op);
 	if (event->overload)
-		member_string(json, "overload", event->overload);
+		json_member_string(json, "overload", event->overload);
 	member_seq(json, "parent", event->parent_seq);
 	json_key(json, "args");
 	json_open(json, '[');
@@ -557,14 +539,14 @@ static void json_event(struct json *json, const struct terra_event *event)
 	};
 
 	json_open(json, '{');
-	member_string(json, "type", types[event->type]);
-	member_u64(json, "seq", event->seq);
-	member_u64(json, "thread", event->thread);
-	member_u64(json, "time_ns", event->time_ns);
+	json_member_string(json, "type", types[event->type]);
+	json_member_u64(json, "seq", event->seq);
+	json_member_u64(json, "thread", event->thread);
+	json_member_u64(json, "time_ns", event->time_ns);
 	if (event->type == TERRA_EVENT_LOST)
-		member_u64(json, "lost", event->lost);
+		json_member_u64(json, "lost", event->lost);
 	else if (event->type == TERRA_EVENT_NOTE)
-		member_string(json, "text", event->text);
+		json_member_string(json, "text", event->text);
 	else if (event->type == TERRA_EVENT_GPU)
 		report_gpu_json_event(event->gpu, json);
 	else if (event->type == TERRA_EVENT_HOST_READ || event->type == TERRA_EVENT_CALL)
@@ -583,16 +565,16 @@ static void end_line(struct json *json)
 static void json_begin_dump(struct json *json, const struct terra_trace_info *info)
 {
 	json_open(json, '{');
-	member_string(json, "type", "trace");
-	member_u64(json, "version", info->version);
-	member_string(json, "backend", info->backend);
-	member_string(json, "command", info->command);
-	member_string(json, "library", info->library);
-	member_string(json, "build_id", info->build_id);
-	member_string(json, "cpu", info->cpu);
-	member_u64(json, "pid", info->pid);
-	member_u64(json, "omp_threads", info->threads);
-	member_u64(json, "start_ns", info->start_ns);
+	json_member_string(json, "type", "trace");
+	json_member_u64(json, "version", info->version);
+	json_member_string(json, "backend", info->backend);
+	json_member_string(json, "command", info->command);
+	json_member_string(json, "library", info->library);
+	json_member_string(json, "build_id", info->build_id);
+	json_member_string(json, "cpu", info->cpu);
+	json_member_u64(json, "pid", info->pid);
+	json_member_u64(json, "omp_threads", info->threads);
+	json_member_u64(json, "start_ns", info->start_ns);
 	json_close(json, '}');
 	end_line(json);
 }
@@ -600,11 +582,11 @@ static void json_begin_dump(struct json *json, const struct terra_trace_info *in
 static void json_end_dump(struct json *json, const struct terra_trace_reader *reader)
 {
 	json_open(json, '{');
-	member_string(json, "type", "end");
+	json_member_string(json, "type", "end");
 	json_key(json, "ended_cleanly");
 	json_bool(json, terra_trace_ended_cleanly(reader));
-	member_u64(json, "lost", terra_trace_lost(reader));
-	member_u64(json, "missing", terra_trace_missing(reader));
+	json_member_u64(json, "lost", terra_trace_lost(reader));
+	json_member_u64(json, "missing", terra_trace_missing(reader));
 	json_close(json, '}');
 	end_line(json);
 }
@@ -616,8 +598,8 @@ static void dump_damage(struct json *json, bool as_json, const char *message)
 		return;
 	}
 	json_open(json, '{');
-	member_string(json, "type", "damage");
-	member_string(json, "message", message);
+	json_member_string(json, "type", "damage");
+	json_member_string(json, "message", message);
 	json_close(json, '}');
 	end_line(json);
 }

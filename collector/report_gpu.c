@@ -253,17 +253,11 @@ void report_gpu_print(const struct report_gpu_sums *sums, unsigned int top, FILE
 
 /* JSON. */
 
-static void member_u64(struct json *json, const char *key, uint64_t v)
-{
-	json_key(json, key);
-	json_u64(json, v);
-}
-
 static void member_sum(struct json *json, const struct report_gpu_sum *sum)
 {
-	member_u64(json, "count", sum->count);
-	member_u64(json, "total_ns", sum->total_ns);
-	member_u64(json, "bytes", sum->bytes);
+	json_member_u64(json, "count", sum->count);
+	json_member_u64(json, "total_ns", sum->total_ns);
+	json_member_u64(json, "bytes", sum->bytes);
 }
 
 static void json_sum(struct json *json, const char *key, const struct report_gpu_sum *sum)
@@ -365,25 +359,25 @@ static void json_details(const struct terra_gpu *gpu, struct json *json)
 	if (gpu->kind == TERRA_GPU_KERNEL) {
 		json_three(json, "grid", gpu->grid);
 		json_three(json, "block", gpu->block);
-		member_u64(json, "static_shared", gpu->static_shared);
-		member_u64(json, "dynamic_shared", gpu->dynamic_shared);
-		member_u64(json, "registers", gpu->registers);
+		json_member_u64(json, "static_shared", gpu->static_shared);
+		json_member_u64(json, "dynamic_shared", gpu->dynamic_shared);
+		json_member_u64(json, "registers", gpu->registers);
 	} else if (gpu->kind == TERRA_GPU_MEMCPY) {
-		member_u64(json, "copy_kind", gpu->copy_kind);
-		member_u64(json, "source_kind", gpu->source_kind);
-		member_u64(json, "target_kind", gpu->target_kind);
-		member_u64(json, "bytes", gpu->bytes);
+		json_member_u64(json, "copy_kind", gpu->copy_kind);
+		json_member_u64(json, "source_kind", gpu->source_kind);
+		json_member_u64(json, "target_kind", gpu->target_kind);
+		json_member_u64(json, "bytes", gpu->bytes);
 		json_device(json, "source_device", gpu->source_device);
 		json_device(json, "target_device", gpu->target_device);
 	} else if (gpu->kind == TERRA_GPU_MEMSET) {
-		member_u64(json, "target_kind", gpu->target_kind);
-		member_u64(json, "bytes", gpu->bytes);
-		member_u64(json, "value", gpu->value);
+		json_member_u64(json, "target_kind", gpu->target_kind);
+		json_member_u64(json, "bytes", gpu->bytes);
+		json_member_u64(json, "value", gpu->value);
 	} else if (gpu->kind == TERRA_GPU_LINK) {
-		member_u64(json, "external", gpu->external);
+		json_member_u64(json, "external", gpu->external);
 	} else if (gpu->kind != TERRA_GPU_GRAPH) {
-		member_u64(json, "function", gpu->function);
-		member_u64(json, "result", gpu->result);
+		json_member_u64(json, "function", gpu->function);
+		json_member_u64(json, "result", gpu->result);
 	}
 }
 
@@ -397,8 +391,8 @@ void report_gpu_json_event(const struct terra_gpu *gpu, struct json *json)
 	json_string(json, gpu->name);
 	json_key(json, "timed");
 	json_bool(json, !gpu->untimed);
-	member_u64(json, "duration_ns", gpu->duration_ns);
-	member_u64(json, "correlation", gpu->correlation);
+	json_member_u64(json, "duration_ns", gpu->duration_ns);
+	json_member_u64(json, "correlation", gpu->correlation);
 	json_key(json, "op");
 	if (gpu->op_seq == UINT64_MAX)
 		json_null(json);
@@ -407,10 +401,10 @@ void report_gpu_json_event(const struct terra_gpu *gpu, struct json *json)
 	json_key(json, "linked_by");
 	json_string(json, linked[gpu->linked <= TERRA_GPU_BY_TIME ? gpu->linked : 0]);
 	json_device(json, "device", gpu->device);
-	member_u64(json, "context", gpu->context);
-	member_u64(json, "stream", gpu->stream);
-	member_u64(json, "graph", gpu->graph);
-	member_u64(json, "graph_node", gpu->graph_node);
+	json_member_u64(json, "context", gpu->context);
+	json_member_u64(json, "stream", gpu->stream);
+	json_member_u64(json, "graph", gpu->graph);
+	json_member_u64(json, "graph_node", gpu->graph_node);
 	if (gpu->kind < TERRA_GPU_KIND_END)
 		json_details(gpu, json);
 }

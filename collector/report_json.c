@@ -131,3 +131,21 @@ void json_fixed(struct json *json, double v, int digits)
 	before_value(json);
 	fprintf(json->out, "%.*f", digits, v);
 }
+
+void json_member_string(struct json *json, const char *key, const char *s)
+{
+	json_key(json, key);
+	json_string(json, s);
+}
+
+void json_member_u64(struct json *json, const char *key, uint64_t v)
+{
+	json_key(json, key);
+	json_u64(json, v);
+}
+
+void json_member_i64(struct json *json, const char *key, int64_t v)
+{
+	json_key(json, key);
+	json_i64(json, v);
+}

@@ -25,6 +25,10 @@ void json_double(struct json *json, double v);
 void json_bool(struct json *json, bool v);
 void json_null(struct json *json);
 void json_hex(struct json *json, uint64_t v); /* as a string, "0x..." */
+/* A key with its value. */
+void json_member_string(struct json *json, const char *key, const char *s);
+void json_member_u64(struct json *json, const char *key, uint64_t v);
+void json_member_i64(struct json *json, const char *key, int64_t v);
 /* Length of the UTF-8 sequence at p, which has `size` bytes at least; 0 when there is none: no overlong forms, no surrogates. */
 size_t json_utf8_length(const unsigned char *p, size_t size);
 /* A decimal number with `digits` behind the point, for times and shares. */

@@ -240,49 +240,37 @@ void terra_summary_print(const struct terra_summary *s, const char *path, unsign
 
 /* JSON. */
 
-static void member_u64(struct json *json, const char *key, uint64_t v)
-{
-	json_key(json, key);
-	json_u64(json, v);
-}
-
-static void member_string(struct json *json, const char *key, const char *s)
-{
-	json_key(json, key);
-	json_string(json, s);
-}
-
 static void json_head(const struct terra_summary *s, const char *path, struct json *json)
 {
 	const struct terra_trace_info *info = s->info;
 
-	member_string(json, "trace", path);
-	member_u64(json, "version", info->version);
-	member_string(json, "command", info->command);
-	member_u64(json, "pid", info->pid);
-	member_string(json, "backend", info->backend);
-	member_string(json, "library", info->library);
-	member_string(json, "build_id", info->build_id);
-	member_string(json, "cpu", info->cpu);
-	member_u64(json, "omp_threads", info->threads);
-	member_u64(json, "start_ns", info->start_ns);
-	member_u64(json, "first_ns", s->first_ns);
-	member_u64(json, "last_ns", s->last_ns);
+	json_member_string(json, "trace", path);
+	json_member_u64(json, "version", info->version);
+	json_member_string(json, "command", info->command);
+	json_member_u64(json, "pid", info->pid);
+	json_member_string(json, "backend", info->backend);
+	json_member_string(json, "library", info->library);
+	json_member_string(json, "build_id", info->build_id);
+	json_member_string(json, "cpu", info->cpu);
+	json_member_u64(json, "omp_threads", info->threads);
+	json_member_u64(json, "start_ns", info->start_ns);
+	json_member_u64(json, "first_ns", s->first_ns);
+	json_member_u64(json, "last_ns", s->last_ns);
 }
 
 static void json_counts(const struct terra_summary *s, struct json *json)
 {
-	member_u64(json, "events", s->events);
-	member_u64(json, "calls", s->calls);
-	member_u64(json, "redispatches", s->redispatches);
-	member_u64(json, "raised", s->raised);
-	member_u64(json, "unfinished", s->unfinished);
-	member_u64(json, "without_stack", s->without_stack);
-	member_u64(json, "lost", s->lost);
-	member_u64(json, "missing", s->missing);
+	json_member_u64(json, "events", s->events);
+	json_member_u64(json, "calls", s->calls);
+	json_member_u64(json, "redispatches", s->redispatches);
+	json_member_u64(json, "raised", s->raised);
+	json_member_u64(json, "unfinished", s->unfinished);
+	json_member_u64(json, "without_stack", s->without_stack);
+	json_member_u64(json, "lost", s->lost);
+	json_member_u64(json, "missing", s->missing);
 	json_key(json, "ended_cleanly");
 	json_bool(json, s->ended_cleanly);
-	member_u64(json, "damaged_places", s->n_damage);
+	json_member_u64(json, "damaged_places", s->n_damage);
 	json_key(json, "damage");
 	json_open(json, '[');
 	for (uint64_t i = 0; i < s->n_damage && i < SUMMARY_DAMAGE_KEPT; i++)
@@ -300,13 +288,13 @@ static void json_iterations(const struct terra_summary *s, struct json *json)
 		return;
 	}
 	json_open(json, '{');
-	member_u64(json, "count", it->n);
-	member_u64(json, "period", it->period);
-	member_u64(json, "steady", it->steady);
-	member_u64(json, "thread", it->thread);
+	json_member_u64(json, "count", it->n);
+	json_member_u64(json, "period", it->period);
+	json_member_u64(json, "steady", it->steady);
+	json_member_u64(json, "thread", it->thread);
 	json_key(json, "same_shapes");
 	json_bool(json, it->shapes);
-	member_u64(json, "median_ns", s->median_ns);
+	json_member_u64(json, "median_ns", s->median_ns);
 	json_key(json, "events");
 	json_open(json, '[');
 	for (uint32_t i = 0; i < it->n; i++) {
@@ -325,9 +313,9 @@ static void json_threads(const struct terra_summary *s, struct json *json)
 	json_open(json, '[');
 	for (uint32_t i = 0; i < s->n_threads; i++) {
 		json_open(json, '{');
-		member_u64(json, "thread", s->threads[i].thread);
-		member_u64(json, "ops", s->threads[i].ops);
-		member_u64(json, "total_ns", s->threads[i].total_ns);
+		json_member_u64(json, "thread", s->threads[i].thread);
+		json_member_u64(json, "ops", s->threads[i].ops);
+		json_member_u64(json, "total_ns", s->threads[i].total_ns);
 		json_close(json, '}');
 	}
 	json_close(json, ']');
@@ -341,13 +329,13 @@ static void json_kinds(const struct terra_summary *s, struct json *json)
 		const struct summary_kind *k = &s->kinds[i];
 
 		json_open(json, '{');
-		member_string(json, "op", k->op);
-		member_string(json, "overload", k->overload);
-		member_u64(json, "calls", k->calls);
-		member_u64(json, "redispatches", k->redispatches);
-		member_u64(json, "raised", k->raised);
-		member_u64(json, "self_ns", k->self_ns);
-		member_u64(json, "total_ns", k->total_ns);
+		json_member_string(json, "op", k->op);
+		json_member_string(json, "overload", k->overload);
+		json_member_u64(json, "calls", k->calls);
+		json_member_u64(json, "redispatches", k->redispatches);
+		json_member_u64(json, "raised", k->raised);
+		json_member_u64(json, "self_ns", k->self_ns);
+		json_member_u64(json, "total_ns", k->total_ns);
 		json_close(json, '}');
 	}
 	json_close(json, ']');
@@ -356,10 +344,10 @@ static void json_kinds(const struct terra_summary *s, struct json *json)
 static void json_frame(const struct terra_frame *frame, struct json *json)
 {
 	json_open(json, '{');
-	member_string(json, "file", frame->file);
+	json_member_string(json, "file", frame->file);
 	json_key(json, "line");
 	json_i64(json, frame->line);
-	member_string(json, "function", frame->function);
+	json_member_string(json, "function", frame->function);
 	json_close(json, '}');
 }
 
@@ -371,11 +359,11 @@ static void json_modules(const struct terra_summary *s, struct json *json)
 		const struct summary_module *module = &s->modules[i];
 
 		json_open(json, '{');
-		member_string(json, "module", module->module);
-		member_u64(json, "ops", module->ops);
-		member_u64(json, "total_ns", module->total_ns);
-		member_u64(json, "backward_ops", module->backward_ops);
-		member_u64(json, "backward_ns", module->backward_ns);
+		json_member_string(json, "module", module->module);
+		json_member_u64(json, "ops", module->ops);
+		json_member_u64(json, "total_ns", module->total_ns);
+		json_member_u64(json, "backward_ops", module->backward_ops);
+		json_member_u64(json, "backward_ns", module->backward_ns);
 		json_close(json, '}');
 	}
 	json_close(json, ']');
@@ -396,8 +384,8 @@ static void json_sites(const struct terra_summary *s, struct json *json)
 			json_frame(&site->caller, json);
 		else
 			json_null(json);
-		member_u64(json, "calls", site->calls);
-		member_u64(json, "total_ns", site->total_ns);
+		json_member_u64(json, "calls", site->calls);
+		json_member_u64(json, "total_ns", site->total_ns);
 		json_close(json, '}');
 	}
 	json_close(json, ']');
@@ -409,8 +397,8 @@ static void json_texts(const char *key, const struct summary_note *notes, uint32
 	json_open(json, '[');
 	for (uint32_t i = 0; i < n; i++) {
 		json_open(json, '{');
-		member_string(json, "text", notes[i].text);
-		member_u64(json, "count", notes[i].count);
+		json_member_string(json, "text", notes[i].text);
+		json_member_u64(json, "count", notes[i].count);
 		json_close(json, '}');
 	}
 	json_close(json, ']');

@@ -130,6 +130,13 @@ static inline bool terra_op_chosen(const struct terra_op *op, uint32_t levels)
 	return levels >> op->level & 1 || (levels & TERRA_LEVELS_OPS && op->level == TERRA_LEVEL_CALL && !op->composite);
 }
 
+/* The outer of the levels that are recorded: neither Python code nor autograd runs between an op's call and its redispatch, so
+ * that what they say is asked for there alone. */
+static inline enum terra_level terra_outer_level(uint32_t levels)
+{
+	return levels & (1u << TERRA_LEVEL_CALL | TERRA_LEVELS_OPS) ? TERRA_LEVEL_CALL : TERRA_LEVEL_REDISPATCH;
+}
+
 /* The table of one library. Sorted by name, then overload, then level. */
 struct terra_op_table {
 	char *library;        /* path */

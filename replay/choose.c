@@ -12,7 +12,7 @@
 #include <immintrin.h>
 
 #include "replay/blocks.h"
-#include "replay/clock.h"
+#include "probes/clock.h"
 #include "replay/place.h"
 #include "replay/trial.h"
 

@@ -30,7 +30,7 @@
 
 #include "replay/ahead.h"
 #include "replay/arena.h"
-#include "replay/clock.h"
+#include "probes/clock.h"
 #include "replay/kernel.h"
 #include "replay/replay.h"
 

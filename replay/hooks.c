@@ -19,7 +19,7 @@
 #include "probes/got.h"
 #include "probes/op.h"
 #include "replay/call.h"
-#include "replay/clock.h"
+#include "probes/clock.h"
 #include "replay/dispatch.h"
 #include "replay/registered.h"
 #include "replay/replace.h"

@@ -19,7 +19,7 @@
 
 #include "replay/arena.h"
 #include "replay/blocks.h"
-#include "replay/clock.h"
+#include "probes/clock.h"
 #include "replay/guard.h"
 #include "replay/kernel.h"
 #include "replay/place.h"

@@ -322,18 +322,6 @@ static void print_convertible(const struct terra_graph_report *graph, unsigned i
 
 /* The same as JSON. */
 
-static void member_string(struct json *json, const char *key, const char *s)
-{
-	json_key(json, key);
-	json_string(json, s);
-}
-
-static void member_u64(struct json *json, const char *key, uint64_t v)
-{
-	json_key(json, key);
-	json_u64(json, v);
-}
-
 static void member_double(struct json *json, const char *key, double v)
 {
 	json_key(json, key);
@@ -342,28 +330,28 @@ static void member_double(struct json *json, const char *key, double v)
 
 static void json_source(struct json *json, const char *file, const char *function, int32_t line)
 {
-	member_string(json, "file", file[0] ? file : NULL);
+	json_member_string(json, "file", file[0] ? file : NULL);
 	json_key(json, "line");
 	json_i64(json, line);
-	member_string(json, "function", function);
+	json_member_string(json, "function", function);
 }
 
 static void json_region(struct json *json, const struct terra_report_region *region)
 {
 	json_open(json, '{');
-	member_string(json, "name", region->name);
-	member_u64(json, "count", region->count);
+	json_member_string(json, "name", region->name);
+	json_member_u64(json, "count", region->count);
 	json_key(json, "numel");
 	json_i64(json, region->numel);
 	member_double(json, "saved_bytes", region->saved_bytes);
 	member_double(json, "expected_gain", region->expected_gain);
 	member_double(json, "traced_ns", region->traced_ns);
-	member_string(json, "dropped", region->dropped);
+	json_member_string(json, "dropped", region->dropped);
 	json_key(json, "ops");
 	json_open(json, '[');
 	for (uint32_t i = 0; i < region->n_ops; i++) {
 		json_open(json, '{');
-		member_string(json, "op", region->ops[i].line);
+		json_member_string(json, "op", region->ops[i].line);
 		json_source(json, region->ops[i].file, region->ops[i].function, region->ops[i].source_line);
 		json_close(json, '}');
 	}
@@ -374,20 +362,20 @@ static void json_region(struct json *json, const struct terra_report_region *reg
 static void json_blocker(struct json *json, const struct terra_report_blocker *blocker)
 {
 	json_open(json, '{');
-	member_string(json, "op", blocker->op);
-	member_string(json, "reason", blocker->reason);
-	member_u64(json, "count", blocker->count);
+	json_member_string(json, "op", blocker->op);
+	json_member_string(json, "reason", blocker->reason);
+	json_member_u64(json, "count", blocker->count);
 	json_source(json, blocker->file, blocker->function, blocker->line);
 	json_close(json, '}');
 }
 
 static void json_convertible(struct json *json, const struct terra_graph_report *graph)
 {
-	member_u64(json, "iteration", graph->iteration);
-	member_u64(json, "ops", graph->n_ops);
-	member_u64(json, "passive", graph->n_passive);
-	member_u64(json, "fusible", graph->n_fusible);
-	member_u64(json, "in_regions", graph->n_in_regions);
+	json_member_u64(json, "iteration", graph->iteration);
+	json_member_u64(json, "ops", graph->n_ops);
+	json_member_u64(json, "passive", graph->n_passive);
+	json_member_u64(json, "fusible", graph->n_fusible);
+	json_member_u64(json, "in_regions", graph->n_in_regions);
 	member_double(json, "products_ns", graph->products_ns);
 	member_double(json, "others_ns", graph->others_ns);
 	member_double(json, "in_regions_ns", graph->in_regions_ns);
@@ -414,7 +402,7 @@ static void report_convertible(const struct options *options, struct json *json)
 	if (options->json) {
 		json_key(json, "convertible");
 		json_open(json, '{');
-		member_string(json, "error", ret ? err : NULL);
+		json_member_string(json, "error", ret ? err : NULL);
 		if (!ret)
 			json_convertible(json, graph);
 		json_close(json, '}');

@@ -104,8 +104,7 @@ static int fill_config(struct terra_bpf *bpf, const struct terra_offsets *offset
 	struct bpf_config *config = &bpf->skeleton->bss->config;
 
 	config->stack_levels = bpf->options.stack_levels;
-	config->storage_levels = bpf->options.levels & (1u << TERRA_LEVEL_CALL | TERRA_LEVELS_OPS) ?
-					 1u << TERRA_LEVEL_CALL : 1u << TERRA_LEVEL_REDISPATCH;
+	config->storage_levels = 1u << terra_outer_level(bpf->options.levels);
 	config->offsets = *offsets;
 	config->no_op.level = bpf->options.stack_levels & 1u << TERRA_LEVEL_CALL ? TERRA_LEVEL_CALL : TERRA_LEVEL_REDISPATCH;
 	for (size_t i = 0; i < TERRA_N_FUNCTIONS; i++)
@@ -114,22 +113,19 @@ static int fill_config(struct terra_bpf *bpf, const struct terra_offsets *offset
 }
 
 /* The elements of an array map in our memory, 8-aligned as the kernel lays them out; NULL on failure. */
-static void *map_elements(const struct bpf_map *map, size_t element, uint32_t n, size_t *bytes)
+static void *map_array(const struct bpf_map *map, size_t size)
 {
-	void *elements;
+	void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, bpf_map__fd(map), 0);
 
-	*bytes = (size_t)n * element;
-	elements = mmap(NULL, *bytes, PROT_READ | PROT_WRITE, MAP_SHARED, bpf_map__fd(map), 0);
-	return elements == MAP_FAILED ? NULL : elements;
+	return at == MAP_FAILED ? NULL : at;
 }
 
 _Static_assert(sizeof(struct terra_op_layout) % 8 == 0 && sizeof(struct terra_site) % 8 == 0, "as the kernel aligns them");
 
 static int fill_ops(struct terra_bpf *bpf)
 {
-	size_t bytes;
-	struct terra_op_layout *layouts =
-		map_elements(bpf->skeleton->maps.ops, sizeof(*layouts), bpf->table->n_ops, &bytes);
+	size_t bytes = bpf->table->n_ops * sizeof(*bpf->layouts);
+	struct terra_op_layout *layouts = map_array(bpf->skeleton->maps.ops, bytes);
 
 	if (!layouts)
 		return -errno;
@@ -142,9 +138,8 @@ static int fill_ops(struct terra_bpf *bpf)
 static int fill_sites(struct terra_bpf *bpf)
 {
 	uint32_t n_ops = bpf->table->n_ops;
-	size_t bytes;
-	struct terra_site *sites = map_elements(bpf->skeleton->maps.sites, sizeof(*sites),
-						n_ops + (uint32_t)bpf->sites->n_exits, &bytes);
+	size_t bytes = (n_ops + bpf->sites->n_exits) * sizeof(struct terra_site);
+	struct terra_site *sites = map_array(bpf->skeleton->maps.sites, bytes);
 
 	if (!sites)
 		return -errno;
@@ -178,20 +173,6 @@ static int load_programs(struct terra_bpf *bpf)
 	if (!error)
 		error = trace_bpf__load(skeleton);
 	return error;
-}
-
-static size_t page_align(size_t size)
-{
-	size_t page = (size_t)sysconf(_SC_PAGESIZE);
-
-	return (size + page - 1) & ~(page - 1);
-}
-
-static void *map_array(const struct bpf_map *map, size_t size)
-{
-	void *at = mmap(NULL, page_align(size), PROT_READ | PROT_WRITE, MAP_SHARED, bpf_map__fd(map), 0);
-
-	return at == MAP_FAILED ? NULL : at;
 }
 
 static size_t sequences_size(const struct terra_bpf *bpf)
@@ -278,9 +259,9 @@ void terra_bpf_close(struct terra_bpf *bpf)
 		if (bpf->targets[i].taken)
 			terra_bpf_detach(bpf, i);
 	if (bpf->shared)
-		munmap(bpf->shared, page_align(BPF_TARGETS * sizeof(*bpf->shared)));
+		munmap(bpf->shared, BPF_TARGETS * sizeof(*bpf->shared));
 	if (bpf->sequences)
-		munmap(bpf->sequences, page_align(sequences_size(bpf)));
+		munmap(bpf->sequences, sequences_size(bpf));
 	ring_buffer__free(bpf->ring);
 	trace_bpf__destroy(bpf->skeleton);
 	terra_sites_free(bpf->sites);

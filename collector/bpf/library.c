@@ -8,21 +8,12 @@
 
 #include "collector/op_filter.h"
 
-/* At the outer of the recorded levels: no Python code runs between an op's call and its redispatch. */
-static uint32_t stack_levels(const struct terra_session_options *options)
-{
-	if (!options->stacks)
-		return 0;
-	return options->levels & (1u << TERRA_LEVEL_CALL | TERRA_LEVELS_OPS) ? 1u << TERRA_LEVEL_CALL :
-									       1u << TERRA_LEVEL_REDISPATCH;
-}
-
 static int open_all(struct library *library, const struct terra_session_options *options, char *err, size_t err_size)
 {
 	struct terra_bpf_options bpf = {
 		.size = sizeof(bpf),
 		.levels = options->levels,
-		.stack_levels = stack_levels(options),
+		.stack_levels = options->stacks ? 1u << terra_outer_level(options->levels) : 0,
 		.ring_bytes = options->ring_bytes,
 		.use_cache = options->use_cache,
 	};

@@ -7,22 +7,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "collector/machine.h"
 #include "collector/target.h"
+#include "probes/clock.h"
 
 #define EXTENSIONS_INTERVAL_NS 250000000 /* a program that ends sooner after it loaded one is not asked */
 #define FLUSH_INTERVAL_NS 250000000 /* what a tracer that is killed may lose of the file */
-
-uint64_t recording_now(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 struct recording *recording_new(pid_t pid, const struct terra_session_options *options)
 {
@@ -120,7 +112,7 @@ static const char *on_module(void *context, const struct pystack_entry *entries,
 
 static void note(struct recording *recording, const char *text)
 {
-	check(recording, terra_consumer_note(recording->consumer, text, recording_now()));
+	check(recording, terra_consumer_note(recording->consumer, text, clock_now()));
 }
 
 /* A program in the kernel has no floating-point registers to look at. */
@@ -213,7 +205,7 @@ void recording_begin(struct recording *recording)
 	char err[512];
 	int error;
 
-	recording->start_ns = recording_now();
+	recording->start_ns = clock_now();
 	describe(recording);
 	error = create_trace(recording, err, sizeof(err));
 	if (error) {
@@ -299,7 +291,7 @@ static void tell_losses(struct recording *recording)
 	lost = counts.lost_events - recording->lost_told;
 	recording->lost_told = counts.lost_events;
 	if (lost)
-		check(recording, terra_consumer_lost(recording->consumer, 0, lost, recording_now()));
+		check(recording, terra_consumer_lost(recording->consumer, 0, lost, clock_now()));
 }
 
 void recording_step(struct recording *recording, uint64_t now)
@@ -335,7 +327,7 @@ static void tell_last_losses(struct recording *recording)
 	terra_bpf_counts(recording->library->bpf, recording->target, &counts);
 	lost = counts.lost_chunks + counts.lost_events;
 	if (!recording->over && lost > told)
-		check(recording, terra_consumer_lost(recording->consumer, 0, lost - told, recording_now()));
+		check(recording, terra_consumer_lost(recording->consumer, 0, lost - told, clock_now()));
 }
 
 static void last_notes(struct recording *recording)
@@ -359,7 +351,7 @@ static void last_notes(struct recording *recording)
 		note(recording, text);
 	}
 	if (!recording->over)
-		check(recording, terra_gate_finish(recording->gate, recording_now()));
+		check(recording, terra_gate_finish(recording->gate, clock_now()));
 }
 
 static uint64_t count_traps(const struct recording *recording)
@@ -383,7 +375,7 @@ void recording_finish(struct recording *recording)
 	if (recording->consumer && !recording->over)
 		last_notes(recording);
 	recording->over = true;
-	recording->end_ns = recording_now();
+	recording->end_ns = clock_now();
 	if (recording->options->limits.flight_ns && !recording->error)
 		recording_write_kept(recording);
 	error = terra_trace_finish(recording->writer);

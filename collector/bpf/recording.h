@@ -53,7 +53,6 @@ struct recording {
 	char message[512];
 };
 
-uint64_t recording_now(void);
 
 /* `pid` has not begun, or runs. NULL when out of memory. */
 struct recording *recording_new(pid_t pid, const struct terra_session_options *options);

@@ -13,6 +13,7 @@
 #include "collector/bpf/follow.h"
 #include "collector/bpf/recording.h"
 #include "collector/target.h"
+#include "probes/clock.h"
 #include "probes/find.h"
 
 /* Between looks at a process. Its imports take much longer than the first interval; one that has not shown what we look
@@ -146,7 +147,7 @@ static void begin(struct terra_session *session, struct recording *recording)
 		char text[320];
 
 		snprintf(text, sizeof(text), "child processes are not recorded: %s", session->follow_reason);
-		terra_consumer_note(recording->consumer, text, recording_now());
+		terra_consumer_note(recording->consumer, text, clock_now());
 	}
 }
 
@@ -185,7 +186,7 @@ static void consume(struct terra_session *session)
 static void attach_to_mapped(struct terra_session *session, struct recording *recording, const char *path)
 {
 	bool hold = session->options.argv && recording == session->first;
-	uint64_t begin_ns = recording_now();
+	uint64_t begin_ns = clock_now();
 	char err[512];
 	int error;
 
@@ -202,7 +203,7 @@ static void attach_to_mapped(struct terra_session *session, struct recording *re
 		snprintf(recording->remark, sizeof(recording->remark),
 			 "the program had mapped libtorch before it was found: first ops may be missing (%s for %.1f ms)",
 			 hold ? "it was stopped" : "probes were put in place",
-			 (double)(recording_now() - begin_ns) / 1e6);
+			 (double)(clock_now() - begin_ns) / 1e6);
 }
 
 static void look_for_library(struct terra_session *session, struct recording *recording)
@@ -257,7 +258,7 @@ static void attach_forked(struct terra_session *session, const struct follow_eve
 	if (!child) /* no memory: one trace less */
 		return;
 	if (event->shares_memory) /* what it has mapped is its parent's; it is looked at when it has executed something */
-		child->next_look_ns = recording_now() + LAST_LOOK_NS;
+		child->next_look_ns = clock_now() + LAST_LOOK_NS;
 	if (!parent || event->shares_memory || child->ended || !parent->library)
 		return;
 	snprintf(child->command, sizeof(child->command), "%s", parent->command);
@@ -272,7 +273,7 @@ static void attach_forked(struct terra_session *session, const struct follow_eve
 		return;
 	snprintf(child->remark, sizeof(child->remark),
 		 "forked from process %d: operators of its first %.1f ms, while probes were put in place, are missing",
-		 parent->pid, (double)(recording_now() - event->time_ns) / 1e6);
+		 parent->pid, (double)(clock_now() - event->time_ns) / 1e6);
 }
 
 static void on_fork(struct terra_session *session, const struct follow_event *event)
@@ -471,7 +472,7 @@ static int take_message(struct terra_session *session, char *err, size_t err_siz
 
 int terra_session_step(struct terra_session *session, char *err, size_t err_size)
 {
-	uint64_t now = recording_now();
+	uint64_t now = clock_now();
 
 	if (session->over)
 		return 0;
@@ -651,9 +652,8 @@ int terra_session_open(const struct terra_session_options *options, pid_t pid, s
 	session->options = *options;
 	session->pid = pid;
 	session->first = add_recording(session, pid);
-	if (session->first) {
+	if (session->first)
 		error = open_follow(session, err, err_size);
-	}
 	if (!error)
 		error = options->argv ? prepare(session, err, err_size) : attach_running(session, err, err_size);
 	if (error) {

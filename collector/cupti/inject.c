@@ -17,13 +17,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "collector/cupti/cupti_walk.h"
 #include "collector/gpu_hooks.h"
 #include "collector/gpu_kinds.h"
 #include "collector/machine.h"
+#include "probes/clock.h"
 
 #define BUFFER_BYTES (1u << 20)
 #define BUFFERS_MAX 256 /* beyond that CUPTI drops records, and counts them */
@@ -48,14 +48,6 @@ static struct {
 /* This thread is in buffer_completed, where a signal may make it leave the process. */
 static __thread bool writing __attribute__((tls_model("initial-exec")));
 
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 /* A forked child has the library, but neither CUDA nor the file. */
 static bool may_write(void)
 {
@@ -65,7 +57,7 @@ static bool may_write(void)
 __attribute__((format(printf, 1, 2))) static void note(const char *format, ...)
 {
 	char text[1024];
-	struct terra_event event = { .type = TERRA_EVENT_NOTE, .text = text, .time_ns = now_ns(), .parent_seq = UINT64_MAX };
+	struct terra_event event = { .type = TERRA_EVENT_NOTE, .text = text, .time_ns = clock_now(), .parent_seq = UINT64_MAX };
 	va_list arguments;
 
 	va_start(arguments, format);
@@ -95,7 +87,7 @@ static int write_event(void *ctx, struct terra_event *event)
 
 static void count_dropped(CUcontext context, uint32_t stream)
 {
-	struct terra_event event = { .type = TERRA_EVENT_LOST, .time_ns = now_ns(), .parent_seq = UINT64_MAX };
+	struct terra_event event = { .type = TERRA_EVENT_LOST, .time_ns = clock_now(), .parent_seq = UINT64_MAX };
 	size_t n = 0;
 
 	if (!gpu.api.dropped || gpu.api.dropped(context, stream, &n) != CUPTI_SUCCESS || !n)
@@ -131,11 +123,11 @@ static int64_t measure_offset(uint64_t *doubt)
 
 	*doubt = UINT64_MAX;
 	for (int i = 0; i < 32; i++) {
-		uint64_t before = now_ns(), theirs = 0, after;
+		uint64_t before = clock_now(), theirs = 0, after;
 
 		if (gpu.api.get_timestamp(&theirs) != CUPTI_SUCCESS)
 			continue;
-		after = now_ns();
+		after = clock_now();
 		if ((after - before) / 2 < *doubt) {
 			*doubt = (after - before) / 2;
 			offset = (int64_t)(theirs - before - (after - before) / 2);
@@ -146,7 +138,7 @@ static int64_t measure_offset(uint64_t *doubt)
 
 static void set_clock(void)
 {
-	gpu.clock_is_ours = gpu.api.register_timestamp && gpu.api.register_timestamp(now_ns) == CUPTI_SUCCESS;
+	gpu.clock_is_ours = gpu.api.register_timestamp && gpu.api.register_timestamp(clock_now) == CUPTI_SUCCESS;
 	if (gpu.clock_is_ours) {
 		note("GPU times are of CLOCK_MONOTONIC: CUPTI asks us for the time");
 		return;
@@ -259,7 +251,7 @@ static int create_file(const char *file)
 {
 	char path[4096], command[4096], cpu[512], err[512];
 	struct terra_trace_info info = { .backend = "cupti", .command = command, .library = gpu.api.path, .cpu = cpu,
-					 .pid = (uint32_t)getpid(), .start_ns = now_ns() };
+					 .pid = (uint32_t)getpid(), .start_ns = clock_now() };
 	int code;
 
 	if ((size_t)snprintf(path, sizeof(path), "%s.%d", file, (int)getpid()) >= sizeof(path))
@@ -309,7 +301,7 @@ int InitializeInjection(void)
 
 static void note_gaps(void)
 {
-	struct terra_event lost = { .type = TERRA_EVENT_LOST, .time_ns = now_ns(), .parent_seq = UINT64_MAX };
+	struct terra_event lost = { .type = TERRA_EVENT_LOST, .time_ns = clock_now(), .parent_seq = UINT64_MAX };
 
 	for (unsigned int kind = 0; kind < CUPTI_KINDS; kind++) {
 		lost.lost = gpu.walk.unread[kind];

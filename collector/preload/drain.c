@@ -14,6 +14,8 @@
 #include "collector/gate.h"
 #include "collector/machine.h"
 #include "collector/process.h"
+#include "collector/target.h"
+#include "probes/clock.h"
 
 #define FLUSH_INTERVAL_NS 250000000ull
 
@@ -52,24 +54,17 @@ static const char *find_module(void *ctx, const struct pystack_entry *entries, u
 	return drain.names ? pystack_names_module(drain.names, entries, n, time_ns) : NULL;
 }
 
-static void hex(const uint8_t *bytes, size_t n, char *out)
-{
-	for (size_t i = 0; i < n; i++)
-		sprintf(out + 2 * i, "%02x", bytes[i]);
-	out[2 * n] = 0;
-}
-
 static int create_trace(const struct terra_limits *limits, char *err, size_t err_size)
 {
 	char command[4096], cpu[512], build_id[2 * sizeof(record_state.table->build_id) + 1];
 	struct terra_trace_info info = { .backend = "preload", .command = command, .cpu = cpu, .build_id = build_id,
 					 .library = record_state.table->library, .pid = (uint32_t)getpid(),
-					 .threads = record_openmp_threads(), .start_ns = record_now() };
+					 .threads = record_openmp_threads(), .start_ns = clock_now() };
 	int code;
 
 	terra_machine_command(0, command, sizeof(command));
 	terra_machine_cpu(cpu, sizeof(cpu));
-	hex(record_state.table->build_id, record_state.table->build_id_size, build_id);
+	terra_target_hex(record_state.table->build_id, record_state.table->build_id_size, build_id);
 	if (!limits->flight_ns)
 		return terra_trace_create(drain.path, &info, &drain.writer, err, err_size);
 	code = terra_trace_create_kept(&info, limits->flight_ns, limits->max_bytes, &drain.writer);
@@ -89,7 +84,7 @@ static void watch_signal(void)
 		sigaction(RECORD_WRITE_SIGNAL, &action, NULL);
 	else
 		terra_consumer_note(drain.consumer, "SIGUSR2 is the program's own: what is kept is written at its end only",
-				    record_now());
+				    clock_now());
 }
 
 static void describe(void)
@@ -99,7 +94,7 @@ static void describe(void)
 
 	terra_process_describe(0, &process);
 	terra_process_note(&process, text);
-	terra_consumer_note(drain.consumer, text, record_now());
+	terra_consumer_note(drain.consumer, text, clock_now());
 }
 
 int record_drain_open(const char *path, bool further, const struct terra_limits *limits, char *err, size_t err_size)
@@ -192,7 +187,7 @@ static int drain_all(uint64_t now)
 
 static int write_note(const char *text)
 {
-	struct terra_event note = { .type = TERRA_EVENT_NOTE, .text = text, .time_ns = record_now(),
+	struct terra_event note = { .type = TERRA_EVENT_NOTE, .text = text, .time_ns = clock_now(),
 				    .thread = record_state.owner, .parent_seq = UINT64_MAX };
 
 	return terra_trace_write(drain.writer, &note);
@@ -252,7 +247,7 @@ static void end_file(void)
 	note_extensions();
 	note_gaps();
 	note_modules();
-	terra_gate_finish(drain.gate, record_now());
+	terra_gate_finish(drain.gate, clock_now());
 	if (drain.flight && !empty)
 		write_kept();
 	err = terra_trace_finish(drain.writer);
@@ -295,7 +290,7 @@ void record_drain(bool wait)
 	else if (pthread_mutex_trylock(&drain.lock) != 0)
 		return;
 	if (may_write())
-		drain_locked(record_now(), false);
+		drain_locked(clock_now(), false);
 	pthread_mutex_unlock(&drain.lock);
 }
 
@@ -309,7 +304,7 @@ void record_drain_close(void)
 	if (pthread_mutex_timedlock(&drain.lock, &until) != 0)
 		return;
 	if (may_write())
-		drain_locked(record_now(), true);
+		drain_locked(clock_now(), true);
 	if (may_write())
 		end_file();
 	pthread_mutex_unlock(&drain.lock);
@@ -319,7 +314,7 @@ void record_drain_note(const char *text)
 {
 	pthread_mutex_lock(&drain.lock);
 	if (may_write())
-		terra_consumer_note(drain.consumer, text, record_now());
+		terra_consumer_note(drain.consumer, text, clock_now());
 	pthread_mutex_unlock(&drain.lock);
 }
 

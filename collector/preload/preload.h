@@ -110,7 +110,6 @@ void record_drain_note(const char *text);
 void record_drain_lock(void);
 void record_drain_unlock(void);
 
-uint64_t record_now(void);
 /* Threads that OpenMP would use now, 0 when the program has none. */
 uint32_t record_openmp_threads(void);
 

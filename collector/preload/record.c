@@ -1,10 +1,10 @@
 /* record.c - the C half of the trampoline: one ENTER record before an op, one EXIT record behind it. */
 #include "collector/preload/preload.h"
 
-#include "collector/gpu_hooks.h"
-
 #include <errno.h>
-#include <time.h>
+
+#include "collector/gpu_hooks.h"
+#include "probes/clock.h"
 
 /* As trampoline.S lays it out. */
 struct record_registers {
@@ -48,14 +48,6 @@ __attribute__((visibility("default"))) struct terra_gpu_hooks terra_record_gpu;
 /* Set while this thread is inside the recorder: whatever it calls there is not the program's. */
 static __thread bool inside __attribute__((tls_model("initial-exec")));
 
-uint64_t record_now(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 /* A full ring is emptied by its own thread, so nothing is ever lost; should that fail (the trace file can no longer be
  * written), the chunk is dropped and its seq tells. */
 static void emit_chunk(struct terra_decoder *d, struct terra_record *record)
@@ -75,7 +67,7 @@ static uint64_t storage_block(const struct terra_decoder *d)
 {
 	const struct record_ring *ring = d->sink;
 
-	return d->layout->level == TERRA_LEVEL_CALL || record_state.levels == 1u << TERRA_LEVEL_REDISPATCH ? ring->storage : 0;
+	return d->layout->level == terra_outer_level(record_state.levels) ? ring->storage : 0;
 }
 
 static uint32_t pack_entry(const struct pystack_entry *entry, uint64_t *words)
@@ -146,7 +138,7 @@ static void set_regs(struct terra_regs *regs, const struct record_registers *reg
 static uint64_t make_record(struct record_ring *ring, const struct record_registers *registers, uint8_t type)
 {
 	uint32_t op = (uint32_t)registers->index;
-	uint64_t now = record_now();
+	uint64_t now = clock_now();
 	struct terra_regs regs;
 	struct terra_cursor cursor;
 	struct terra_decoder d = { .at = &cursor, .layout = &record_state.layouts[op], .offsets = &record_state.offsets,
@@ -178,7 +170,7 @@ static void make_function_record(struct record_ring *ring, const struct record_r
 				   .producer = ring->tid };
 
 	set_regs(&regs, registers);
-	terra_decode_function(&d, terra_functions[function].form, record_now());
+	terra_decode_function(&d, terra_functions[function].form, clock_now());
 	ring->outer_sp = outer_sp;
 }
 
