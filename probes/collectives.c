@@ -50,7 +50,7 @@ static bool parse_parameters(const char *name, size_t size, const char *paramete
 	return n > 0 && (size_t)n < sizeof(mangled) && !terra_mangle_parse(mangled, out);
 }
 
-static bool take_symbol(const struct terra_elf *elf, const char *symbol, struct terra_collective *out)
+static bool take_symbol(const char *symbol, struct terra_collective *out)
 {
 	struct terra_signature signature;
 	const char *name;
@@ -93,47 +93,32 @@ static struct terra_collective *room(struct list *list)
 	return &list->items[list->n];
 }
 
-static int add_symbol(const struct terra_elf *elf, const Elf64_Sym *symbol, const char *name, struct list *list)
+struct search {
+	const struct terra_elf *elf;
+	struct list *list;
+};
+
+static int add_symbol(void *context, const Elf64_Sym *symbol, const char *name)
 {
-	struct terra_collective *item = room(list);
+	struct search *search = context;
+	struct terra_collective *item = room(search->list);
 
 	if (!item)
 		return -ENOMEM;
-	if (!take_symbol(elf, name, item) || !terra_elf_file_offset(elf, symbol->st_value, &item->op.file_offset))
+	if (!take_symbol(name, item) ||
+	    !terra_elf_file_offset(search->elf, symbol->st_value, &item->op.file_offset))
 		return 0;
 	item->op.address = symbol->st_value;
 	item->op.size = symbol->st_size;
-	list->n++;
+	search->list->n++;
 	return 0;
-}
-
-static int scan_symbols(const struct terra_elf *elf, size_t section, struct list *list)
-{
-	size_t size, strings_size;
-	const uint8_t *data = terra_elf_section_data(elf, section, &size);
-	const uint8_t *strings = terra_elf_section_data(elf, elf->sections[section].sh_link, &strings_size);
-	int error = 0;
-
-	if (!data || (uintptr_t)data % 8 || !strings || !strings_size || strings[strings_size - 1])
-		return 0;
-	for (size_t i = 0; i < size / sizeof(Elf64_Sym) && !error; i++) {
-		const Elf64_Sym *symbol = (const Elf64_Sym *)data + i;
-
-		if (ELF64_ST_TYPE(symbol->st_info) == STT_FUNC && symbol->st_shndx != SHN_UNDEF &&
-		    symbol->st_name < strings_size)
-			error = add_symbol(elf, symbol, (const char *)strings + symbol->st_name, list);
-	}
-	return error;
 }
 
 static int find(const struct terra_elf *elf, struct list *list)
 {
-	int error = 0;
+	struct search search = { .elf = elf, .list = list };
 
-	for (size_t i = 0; !error && i < elf->n_sections; i++)
-		if (elf->sections[i].sh_type == SHT_SYMTAB && elf->sections[i].sh_link < elf->n_sections)
-			error = scan_symbols(elf, i, list);
-	return error;
+	return terra_elf_functions(elf, SHT_SYMTAB, add_symbol, &search);
 }
 
 static bool is_sound(const struct list *list)

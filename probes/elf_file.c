@@ -200,3 +200,30 @@ const char *terra_elf_section_name(const struct terra_elf *elf, size_t index)
 
 	return name < elf->section_names_size ? elf->section_names + name : "";
 }
+
+static int visit_functions(const struct terra_elf *elf, size_t section, terra_elf_visit visit, void *context)
+{
+	size_t size, names_size;
+	const uint8_t *data = terra_elf_section_data(elf, section, &size);
+	const uint8_t *names = terra_elf_section_data(elf, elf->sections[section].sh_link, &names_size);
+	const Elf64_Sym *symbols = (const Elf64_Sym *)(const void *)data;
+	int answer = 0;
+
+	if (!data || (uintptr_t)data % _Alignof(Elf64_Sym) || !names || !names_size || names[names_size - 1])
+		return 0;
+	for (size_t i = 0; i < size / sizeof(*symbols) && !answer; i++)
+		if (ELF64_ST_TYPE(symbols[i].st_info) == STT_FUNC && symbols[i].st_shndx != SHN_UNDEF &&
+		    symbols[i].st_name < names_size)
+			answer = visit(context, &symbols[i], (const char *)names + symbols[i].st_name);
+	return answer;
+}
+
+int terra_elf_functions(const struct terra_elf *elf, uint32_t type, terra_elf_visit visit, void *context)
+{
+	int answer = 0;
+
+	for (size_t i = 0; i < elf->n_sections && !answer; i++)
+		if (elf->sections[i].sh_type == type && elf->sections[i].sh_link < elf->n_sections)
+			answer = visit_functions(elf, i, visit, context);
+	return answer;
+}

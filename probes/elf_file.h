@@ -48,4 +48,9 @@ bool terra_elf_file_offset(const struct terra_elf *elf, uint64_t address, uint64
 const uint8_t *terra_elf_section_data(const struct terra_elf *elf, size_t index, size_t *size);
 const char *terra_elf_section_name(const struct terra_elf *elf, size_t index);
 
+/* Gives each function that the symbol tables of `type` (SHT_DYNSYM, SHT_SYMTAB) define to `visit`, until one is answered with
+ * something else than 0, which is returned. */
+typedef int (*terra_elf_visit)(void *context, const Elf64_Sym *symbol, const char *name);
+int terra_elf_functions(const struct terra_elf *elf, uint32_t type, terra_elf_visit visit, void *context);
+
 #endif

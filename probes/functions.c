@@ -45,61 +45,30 @@ int terra_functions_library(const char *libtorch, const char *name, char *path, 
 	return (size_t)snprintf(path, size, "%.*s%s", folder, libtorch, name) < size ? 0 : -ENAMETOOLONG;
 }
 
-/* Symbols and their names, of .dynsym or .symtab. */
-struct symbols {
-	const Elf64_Sym *symbols;
-	size_t n;
-	const char *names;
-	size_t names_size;
+struct search {
+	const struct terra_elf *elf;
+	const char *library;
+	uint64_t *offsets;
+	int found;
 };
 
-static bool open_symbols(const struct terra_elf *elf, uint32_t type, struct symbols *out)
+static int note_symbol(void *context, const Elf64_Sym *symbol, const char *name)
 {
-	for (size_t i = 0; i < elf->n_sections; i++) {
-		const Elf64_Shdr *section = &elf->sections[i];
-		const uint8_t *symbols, *names;
-		size_t size;
+	struct search *search = context;
 
-		if (section->sh_type != type || section->sh_link >= elf->n_sections)
-			continue;
-		symbols = terra_elf_section_data(elf, i, &size);
-		names = terra_elf_section_data(elf, section->sh_link, &out->names_size);
-		if (!symbols || !names || (uintptr_t)symbols % sizeof(uint64_t) || !out->names_size ||
-		    names[out->names_size - 1])
-			continue;
-		out->symbols = (const Elf64_Sym *)(const void *)symbols;
-		out->n = size / sizeof(Elf64_Sym);
-		out->names = (const char *)names;
-		return true;
-	}
-	return false;
-}
-
-static int note_symbol(const struct terra_elf *elf, const struct symbols *symbols, const Elf64_Sym *symbol,
-		       const char *library, uint64_t *offsets)
-{
-	const char *name = symbols->names + symbol->st_name;
-
-	for (size_t i = 0; i < TERRA_N_FUNCTIONS; i++) {
-		if (offsets[i] || strcmp(terra_functions[i].library, library) != 0 || strcmp(terra_functions[i].symbol, name) != 0)
-			continue;
-		return terra_elf_file_offset(elf, symbol->st_value, &offsets[i]);
-	}
+	for (size_t i = 0; i < TERRA_N_FUNCTIONS; i++)
+		if (!search->offsets[i] && strcmp(terra_functions[i].library, search->library) == 0 &&
+		    strcmp(terra_functions[i].symbol, name) == 0)
+			search->found += terra_elf_file_offset(search->elf, symbol->st_value, &search->offsets[i]);
 	return 0;
 }
 
 static int find_in(const struct terra_elf *elf, uint32_t type, const char *library, uint64_t *offsets)
 {
-	struct symbols symbols;
-	int n = 0;
+	struct search search = { .elf = elf, .library = library, .offsets = offsets };
 
-	if (!open_symbols(elf, type, &symbols))
-		return 0;
-	for (size_t i = 0; i < symbols.n; i++)
-		if (ELF64_ST_TYPE(symbols.symbols[i].st_info) == STT_FUNC && symbols.symbols[i].st_shndx != SHN_UNDEF &&
-		    symbols.symbols[i].st_name < symbols.names_size)
-			n += note_symbol(elf, &symbols, &symbols.symbols[i], library, offsets);
-	return n;
+	terra_elf_functions(elf, type, note_symbol, &search);
+	return search.found;
 }
 
 static int wanted(const char *library)

@@ -96,71 +96,6 @@ static int64_t distance(const uint8_t *bytes, const struct code_insn *insn, unsi
 	return (int64_t)insn->offset + insn->size + by;
 }
 
-/* ---- calls that free ---- */
-
-static bool frees(const char *name)
-{
-	static const char *const names[] = {"free", "_ZdlPv", "_ZdlPvm", "_ZdlPvSt11align_val_t",
-					    "_ZdlPvmSt11align_val_t"};
-
-	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-		if (strcmp(name, names[i]) == 0)
-			return true;
-	return false;
-}
-
-static void find_free_slots(struct code *code, const Elf64_Rela *relocations, size_t n)
-{
-	for (size_t i = 0; i < n && code->n_free_slots < sizeof(code->free_slots) / sizeof(*code->free_slots); i++) {
-		size_t symbol = ELF64_R_SYM(relocations[i].r_info);
-		const char *name;
-
-		if (!symbol || symbol >= code->elf->n_symbols)
-			continue;
-		name = terra_elf_symbol_name(code->elf, &code->elf->symbols[symbol]);
-		if (name && frees(name))
-			code->free_slots[code->n_free_slots++] = relocations[i].r_offset;
-	}
-}
-
-static void find_relocations(struct code *code)
-{
-	for (size_t i = 0; i < code->elf->n_sections; i++) {
-		size_t size;
-		const uint8_t *data;
-
-		if (strcmp(terra_elf_section_name(code->elf, i), ".rela.plt") != 0)
-			continue;
-		data = terra_elf_section_data(code->elf, i, &size);
-		if (data && (uintptr_t)data % _Alignof(Elf64_Rela) == 0)
-			find_free_slots(code, (const Elf64_Rela *)data, size / sizeof(Elf64_Rela));
-	}
-}
-
-/* A stub of the procedure linkage table: jmp *slot(%rip), maybe behind endbr64 and with a bnd prefix. */
-static bool is_free_stub(const struct code *code, uint64_t address)
-{
-	const uint8_t *bytes;
-	uint64_t offset, slot;
-	size_t at = 0;
-	int32_t by;
-
-	if (!terra_elf_file_offset(code->elf, address, &offset) || code->elf->size - offset < 16)
-		return false;
-	bytes = code->elf->data + offset;
-	if (memcmp(bytes, "\xf3\x0f\x1e\xfa", 4) == 0)
-		at = 4;
-	at += bytes[at] == 0xf2;
-	if (bytes[at] != 0xff || bytes[at + 1] != 0x25)
-		return false;
-	memcpy(&by, bytes + at + 2, 4);
-	slot = address + at + 6 + (uint64_t)(int64_t)by;
-	for (unsigned int i = 0; i < code->n_free_slots; i++)
-		if (code->free_slots[i] == slot)
-			return true;
-	return false;
-}
-
 /* ---- functions ---- */
 
 int code_open(struct code *code, const struct terra_elf *elf)
@@ -173,9 +108,8 @@ int code_open(struct code *code, const struct terra_elf *elf)
 	cs_option(code->detailed, CS_OPT_DETAIL, CS_OPT_ON);
 	code->plain_insn = cs_malloc(code->plain);
 	code->insn = cs_malloc(code->detailed);
-	find_relocations(code);
 	unwind_open(&code->unwind, elf);
-	return code->plain_insn && code->insn ? 0 : -ENOMEM;
+	return releases_open(&code->releases, elf) || !code->plain_insn || !code->insn ? -ENOMEM : 0;
 }
 
 void code_close(struct code *code)
@@ -188,6 +122,7 @@ void code_close(struct code *code)
 		cs_close(&code->plain);
 	if (code->detailed)
 		cs_close(&code->detailed);
+	releases_close(&code->releases);
 	free(code->insns);
 }
 
@@ -220,7 +155,7 @@ static int add_insn(struct code *code, const cs_insn *insn, const uint8_t *bytes
 	/* Until all instructions are known. Where a target is before the function it wraps around to beyond it. */
 	out->target = relative ? (uint32_t)distance(bytes, out, relative) : CODE_OUTSIDE;
 	if (out->kind == CODE_CALL && relative)
-		out->frees = is_free_stub(code, code->address + (uint64_t)distance(bytes, out, relative));
+		out->releases = releases_is(&code->releases, code->address + (uint64_t)distance(bytes, out, relative));
 	return 0;
 }
 

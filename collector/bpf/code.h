@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "collector/bpf/releases.h"
 #include "collector/bpf/unwind.h"
 #include "probes/elf_file.h"
 #include "probes/op.h"
@@ -30,7 +31,7 @@ struct code_insn {
 	uint8_t size;
 	uint8_t kind;	     /* enum code_kind */
 	bool emulated;	     /* the kernel need not step over it: see code_is_emulated */
-	bool frees;	     /* a call that only gives memory back */
+	bool releases;	     /* a call that only gives something back: see releases.h */
 	bool takes_frame_down;
 	bool landing;	/* exceptions arrive here, and nothing else does */
 	bool reachable; /* from the function's beginning, exceptions aside */
@@ -42,8 +43,7 @@ struct code {
 	cs_insn *plain_insn, *insn;
 	const struct terra_elf *elf;
 	struct unwind unwind;
-	uint64_t free_slots[8]; /* addresses of the slots through which free() and operator delete are called */
-	unsigned int n_free_slots;
+	struct releases releases;
 	/* Of the function: */
 	uint64_t address;
 	const uint8_t *bytes;

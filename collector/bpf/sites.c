@@ -10,7 +10,7 @@
 #include "probes/cache.h"
 
 #define CACHE_KIND "sites"
-#define CACHE_VERSION 1u
+#define CACHE_VERSION 2u
 #define CACHE_LAYOUT ((uint64_t)CACHE_VERSION << 32 | sizeof(struct terra_probe))
 
 static struct terra_sites *sites_new(uint32_t n_ops)

@@ -8,8 +8,8 @@
  *   beginning of the function.
  *
  *   An exit is probed at an emulated instruction that every normal way to the `ret` passes when the result is complete: none
- *   of the instructions from there to the `ret` calls anything (but free) or writes to anything but the stack. Where there
- *   is none, or what it needs can't be shown to be there, the probe is on the `ret`.
+ *   of the instructions from there to the `ret` writes to anything but the stack or calls anything, but what only gives
+ *   something back (releases.h). Where there is none, or what it needs can't be shown to be there, the probe is on the `ret`.
  *
  * Return probes are no way to see an op's end: they replace the return address on the stack, and an exception that has
  * to pass such a frame ends the program. A probe at an instruction changes nothing that the unwinder reads. */

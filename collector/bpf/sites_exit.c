@@ -1,10 +1,10 @@
 /* Where an op's results are complete; see sites.h.
  *
- * The ending of a function is every instruction from which all ways lead to a `ret` without a call (but to free) and
- * without a write to anything but the stack. A run enters it once and does not leave it, and all that it does there
- * leaves results alone. Sites are chosen in it so that every way through it passes one; where one instruction alone
- * does not do, several, of which a way may then pass two: the second is an exit of an op that has ended, which the
- * consumer drops.
+ * The ending of a function is every instruction from which all ways lead to a `ret` without a call (but one that only
+ * gives something back) and without a write to anything but the stack. A run enters it once and does not leave it, and
+ * all that it does there leaves results alone. Sites are chosen in it so that every way through it passes one; where one
+ * instruction alone does not do, several, of which a way may then pass two: the second is an exit of an op that has
+ * ended, which the consumer drops.
  */
 #include "collector/bpf/sites_private.h"
 
@@ -14,7 +14,7 @@
 
 #include "collector/bpf/track.h"
 
-#define MAX_WAYS 256 /* from a site to `ret`s */
+#define MAX_WAYS 16384 /* instructions on all ways from a site to `ret`s */
 
 enum mark { ENDING = 1, BEGINS = 2, SEEN = 4, CHOSEN = 8, DIRTY = 16 };
 
@@ -54,7 +54,7 @@ static bool is_clean(const struct ending *e, uint32_t i)
 	if (insn->kind == CODE_BRANCH) /* but not one that counts down */
 		return (e->code->bytes[insn->offset] & 0xfc) != 0xe0;
 	if (insn->kind != CODE_PLAIN)
-		return insn->kind != CODE_CALL || insn->frees;
+		return insn->kind != CODE_CALL || insn->releases;
 	details = code_details(e->code, i);
 	return details && track_writes_only_stack(details, e->code->framed);
 }

@@ -828,21 +828,27 @@ static void check_levels(const struct terra_op_table *real, const struct terra_s
 {
 	uint32_t ops = 0, cheap = 0, doubles = 0;
 
-	for (size_t i = 0; i < sites->n_exits; i++)
-		if (real->ops[sites->exits[i].site.op].level == TERRA_LEVEL_CALL) {
-			ops++;
-			cheap += !sites->exits[i].site.plain;
-		}
+	for (size_t i = 0; i < sites->n_exits; i++) {
+		const struct terra_op *op = &real->ops[sites->exits[i].site.op];
+
+		if (op->level != TERRA_LEVEL_CALL)
+			continue;
+		ops++;
+		cheap += !sites->exits[i].site.plain;
+		if (sites->exits[i].site.plain && op->ret != TERRA_RET_VALUE)
+			fail_msg("%s.%s ends at its `ret`", op->name, op->overload);
+	}
 	for (uint32_t i = 0; i < real->n_ops; i++) {
 		assert_false(terra_entry_misses_doubles(&real->ops[i], &sites->entries[i].site));
 		doubles += !sites->entries[i].site.plain;
 	}
 	print_message("%u of %u exits on cheap instructions, %u entries behind spills\n", cheap, ops, doubles);
-	assert_true(ops > 3000 && cheap > ops * 9 / 10);
+	assert_true(ops > 3000);
 	assert_true(doubles > 400);
 }
 
-/* Nearly all ops of a real library end on cheap instructions, and all their doubles are found. */
+/* All ops of a real library end on cheap instructions, but those whose results exist nowhere before the `ret`; and all their
+ * doubles are found. */
 static void test_real(void **state)
 {
 	struct terra_op_table *real;
