@@ -489,9 +489,11 @@ void terra_bpf_counts(const struct terra_bpf *bpf, uint32_t target, struct terra
 {
 	*out = (struct terra_bpf_counts){
 		.lost_events = __atomic_load_n(&bpf->shared[target].no_buffer, __ATOMIC_SEQ_CST),
-		.traps = __atomic_load_n(&bpf->shared[target].traps, __ATOMIC_RELAXED),
 	};
-	for (uint32_t i = 0; i < bpf->n_producers; i++)
-		out->lost_chunks += __atomic_load_n(&bpf->sequences[(size_t)i * BPF_TARGETS + target].lost,
-						    __ATOMIC_RELAXED);
+	for (uint32_t i = 0; i < bpf->n_producers; i++) {
+		const struct bpf_sequence *sequence = &bpf->sequences[(size_t)i * BPF_TARGETS + target];
+
+		out->lost_chunks += __atomic_load_n(&sequence->lost, __ATOMIC_RELAXED);
+		out->traps += __atomic_load_n(&sequence->records, __ATOMIC_RELAXED);
+	}
 }

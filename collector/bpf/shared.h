@@ -36,7 +36,6 @@ struct bpf_target {
 	uint32_t python_ready; /* `python` holds a layout */
 	uint32_t stopped;      /* record nothing any more */
 	uint32_t unused;
-	uint64_t traps;	    /* probes that fired and found a buffer */
 	uint64_t no_buffer; /* events that found no buffer and so left no other trace */
 	uint64_t storage_module; /* number of libtorch's thread-local storage in the process, 0: not known (yet) */
 	struct pystack_layout python;
@@ -45,6 +44,7 @@ struct bpf_target {
 /* What a buffer made for a target: at [producer * BPF_TARGETS + target]. */
 struct bpf_sequence {
 	uint64_t seq;  /* chunks made, those without room in the ring included */
+	uint64_t records; /* probes that fired and found the buffer */
 	uint64_t lost; /* of these, each the first lost one of its record */
 };
 

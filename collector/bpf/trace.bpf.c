@@ -74,9 +74,13 @@ ALWAYS_INLINE void emit(struct bpf_buffer *buffer, struct terra_record *record, 
 	uint32_t at = buffer->producer * BPF_TARGETS + buffer->target;
 	struct bpf_sequence *sequence = bpf_map_lookup_elem(&sequences, &at);
 
-	if (record->chunk == 0)
+	if (!sequence)
+		return;
+	if (record->chunk == 0) {
 		buffer->lost = 0;
-	if (!sequence || buffer->lost)
+		sequence->records++;
+	}
+	if (buffer->lost)
 		return;
 	record->seq = sequence->seq++;
 	if (size > TERRA_CHUNK_SIZE)
@@ -291,7 +295,6 @@ ALWAYS_INLINE struct bpf_buffer *begin(struct pt_regs *ctx, uint32_t op, const s
 	buffer = take_buffer(target);
 	if (!buffer)
 		return NULL;
-	__sync_fetch_and_add(&target->traps, 1);
 	buffer->target = index;
 	copy_registers(ctx, buffer->live);
 	d->layout = layout;
