@@ -51,12 +51,17 @@ struct terra_decoder {
 	/* Set by the caller. */
 	const struct terra_op_layout *layout;
 	const struct terra_offsets *offsets;
+	const struct terra_extents *extents; /* theirs */
 	const struct terra_regs *regs;
 	uint8_t *chunk; /* TERRA_CHUNK_BUFFER bytes, 8-aligned */
+	uint64_t *image; /* TERRA_IMAGE_BUFFER bytes */
 	void *sink;     /* TERRA_EMIT's own */
 	uint32_t op, tid, producer;
 	struct terra_cursor *at; /* memory for what follows */
 };
+
+#define TERRA_IMAGE_MASK (TERRA_IMAGE_BYTES - 1)
+#define TERRA_IMAGE_BUFFER (TERRA_IMAGE_BYTES + 64) /* a field, or 8 sizes, may be asked for at any place */
 
 #define TERRA_MASK (TERRA_CHUNK_SIZE - 1)
 #define TERRA_AT(d, type, at) ((type *)((d)->chunk + ((at) & (TERRA_MASK & ~7u))))
@@ -138,6 +143,28 @@ TERRA_INLINE void terra_unreadable(struct terra_decoder *d)
 TERRA_INLINE void terra_absent(struct terra_decoder *d)
 {
 	terra_value_header(d)->present = 0;
+}
+
+/* The beginning of the structure at `address`, of which terra_image_field reads. 0 when it is there. */
+TERRA_INLINE int terra_read_image(struct terra_decoder *d, uint64_t address, uint32_t extent)
+{
+	return !address || TERRA_READ(d->image, extent & TERRA_IMAGE_MASK, address) ? -1 : 0;
+}
+
+#define TERRA_IMAGE_AT(d, offset) (&(d)->image[((offset) & TERRA_IMAGE_MASK) / 8])
+
+/* A field of the structure that was read last. Returns 0 when it is known. Fields are aligned as C++ aligns them. */
+TERRA_INLINE int terra_image_field(const struct terra_decoder *d, const struct terra_field *field, uint64_t *out)
+{
+	uint32_t width = field->width, shift = field->offset % 8;
+
+	*out = 0;
+	if (!field->known || shift + width > 8 || field->offset + width >= TERRA_IMAGE_BYTES)
+		return -1;
+	*out = *TERRA_IMAGE_AT(d, field->offset) >> shift * 8;
+	if (width < 8)
+		*out &= (1ULL << width * 8) - 1;
+	return 0;
 }
 
 /* A field of a structure at `base`. Returns 0 when it is known and could be read. */

@@ -21,89 +21,108 @@ struct terra_object {
 	uint64_t w[3];
 };
 
-TERRA_INLINE void terra_put_storage(struct terra_decoder *d, struct terra_packed_tensor *t, uint64_t impl)
+/* What else a TensorImpl leads to. */
+struct terra_parts {
+	uint64_t storage, autograd;
+	uint8_t has_storage, has_autograd; /* the field could be read */
+};
+
+TERRA_INLINE void terra_put_storage(struct terra_decoder *d, struct terra_packed_tensor *t,
+				    const struct terra_parts *parts)
 {
 	const struct terra_offsets *off = d->offsets;
-	uint64_t storage, bytes;
+	uint64_t bytes;
 
-	t->storage = 0;
-	t->storage_data = 0;
-	t->storage_bytes = 0;
-	if (terra_read_field(impl, &off->storage, &storage)) {
-		t->flags |= TERRA_TENSOR_NO_STORAGE;
+	t->flags |= TERRA_TENSOR_NO_STORAGE;
+	if (!parts->has_storage)
+		return;
+	t->storage = parts->storage;
+	if (!t->storage) {
+		t->flags &= ~TERRA_TENSOR_NO_STORAGE;
 		return;
 	}
-	t->storage = storage;
-	if (!storage)
+	if (terra_read_image(d, t->storage, d->extents->storage) ||
+	    terra_image_field(d, &off->data_ptr, &t->storage_data) || terra_image_field(d, &off->nbytes, &bytes))
 		return;
-	if (terra_read_field(storage, &off->data_ptr, &t->storage_data) ||
-	    terra_read_field(storage, &off->nbytes, &bytes))
-		t->flags |= TERRA_TENSOR_NO_STORAGE;
-	else if (!(bytes >> 63))
+	t->flags &= ~TERRA_TENSOR_NO_STORAGE;
+	if (!(bytes >> 63))
 		t->storage_bytes = bytes;
 }
 
-/* Sizes and strides: in the structure for few dimensions, else in one block behind a pointer. */
-TERRA_INLINE int terra_put_dims(struct terra_packed_tensor *t, uint64_t impl, const struct terra_offsets *off,
-				uint64_t ndim)
+#define TERRA_COPIED_DIMS 8
+
+_Static_assert(TERRA_COPIED_DIMS * 8 <= TERRA_IMAGE_BUFFER - TERRA_IMAGE_BYTES, "at any place of the image");
+_Static_assert(TERRA_COPIED_DIMS >= TERRA_PACKED_DIMS, "no more are recorded");
+
+/* All that may be there, which is quicker than as many as there are; what is too much is written over, or left behind. */
+TERRA_INLINE void terra_copy_dims(const struct terra_decoder *d, int64_t *to, const struct terra_field *field)
 {
-	uint64_t sizes = impl + off->sizes.offset, strides = impl + off->strides.offset;
-	uint64_t dims = ndim < TERRA_PACKED_DIMS ? ndim : TERRA_PACKED_DIMS;
+	const uint64_t *from = TERRA_IMAGE_AT(d, field->offset);
+
+	for (uint32_t i = 0; i < TERRA_COPIED_DIMS; i++)
+		to[i] = (int64_t)from[i];
+}
+
+/* Sizes and strides: in the structure for few dimensions, else in one block behind a pointer. */
+TERRA_INLINE int terra_put_dims(struct terra_decoder *d, struct terra_packed_tensor *t, uint64_t ndim)
+{
+	const struct terra_offsets *off = d->offsets;
+	uint64_t dims = ndim < TERRA_PACKED_DIMS ? ndim : TERRA_PACKED_DIMS, sizes;
+	uint32_t there = 8 * (off->inline_dims ? off->inline_dims : 1);
 
 	if (!off->sizes.known || !off->strides.known)
 		return -1;
 	if (ndim > off->inline_dims && ndim > 1) {
-		if (!off->inline_dims || TERRA_READ(&sizes, 8, impl + off->sizes.offset))
+		if (!off->inline_dims || terra_image_field(d, &off->sizes, &sizes) ||
+		    TERRA_READ(t->geometry, dims * 8, sizes) || TERRA_READ(t->geometry + dims, dims * 8, sizes + 8 * ndim))
 			return -1;
-		strides = sizes + 8 * ndim;
+	} else {
+		if (off->sizes.offset + there >= TERRA_IMAGE_BYTES || off->strides.offset + there >= TERRA_IMAGE_BYTES)
+			return -1;
+		terra_copy_dims(d, t->geometry, &off->sizes);
+		terra_copy_dims(d, t->geometry + dims, &off->strides);
 	}
-	if (dims && (TERRA_READ(t->geometry, dims * 8, sizes) || TERRA_READ(t->geometry + dims, dims * 8, strides)))
-		return -1;
 	t->dims = dims;
 	return 0;
 }
 
-TERRA_INLINE void terra_put_geometry(struct terra_decoder *d, struct terra_packed_tensor *t, uint64_t impl)
+TERRA_INLINE void terra_put_geometry(struct terra_decoder *d, struct terra_packed_tensor *t)
 {
 	const struct terra_offsets *off = d->offsets;
 	uint64_t ndim = 0, numel = 0, offset = 0;
 
-	t->ndim = 0;
-	t->dims = 0;
-	if (terra_read_field(impl, &off->ndim, &ndim) || terra_read_field(impl, &off->numel, &numel) ||
-	    terra_read_field(impl, &off->storage_offset, &offset) || ndim > 255 || terra_put_dims(t, impl, off, ndim))
+	if (terra_image_field(d, &off->ndim, &ndim) || terra_image_field(d, &off->numel, &numel) ||
+	    terra_image_field(d, &off->storage_offset, &offset) || ndim > 255 || terra_put_dims(d, t, ndim))
 		t->flags |= TERRA_TENSOR_NO_GEOMETRY;
 	t->ndim = ndim <= 255 ? ndim : 255;
 	t->numel = numel;
 	t->storage_offset = offset;
 }
 
-TERRA_INLINE void terra_put_type(struct terra_decoder *d, struct terra_packed_tensor *t, uint64_t impl)
+TERRA_INLINE void terra_put_type(struct terra_decoder *d, struct terra_packed_tensor *t)
 {
 	const struct terra_offsets *off = d->offsets;
 	uint64_t meta, word;
 
-	t->dtype = -1;
-	t->device_type = -1;
-	t->device_index = -1;
-	if (!terra_read_field(impl, &off->data_type, &meta) && meta < TERRA_MAX_TYPE_META)
+	if (!terra_image_field(d, &off->data_type, &meta) && meta < TERRA_MAX_TYPE_META)
 		t->dtype = off->scalar_type[meta & (TERRA_MAX_TYPE_META - 1)];
-	if (!terra_read_field(impl, &off->device_type, &word))
+	if (!terra_image_field(d, &off->device_type, &word))
 		t->device_type = (int8_t)word;
-	if (!terra_read_field(impl, &off->device_index, &word))
+	if (!terra_image_field(d, &off->device_index, &word))
 		t->device_index = (int8_t)word;
 }
 
-TERRA_INLINE uint8_t terra_requires_grad(struct terra_decoder *d, uint64_t impl)
+TERRA_INLINE uint8_t terra_requires_grad(struct terra_decoder *d, const struct terra_parts *parts)
 {
 	const struct terra_offsets *off = d->offsets;
-	uint64_t meta, flag, grad_fn;
+	uint64_t flag, grad_fn;
 
-	if (terra_read_field(impl, &off->autograd_meta, &meta))
+	if (!parts->has_autograd)
 		return 0xff;
-	if (!meta)
+	if (!parts->autograd)
 		return 0;
-	if (terra_read_field(meta, &off->requires_grad, &flag) || terra_read_field(meta, &off->grad_fn, &grad_fn))
+	if (terra_read_image(d, parts->autograd, d->extents->autograd) ||
+	    terra_image_field(d, &off->requires_grad, &flag) || terra_image_field(d, &off->grad_fn, &grad_fn))
 		return 0xff;
 	if (!d->at->node)
 		d->at->node = grad_fn;
@@ -111,15 +130,26 @@ TERRA_INLINE uint8_t terra_requires_grad(struct terra_decoder *d, uint64_t impl)
 }
 
 /* The undefined tensor has a type that no other has, and in some releases no dispatch keys. */
-TERRA_INLINE uint8_t terra_is_defined(const struct terra_offsets *off, uint64_t impl)
+TERRA_INLINE uint8_t terra_is_defined(const struct terra_decoder *d)
 {
+	const struct terra_offsets *off = d->offsets;
 	uint64_t word;
 
-	if (!impl)
-		return 0;
-	if (off->undefined_type != 0xffff && !terra_read_field(impl, &off->data_type, &word))
+	if (off->undefined_type != 0xffff && !terra_image_field(d, &off->data_type, &word))
 		return word != off->undefined_type;
-	return terra_read_field(impl, &off->key_set, &word) || word != 0;
+	return terra_image_field(d, &off->key_set, &word) || word != 0;
+}
+
+TERRA_INLINE void terra_put_fields(struct terra_decoder *d, struct terra_packed_tensor *t)
+{
+	struct terra_parts parts;
+
+	parts.has_storage = !terra_image_field(d, &d->offsets->storage, &parts.storage);
+	parts.has_autograd = !terra_image_field(d, &d->offsets->autograd_meta, &parts.autograd);
+	terra_put_geometry(d, t);
+	terra_put_type(d, t);
+	terra_put_storage(d, t, &parts); /* the image is another from here on */
+	t->requires_grad = terra_requires_grad(d, &parts);
 }
 
 TERRA_NOINLINE int terra_put_tensor(struct terra_decoder *d, uint64_t impl)
@@ -129,19 +159,20 @@ TERRA_NOINLINE int terra_put_tensor(struct terra_decoder *d, uint64_t impl)
 	terra_make_room(d);
 	t = TERRA_AT(d, struct terra_packed_tensor, d->at->pos);
 	t->impl = impl;
-	t->defined = terra_is_defined(d->offsets, impl);
-	t->flags = 0;
-	t->dims = 0;
-	if (t->defined) {
-		terra_put_storage(d, t, impl);
-		terra_put_geometry(d, t, impl);
-		terra_put_type(d, t, impl);
-		t->requires_grad = terra_requires_grad(d, impl);
+	t->storage = t->storage_data = t->storage_bytes = 0;
+	t->numel = t->storage_offset = 0;
+	t->ndim = t->requires_grad = t->flags = t->dims = 0;
+	t->dtype = t->device_type = t->device_index = -1;
+	t->defined = impl != 0;
+	if (terra_read_image(d, impl, d->extents->tensor)) {
+		if (impl) {
+			t->flags = TERRA_TENSOR_NO_STORAGE | TERRA_TENSOR_NO_GEOMETRY;
+			t->requires_grad = 0xff;
+		}
 	} else {
-		t->storage = t->storage_data = t->storage_bytes = 0;
-		t->numel = t->storage_offset = 0;
-		t->ndim = t->requires_grad = 0;
-		t->dtype = t->device_type = t->device_index = -1;
+		t->defined = terra_is_defined(d);
+		if (t->defined)
+			terra_put_fields(d, t);
 	}
 	d->at->pos += sizeof(*t) + 16 * (t->dims & 15);
 	terra_value_header(d)->recorded++;

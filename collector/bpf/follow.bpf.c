@@ -177,11 +177,13 @@ static long let_go_on(struct bpf_map *map, uint32_t *process, uint8_t *value, vo
 	return 0;
 }
 
-/* Runs in the tracer's own exit, kill -9 too, before its programs are taken away. */
+/* Runs in the tracer's own exit, kill -9 too, before its programs are taken away; not in that of another thread of it. */
 SEC("tp_btf/sched_process_exit")
 int on_exit(uint64_t *ctx)
 {
-	if (current_process() != config.tracer)
+	uint64_t id = bpf_get_current_pid_tgid();
+
+	if (id >> 32 != (uint32_t)id || current_process() != config.tracer)
 		return 0;
 	__sync_lock_test_and_set(&tracer_ends, 1);
 	bpf_for_each_map_elem(&held, let_go_on, NULL, 0);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,6 +30,7 @@ struct terra_session {
 	struct recording *first; /* of the program itself; freed like the others */
 	struct terra_follow *follow; /* NULL: children are not followed */
 	char follow_reason[256];     /* why, when they should be */
+	int follow_error;
 	pid_t pid;
 	bool output_taken; /* a process writes to options.output */
 	bool over;
@@ -561,17 +563,6 @@ static void join_words(char *const *words, char *out, size_t size)
 		used += (size_t)snprintf(out + used, size - used, "%s%s", i ? " " : "", words[i]);
 }
 
-/* A program that begins: its library is looked for where it will look, and probed before it is there. */
-static int prepare(struct terra_session *session, char *err, size_t err_size)
-{
-	char path[4096];
-
-	join_words(session->options.argv, session->first->command, sizeof(session->first->command));
-	if (!guess_library(session, session->options.argv[0], path, sizeof(path)))
-		return 0;
-	return attach(session, session->first, path, err, err_size);
-}
-
 static const char in_the_middle[] = "attached to a process that ran already: the trace begins in its middle, and has no "
 				    "GPU activity, whose recorder has to be there when a process starts";
 
@@ -595,37 +586,81 @@ static void add_running(void *context, pid_t parent, pid_t child)
 	terra_target_children(child, add_running, session);
 }
 
-/* A program that runs: followed first, so that no child falls between the look at them and that. */
-static int attach_running(struct terra_session *session, char *err, size_t err_size)
-{
-	char path[4096];
-	int error = terra_target_library(session->pid, path, sizeof(path));
-
-	strcpy(session->first->remark, in_the_middle);
-	if (!error)
-		error = attach(session, session->first, path, err, err_size);
-	else if (error == -ENOENT)
-		error = 0;
-	else
-		snprintf(err, err_size, "cannot look into process %d: %s", session->pid, strerror(-error));
-	if (session->follow)
-		terra_target_children(session->pid, add_running, session);
-	return error;
-}
-
-/* Held children are asked for: without them is not what is wanted. */
-static int open_follow(struct terra_session *session, char *err, size_t err_size)
+/* Where the program's library is: of one that begins, where it will look for it; path[0] 0: not known (yet). */
+static int find_path(struct terra_session *session, char *path, size_t size, char *err, size_t err_size)
 {
 	int error;
 
+	path[0] = 0;
+	if (session->options.argv) {
+		join_words(session->options.argv, session->first->command, sizeof(session->first->command));
+		if (!guess_library(session, session->options.argv[0], path, size))
+			path[0] = 0;
+		return 0;
+	}
+	strcpy(session->first->remark, in_the_middle);
+	error = terra_target_library(session->pid, path, size);
+	if (error)
+		path[0] = 0;
+	if (!error || error == -ENOENT)
+		return 0;
+	snprintf(err, err_size, "cannot look into process %d: %s", session->pid, strerror(-error));
+	return error;
+}
+
+static void *open_follow(void *context)
+{
+	struct terra_session *session = context;
+
+	session->follow_error = terra_follow_open(session->options.hold, &session->follow, session->follow_reason,
+						  sizeof(session->follow_reason));
+	return NULL;
+}
+
+/* Held children are asked for: without them is not what is wanted. */
+static int begin_to_follow(struct terra_session *session, char *err, size_t err_size)
+{
 	if (!session->options.children)
 		return 0;
-	error = terra_follow_open(session->options.hold, &session->follow, session->follow_reason,
-				  sizeof(session->follow_reason));
-	if (!error)
+	if (!session->follow_error)
 		return terra_follow_add(session->follow, session->pid, follow_how(session));
 	snprintf(err, err_size, "%s", session->follow_reason);
-	return session->options.hold ? error : 0;
+	return session->options.hold ? session->follow_error : 0;
+}
+
+/* Loads what follows children and what records ops. Each takes a tenth of a second, which someone who attaches waits for: at
+ * once, each on a processor of its own. */
+static int open_parts(struct terra_session *session, const char *path, char *err, size_t err_size)
+{
+	struct library *library;
+	pthread_t thread;
+	bool threaded;
+	int error = 0;
+
+	threaded = session->options.children && !pthread_create(&thread, NULL, open_follow, session);
+	if (session->options.children && !threaded)
+		open_follow(session);
+	if (path[0])
+		error = get_library(session, path, &library, err, err_size);
+	if (threaded)
+		pthread_join(thread, NULL);
+	return error ? error : begin_to_follow(session, err, err_size);
+}
+
+/* Followed first, so that no child falls between the look at them and that; and probed before a program that begins has its
+ * library. */
+static int open_program(struct terra_session *session, char *err, size_t err_size)
+{
+	char path[4096];
+	int error = find_path(session, path, sizeof(path), err, err_size);
+
+	if (!error)
+		error = open_parts(session, path, err, err_size);
+	if (!error && path[0])
+		error = attach(session, session->first, path, err, err_size);
+	if (session->follow && !session->options.argv)
+		terra_target_children(session->pid, add_running, session);
+	return error;
 }
 
 /* A process takes some files of ours, and many may be traced. What is started from here on would inherit the limit. */
@@ -653,9 +688,7 @@ int terra_session_open(const struct terra_session_options *options, pid_t pid, s
 	session->pid = pid;
 	session->first = add_recording(session, pid);
 	if (session->first)
-		error = open_follow(session, err, err_size);
-	if (!error)
-		error = options->argv ? prepare(session, err, err_size) : attach_running(session, err, err_size);
+		error = open_program(session, err, err_size);
 	if (error) {
 		terra_session_close(session);
 		return error;

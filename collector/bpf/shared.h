@@ -12,6 +12,8 @@
  * event on that CPU needs another. Every buffer is a producer of its own, numbered cpu * BPF_BUFFERS + buffer. */
 #define BPF_BUFFERS 4
 
+#define BPF_IMAGE_WORDS 72
+
 struct bpf_buffer {
 	uint32_t taken;
 	uint32_t producer;
@@ -22,6 +24,7 @@ struct bpf_buffer {
 	uint64_t cursor[5]; /* struct terra_cursor */
 	struct pystack_scratch scratch;
 	struct pystack_entry entry;
+	uint64_t image[BPF_IMAGE_WORDS]; /* TERRA_IMAGE_BUFFER bytes */
 	uint8_t chunk[TERRA_CHUNK_BUFFER];
 };
 
@@ -59,6 +62,7 @@ struct bpf_config {
 	uint32_t unused;
 	uint8_t function_forms[BPF_FUNCTIONS];
 	struct terra_offsets offsets;
+	struct terra_extents extents;
 	struct terra_op_layout no_op; /* of a function; its level is one at which stacks are recorded */
 };
 

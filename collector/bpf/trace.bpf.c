@@ -102,6 +102,7 @@ static uint64_t storage_block(const struct terra_decoder *d);
 #define TERRA_STORAGE_BLOCK(d) storage_block(d)
 #include "probes/decode.h"
 
+_Static_assert(sizeof(((struct bpf_buffer *)0)->image) == TERRA_IMAGE_BUFFER, "shared.h makes room for it");
 _Static_assert(sizeof(struct terra_cursor) <= sizeof(((struct bpf_buffer *)0)->cursor), "shared.h makes room for it");
 
 /* The thread's block of libtorch's thread-local storage. The kernel has a running task's fsbase in its structure, too. */
@@ -299,8 +300,10 @@ ALWAYS_INLINE struct bpf_buffer *begin(struct pt_regs *ctx, uint32_t op, const s
 	copy_registers(ctx, buffer->live);
 	d->layout = layout;
 	d->offsets = &config.offsets;
+	d->extents = &config.extents;
 	d->regs = &buffer->regs;
 	d->chunk = buffer->chunk;
+	d->image = buffer->image;
 	d->sink = buffer;
 	d->at = (struct terra_cursor *)buffer->cursor;
 	d->op = op;

@@ -37,6 +37,7 @@ struct record_state {
 	struct terra_op_layout *layouts;
 	struct record_target *targets;
 	struct terra_offsets offsets;
+	struct terra_extents extents;
 	struct pystack_layout layout;
 };
 

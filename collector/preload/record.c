@@ -141,8 +141,9 @@ static uint64_t make_record(struct record_ring *ring, const struct record_regist
 	uint64_t now = clock_now();
 	struct terra_regs regs;
 	struct terra_cursor cursor;
+	uint64_t image[TERRA_IMAGE_BUFFER / 8];
 	struct terra_decoder d = { .at = &cursor, .layout = &record_state.layouts[op], .offsets = &record_state.offsets,
-				   .regs = &regs, .chunk = (uint8_t *)ring->chunk, .sink = ring, .op = op,
+				   .extents = &record_state.extents, .image = image, .regs = &regs, .chunk = (uint8_t *)ring->chunk, .sink = ring, .op = op,
 				   .tid = ring->tid, .producer = ring->tid };
 
 	set_regs(&regs, registers);
@@ -165,8 +166,9 @@ static void make_function_record(struct record_ring *ring, const struct record_r
 	uint64_t outer_sp = ring->outer_sp;
 	struct terra_regs regs;
 	struct terra_cursor cursor;
-	struct terra_decoder d = { .at = &cursor, .layout = &no_op, .offsets = &record_state.offsets, .regs = &regs,
-				   .chunk = (uint8_t *)ring->chunk, .sink = ring, .op = function, .tid = ring->tid,
+	uint64_t image[TERRA_IMAGE_BUFFER / 8];
+	struct terra_decoder d = { .at = &cursor, .layout = &no_op, .offsets = &record_state.offsets,
+				   .extents = &record_state.extents, .image = image, .regs = &regs, .chunk = (uint8_t *)ring->chunk, .sink = ring, .op = function, .tid = ring->tid,
 				   .producer = ring->tid };
 
 	set_regs(&regs, registers);

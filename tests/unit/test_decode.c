@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "probes/record.h"
 
@@ -81,7 +83,7 @@ static struct {
 	uint32_t n_chunks;
 	uint64_t seq;
 } taken;
-static uint64_t chunk_space[TERRA_CHUNK_BUFFER / 8];
+static uint64_t chunk_space[TERRA_CHUNK_BUFFER / 8], image_space[TERRA_IMAGE_BUFFER / 8];
 
 static void take_chunk(struct terra_decoder *d, struct terra_record *record, uint32_t size)
 {
@@ -97,11 +99,14 @@ static void take_chunk(struct terra_decoder *d, struct terra_record *record, uin
 static void decode(struct terra_op_layout *layout, struct terra_regs *regs, const struct terra_offsets *offsets,
 		   uint8_t type)
 {
+	struct terra_extents extents = terra_extents_of(offsets);
 	struct terra_cursor cursor;
-	struct terra_decoder d = { .at = &cursor, .layout = layout, .offsets = offsets, .regs = regs, .op = 12, .tid = 34,
+	struct terra_decoder d = { .at = &cursor, .layout = layout, .offsets = offsets, .extents = &extents,
+				   .image = image_space, .regs = regs, .op = 12, .tid = 34,
 				   .chunk = (uint8_t *)chunk_space, .producer = 56 };
 
 	memset(chunk_space, 0xa5, sizeof(chunk_space));
+	memset(image_space, 0x5a, sizeof(image_space));
 	taken.size = taken.n_chunks = 0;
 	if (type == TERRA_RECORD_ENTER)
 		terra_decode_enter(&d, 789);
@@ -283,11 +288,14 @@ static struct terra_packed *decode_function(uint32_t form, const struct terra_of
 {
 	static const struct terra_op_layout no_op;
 	struct terra_regs regs = { .gpr = { gpr[0], gpr[1], gpr[2], gpr[3] } };
+	struct terra_extents extents = terra_extents_of(offsets);
 	struct terra_cursor cursor;
-	struct terra_decoder d = { .at = &cursor, .layout = &no_op, .offsets = offsets, .regs = &regs, .op = 3, .tid = 34,
+	struct terra_decoder d = { .at = &cursor, .layout = &no_op, .offsets = offsets, .extents = &extents,
+				   .image = image_space, .regs = &regs, .op = 3, .tid = 34,
 				   .chunk = (uint8_t *)chunk_space, .producer = 56 };
 
 	memset(chunk_space, 0xa5, sizeof(chunk_space));
+	memset(image_space, 0x5a, sizeof(image_space));
 	taken.size = taken.n_chunks = 0;
 	terra_decode_function(&d, form, 789);
 	assert_int_equal(((struct terra_record *)taken.bytes)->type, TERRA_RECORD_FUNCTION);
@@ -393,31 +401,94 @@ static void undefined_and_unreadable_tensors(void **state)
 	assert_int_equal(value->bytes, 0);
 }
 
-static void fields_that_are_not_known(void **state)
+/* A tensor argument, at `tensor`, with other offsets. */
+static struct terra_packed_tensor *decode_tensor_with(const struct terra_offsets *offsets, void *tensor)
 {
-	struct fake_storage storage = make_storage();
-	struct fake_tensor impl = make_tensor(&storage, NULL), *tensor = &impl;
-	struct terra_offsets offsets = fake_offsets;
 	struct terra_op_layout layout = { .n_args = 1, .args = { { .kind = TERRA_KIND_TENSOR, .words = 1, .by_ref = 1,
 								   .place = TERRA_PLACE_GPR } } };
 	struct terra_regs regs = { .gpr = { (uintptr_t)&tensor }, .sp = (uintptr_t)&regs };
-	struct terra_packed_tensor *t = (struct terra_packed_tensor *)(first_value() + 1);
+
+	decode(&layout, &regs, offsets, TERRA_RECORD_ENTER);
+	return (struct terra_packed_tensor *)(first_value() + 1);
+}
+
+static void fields_that_are_not_known(void **state)
+{
+	struct fake_storage storage = make_storage();
+	struct fake_tensor impl = make_tensor(&storage, NULL);
+	struct terra_offsets offsets = fake_offsets;
+	struct terra_packed_tensor *t;
 
 	offsets.storage.known = offsets.strides.known = offsets.data_type.known = offsets.autograd_meta.known = 0;
-	decode(&layout, &regs, &offsets, TERRA_RECORD_ENTER);
+	t = decode_tensor_with(&offsets, &impl);
 	assert_int_equal(t->defined, 1);
 	assert_int_equal(t->flags, TERRA_TENSOR_NO_STORAGE | TERRA_TENSOR_NO_GEOMETRY);
 	assert_int_equal(t->storage, 0);
 	assert_int_equal(t->dtype, -1);
 	assert_int_equal(t->requires_grad, 0xff);
 	impl.keys = 0; /* without a known type the dispatch keys tell */
-	decode(&layout, &regs, &offsets, TERRA_RECORD_ENTER);
+	decode_tensor_with(&offsets, &impl);
 	assert_int_equal(t->defined, 0);
 	impl.keys = 0x8000;
 	offsets.strides.known = 1;
 	offsets.inline_dims = 0; /* only up to one dimension is safe then */
-	decode(&layout, &regs, &offsets, TERRA_RECORD_ENTER);
+	decode_tensor_with(&offsets, &impl);
 	assert_int_equal(t->flags, TERRA_TENSOR_NO_STORAGE | TERRA_TENSOR_NO_GEOMETRY);
+}
+
+/* A copy of `bytes` bytes that ends where memory does. */
+static void *at_the_end(const void *object, size_t bytes)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	uint8_t *pages = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	assert_ptr_not_equal(pages, MAP_FAILED);
+	assert_int_equal(mprotect(pages + page, page, PROT_NONE), 0);
+	return memcpy(pages + page - bytes, object, bytes);
+}
+
+static void let_go(void *object, size_t bytes)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+
+	munmap((uint8_t *)object + bytes - page, 2 * page);
+}
+
+/* Structures are read as far as their last field, and no byte further. */
+static void nothing_is_read_behind_a_structure(void **state)
+{
+	struct fake_storage made = make_storage(), *storage = at_the_end(&made, sizeof(made));
+	struct fake_meta *meta = at_the_end(&(struct fake_meta){ .requires_grad = 1 }, sizeof(*meta));
+	struct fake_tensor impl = make_tensor(storage, meta), *tensor = at_the_end(&impl, sizeof(impl));
+	struct terra_packed_tensor *t =
+		(struct terra_packed_tensor *)(decode_one(TERRA_KIND_TENSOR, (uintptr_t)&tensor, 0, 1, 1) + 1);
+
+	check_tensor(t, tensor);
+	assert_int_equal(t->requires_grad, 1);
+	assert_memory_equal(t->geometry, ((int64_t[]){ 3, 4, 4, 1 }), 32);
+	let_go(storage, sizeof(*storage));
+	let_go(meta, sizeof(*meta));
+	let_go(tensor, sizeof(*tensor));
+}
+
+/* A structure that is larger than any that was seen: what lies beyond is not read, and the rest is. */
+static void fields_too_far_from_the_beginning(void **state)
+{
+	static uint64_t large[2 * TERRA_IMAGE_BYTES / 8];
+	struct fake_storage storage = make_storage();
+	struct fake_tensor impl = make_tensor(&storage, NULL);
+	struct terra_packed_tensor *t;
+	struct terra_offsets offsets = fake_offsets;
+
+	memcpy(large, &impl, sizeof(impl));
+	offsets.storage.offset = offsets.strides.offset = TERRA_IMAGE_BYTES;
+	t = decode_tensor_with(&offsets, large);
+	assert_int_equal(t->flags, TERRA_TENSOR_NO_STORAGE | TERRA_TENSOR_NO_GEOMETRY);
+	assert_int_equal(t->storage, 0);
+	assert_int_equal(t->dims, 0);
+	assert_int_equal(t->numel, 12);
+	assert_int_equal(t->dtype, 6);
+	assert_int_equal(t->requires_grad, 0);
 }
 
 static void optional_tensor(void **state)
@@ -859,6 +930,8 @@ int main(void)
 		cmocka_unit_test(tensor_of_many_dimensions),
 		cmocka_unit_test(undefined_and_unreadable_tensors),
 		cmocka_unit_test(fields_that_are_not_known),
+		cmocka_unit_test(nothing_is_read_behind_a_structure),
+		cmocka_unit_test(fields_too_far_from_the_beginning),
 		cmocka_unit_test(optional_tensor),
 		cmocka_unit_test(long_tensor_list_spans_chunks),
 		cmocka_unit_test(other_tensor_lists),
