@@ -18,7 +18,11 @@
 #include "collector/target_tls.h"
 #include "trace.skel.h"
 
-#define DEFAULT_RING_BYTES (128u << 20)
+/* What waits while we are not let run grows with the processors that make it. Zeroed when a recording begins: 64 MB take 20 ms. */
+#define RING_BYTES_PER_CPU (32u << 20)
+#define SMALLEST_RING_BYTES (64u << 20)
+#define LARGEST_RING_BYTES (512u << 20)
+
 #define MAX_LINKS 4
 
 _Static_assert(TERRA_BPF_TARGETS == BPF_TARGETS, "one is public");
@@ -152,9 +156,18 @@ static int fill_sites(struct terra_bpf *bpf)
 	return 0;
 }
 
+static size_t default_ring_bytes(void)
+{
+	size_t bytes = SMALLEST_RING_BYTES;
+
+	while (bytes < LARGEST_RING_BYTES && bytes < RING_BYTES_PER_CPU * (size_t)libbpf_num_possible_cpus())
+		bytes *= 2;
+	return bytes;
+}
+
 static int load_programs(struct terra_bpf *bpf)
 {
-	size_t ring_bytes = bpf->options.ring_bytes ? bpf->options.ring_bytes : DEFAULT_RING_BYTES;
+	size_t ring_bytes = bpf->options.ring_bytes ? bpf->options.ring_bytes : default_ring_bytes();
 	struct trace_bpf *skeleton = trace_bpf__open();
 	int error;
 
