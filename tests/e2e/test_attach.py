@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """terra-trace's life cycle: attaching to programs that run, following what they start, and every way to stop."""
 # timeout: 900
+# long: 200
 import glob
 import json
 import os

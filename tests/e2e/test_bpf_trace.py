@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """terra-trace as a user meets it: what it records, through both backends, and what it leaves alone."""
 # timeout: 900
+# long: 180
 import glob
 import json
 import os

@@ -2,6 +2,7 @@
 waiting, and as soon as a device is in use nothing waits. On a machine with a GPU tests/gpu/run asks more.
 """
 # timeout: 600
+# long: 60
 import json
 import os
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The plan, and nothing else, decides what is fused; and a plan that can't be used costs a line on stderr, no more."""
 # timeout: 1500
+# long: 300
 import json
 import os
 import re

@@ -2,6 +2,7 @@
 benchmarks make.
 """
 # timeout: 900
+# long: 130
 import json
 import os
 import sys
