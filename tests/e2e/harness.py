@@ -137,6 +137,11 @@ def _made(stem, ending, words, make):
     return path
 
 
+def traced(name):
+    """A program that several suites trace or plan, with as many steps for all of them: then one trace and one plan serve."""
+    return [program(name + ".py"), {"mlp": "100", "gpt2": "8"}[name]]
+
+
 def make_trace(stem, command, *, env=None, again=False):
     """Traces a Python program; the path of the trace. `again` makes another one, for this suite alone."""
     def make(path):
