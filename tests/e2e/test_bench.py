@@ -3,7 +3,7 @@
 does without.
 """
 # timeout: 300
-# long: 60
+# long: 80
 import os
 import re
 import subprocess

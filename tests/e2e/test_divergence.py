@@ -93,7 +93,8 @@ def forked(library, programs):
     done, seen = replayed(library, "--forked", json.dumps(programs), timeout=250, TERRA_TEST_DISABLED_AT=flag)
     ended = {}
     for name, sizes, code, out in map(json.loads, done.stdout.splitlines()):
-        ended[name, *sizes] = code, by_name(out).get(name, {})
+        assert name in by_name(out), f"{name} never began: {done.stderr[-800:]}"
+        ended[name, *sizes] = code, by_name(out)[name]
     return done, ended, seen
 
 
