@@ -10,6 +10,7 @@ import glob
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.path.abspath(os.environ.get("TERRA_BUILD", os.path.join(ROOT, "build")))
 UNIT_SECONDS, SANITIZED_SECONDS, SUITE_SECONDS, BUILD_SECONDS = 120, 300, 300, 900
 QUICK_SECONDS = 120
+
+# Python suites beside each other: one more than processors, since those of the tracer wait for what they trace half of the time.
+SUITES_AT_ONCE = os.cpu_count() + 1
 
 # OpenMP's threads spin while they wait, so that two programs at once would each be many times slower. Where they sleep
 # instead, as many threads as ever do the same parts of the work: the bits are the same.
@@ -170,6 +174,13 @@ def declared(path):
     return int(seconds[1]) if seconds else SUITE_SECONDS, re.search(r"^# alone: ", text, re.MULTILINE) is not None
 
 
+def length(path):
+    """The seconds that a long script says it usually takes beside others. They tell where it begins, no more."""
+    with open(path, encoding="utf-8") as script:
+        seconds = re.search(r"^# long: (\d+)", script.read(), re.MULTILINE)
+    return int(seconds[1]) if seconds else 0
+
+
 def shared_plans():
     """An empty folder for the traces and plans that several suites use."""
     folder = os.path.join(BUILD, "check", "plans")
@@ -179,15 +190,15 @@ def shared_plans():
 
 
 def python_suites(patterns):
-    """Those that must run alone first: what they leave for others was traced on a quiet machine. The others by the time that they
-    may take, so that no long one is left for the end."""
+    """Those that must run alone first: what they leave for others was traced on a quiet machine. The others by their length, so that
+    no long one is left for the end."""
     suites, env = [], shared_plans()
-    for path in sorted(glob.glob(os.path.join(ROOT, "tests", "e2e", "test_*.py"))):
+    for path in sorted(glob.glob(os.path.join(ROOT, "tests", "e2e", "test_*.py")), key=lambda path: (-length(path), path)):
         name = "e2e/" + os.path.basename(path)[:-3]
         if chosen(name, patterns):
             seconds, alone = declared(path)
             suites.append(Suite(name, [sys.executable, "-u", path], seconds, "harness", env=env, alone=alone))
-    return sorted(suites, key=lambda suite: (not suite.alone, -suite.seconds))
+    return sorted(suites, key=lambda suite: not suite.alone)
 
 
 def libtorch():
@@ -243,7 +254,9 @@ def quick_enough(suite, totals):
 
 def close(start, totals):
     minutes, seconds = divmod(int(time.monotonic() - start), 60)
-    print(f"check: {minutes} min {seconds} s, full output in {os.path.join(BUILD, 'check')}")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"check: {minutes} min {seconds} s, {(used.ru_utime + used.ru_stime) / 60:.1f} min of processor time, "
+          f"full output in {os.path.join(BUILD, 'check')}")
     print(f"{totals[0]} passed, {totals[1]} failed, {totals[2]} skipped", flush=True)
     sys.exit(1 if totals[1] else 0)
 
@@ -267,7 +280,7 @@ def main():
     run_all(suites, os.cpu_count(), totals)
     suites = [suite for suite in python_suites(options.only) if not options.quick or quick_enough(suite, totals)]
     run_all([suite for suite in suites if suite.alone], 1, totals)
-    run_all([suite for suite in suites if not suite.alone], os.cpu_count(), totals)
+    run_all([suite for suite in suites if not suite.alone], SUITES_AT_ONCE, totals)
     if not any(totals):
         print("check: no suite has such a name")
         totals[1] += 1

@@ -14,7 +14,8 @@ A suite is a script, tests/e2e/test_NAME.py:
 
 It prints "ok - NAME", "FAIL - NAME" or "skipped - NAME (why)" per test and exits with 1 when one failed. Arguments are
 patterns that choose tests by name. A line "# timeout: SECONDS" in the script tells tools/check how long all of it may
-take, a line "# alone: WHY" that no other suite may run beside it. A test that needs the right to load BPF programs asks for it with need_bpf(): without the right it is skipped, and
+take, a line "# alone: WHY" that no other suite may run beside it, a line "# long: SECONDS" how long it takes as a rule, so that
+it begins before shorter ones. A test that needs the right to load BPF programs asks for it with need_bpf(): without the right it is skipped, and
 fails where TERRA_REQUIRE_BPF=1 is set.
 """
 import ctypes
@@ -24,6 +25,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -135,6 +137,11 @@ def _made(stem, ending, words, make):
     return path
 
 
+def traced(name):
+    """A program that several suites trace or plan, with as many steps for all of them: then one trace and one plan serve."""
+    return [program(name + ".py"), {"mlp": "100", "gpt2": "8"}[name]]
+
+
 def make_trace(stem, command, *, env=None, again=False):
     """Traces a Python program; the path of the trace. `again` makes another one, for this suite alone."""
     def make(path):
@@ -216,6 +223,12 @@ def _expire(signum, frame):
     raise _Expired()
 
 
+def processor_seconds():
+    """What this process and its ended children used: on a machine that others use, too, the time that says what a test costs."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
 def _outcome(function, timeout):
     """Run one test: the word of its outcome, and what to say of it."""
     signal.alarm(timeout)
@@ -247,11 +260,12 @@ def main():
     signal.signal(signal.SIGALRM, _expire)
     failed = 0
     for name, function, timeout in chosen:
-        start = time.monotonic()
+        start, used = time.monotonic(), processor_seconds()
         word, text = _outcome(function, timeout)
         if word == "FAIL":
             failed += 1
             print(_tail(text), end="")
-        note = f" ({text})" if word == "skipped" else f" ({time.monotonic() - start:.1f} s)"
+        times = f"{time.monotonic() - start:.1f} s, {processor_seconds() - used:.1f} s of processor time"
+        note = f" ({text if word == 'skipped' else times})"
         print(f"{word} - {name}{note}", flush=True)
     sys.exit(1 if failed else 0)

@@ -2,6 +2,7 @@
 """The allocator level alone (TERRA_MODE=alloc): same output, warm memory, and never hungrier than without it; and no hungrier
 with a plan above it."""
 # timeout: 900
+# long: 120
 import functools
 import glob
 import json

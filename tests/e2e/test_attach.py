@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """terra-trace's life cycle: attaching to programs that run, following what they start, and every way to stop."""
 # timeout: 900
+# long: 200
 import glob
 import json
 import os
@@ -13,7 +14,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from harness import PYTHON, clean_env, main, need_bpf, program, run, skip, temporary_folder, test, tool
 
-CYCLES = int(os.environ.get("TERRA_ATTACH_CYCLES", "5"))
+CYCLES = int(os.environ.get("TERRA_ATTACH_CYCLES", "3"))
 
 # Trains a step for each line that it gets, and answers with the loss, bit for bit.
 PACED = """
@@ -40,6 +41,9 @@ while True:
     a = a * 1.0
     b = b.mm(b).relu().clamp(max=1)
 """
+
+# For recordings of so and so long: every op of theirs is read back as JSON.
+SLOW_LOOP = LOOP.replace("import torch", "import time, torch") + "    time.sleep(0.0005)\n"
 
 FORKS = """
 import os, subprocess, sys, time, torch
@@ -216,7 +220,7 @@ def either_may_be_killed():
     need_bpf()
     with temporary_folder() as folder:
         path = os.path.join(folder, "t.terra")
-        child = start(LOOP)
+        child = start(SLOW_LOOP)
         try:
             tracer = attached(attach(child.pid, path))
             time.sleep(1)
@@ -244,7 +248,7 @@ def attached_recordings_have_limits():
     need_bpf()
     with temporary_folder() as folder:
         path = os.path.join(folder, "t.terra")
-        child = start(LOOP)
+        child = start(SLOW_LOOP)
         try:
             begin = time.monotonic()
             finish(attach(child.pid, path, "--duration", "0.5"))
@@ -284,7 +288,7 @@ def flight_recorder():
     need_bpf()
     with temporary_folder() as folder:
         path = os.path.join(folder, "t.terra")
-        child = start(LOOP)
+        child = start(SLOW_LOOP)
         try:
             tracer = attached(attach(child.pid, path, "--flight-recorder", "0.5"))
             time.sleep(2)
@@ -553,18 +557,18 @@ def limits_preload():
     """--duration, --max-size, --ops and the flight recorder through the preload backend."""
     with temporary_folder() as folder:
         path = os.path.join(folder, "t.terra")
-        code = LOOP.replace("while True", "import time; end = time.monotonic() + 1.2\nwhile time.monotonic() < end")
 
-        def record(*options):
+        def record(loop, *options):
+            code = loop.replace("while True", "import time; end = time.monotonic() + 1.2\nwhile time.monotonic() < end")
             outcome = run([tool("terra-trace"), "-o", path, "--backend", "preload", *options, "--", PYTHON, "-c", code], timeout=120)
             return load(path), outcome.stderr
 
-        (events, _, ending), _ = record("--max-size", "100k")
+        (events, _, ending), _ = record(LOOP, "--max-size", "100k")
         assert ending["clean"] and os.path.getsize(path) <= 100 << 10 and any("--max-size" in t for t in notes_of(events))
-        (events, _, ending), _ = record("--duration", "0.5", "--ops", "mm,relu")
+        (events, _, ending), _ = record(SLOW_LOOP, "--duration", "0.5", "--ops", "mm,relu")
         times = [event["time"] for event in events if event["event"] == "enter"]
         assert ending["clean"] and times[-1] - times[0] <= 0.6e9 and ops_of(events) == {"aten::mm", "aten::relu"}, ops_of(events)
-        (events, _, ending), _ = record("--flight-recorder", "0.5")
+        (events, _, ending), _ = record(SLOW_LOOP, "--flight-recorder", "0.5")
         times = [event["time"] for event in events if event["event"] == "enter"]
         assert ending["clean"] and 0.2e9 < times[-1] - times[0] <= 0.5e9, times[-1] - times[0]
 
@@ -575,7 +579,7 @@ def an_interrupt_ends_cleanly_preload():
     with temporary_folder() as folder:
         path = os.path.join(folder, "t.terra")
         for options in ([], ["--flight-recorder", "60"]):
-            child = subprocess.Popen([tool("terra-trace"), "-o", path, "--backend", "preload", *options, "--", PYTHON, "-c", LOOP],
+            child = subprocess.Popen([tool("terra-trace"), "-o", path, "--backend", "preload", *options, "--", PYTHON, "-c", SLOW_LOOP],
                                      env=clean_env(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             assert child.stdout.readline() == "begun\n"
             time.sleep(0.3)

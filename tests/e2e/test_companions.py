@@ -4,7 +4,7 @@ import json
 import os
 import sys
 
-from harness import PYTHON, REPLAY, ROOT, main, make_plan, program, run, skip, temporary_folder, test
+from harness import PYTHON, REPLAY, ROOT, main, make_plan, program, run, skip, temporary_folder, test, traced
 
 sys.path.insert(0, os.path.join(ROOT, "tests"))
 import bench
@@ -20,7 +20,7 @@ def trained(*libraries, **env):
 def trained_with_plan(*libraries):
     """What training printed, and how many of its ops were fused."""
     log = os.path.join(_folder.name, "log.json")
-    plan = make_plan(os.path.join(_folder.name, "mlp"), PROGRAM)
+    plan = make_plan(os.path.join(_folder.name, "mlp"), traced("mlp"))
     out = trained(*libraries, TERRA_PLAN=plan, TERRA_LOG="json:" + log)
     with open(log, encoding="ascii") as file:
         return out, json.load(file)["ops_fused"]

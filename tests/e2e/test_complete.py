@@ -6,6 +6,7 @@ One process is watched by the mode and recorded by both backends at once, each a
 steps, has each backend record each choice of levels, and each backend alone.
 """
 # timeout: 900
+# long: 90
 import copy
 import json
 import os

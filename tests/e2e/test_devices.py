@@ -2,11 +2,12 @@
 waiting, and as soon as a device is in use nothing waits. On a machine with a GPU tests/gpu/run asks more.
 """
 # timeout: 600
+# long: 60
 import json
 import os
 
 from harness import (PYTHON, REPLAY, ROOT, main, make_plan, make_without_guards, program, python, run, skip, temporary_folder,
-                     test, without_guard)
+                     test, traced, without_guard)
 
 MIXED = os.path.join(ROOT, "tests", "gpu", "mixed.py")
 _folder = temporary_folder()
@@ -193,7 +194,7 @@ print(*(open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listd
             "import torch.utils.backend_registration as b; print(dir(b))").stdout:
         skip("this PyTorch can't be given a device")
     mlp, results = program("mlp.py"), []
-    mlp_plan = make_plan(path("mlp"), [mlp, "12"])
+    mlp_plan = make_plan(path("mlp"), traced("mlp"))
     for preload in (None, REPLAY):
         done = python(code, program("bench_driver.py"), path("run.json"), mlp, "12", preload=preload,
                       env={"TERRA_PLAN": mlp_plan, "TERRA_LOG": "json:" + path("log.json")})

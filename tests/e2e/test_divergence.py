@@ -4,9 +4,11 @@ For each program of tests/programs/divergence/programs.py, at each of its sizes:
 from chains.py, ops deferred in the hazard's step, and the flush reason that the program names. All that leave the process as it
 was run in one process first, which is quicker; what was not deferred there, or flushed for another reason, runs again alone. Each
 runs once more on a library without the guard that it names, where the output must differ or the process must fail: the test would
-notice its absence.
+notice its absence. All that name the same guard are forked by one process that has imported PyTorch; what prints the same there runs
+again alone.
 """
 # timeout: 900
+# long: 150
 import json
 import os
 import subprocess
@@ -60,17 +62,17 @@ def eager(name):
 
 
 def replayed(library, *arguments, timeout=120, **more):
-    """How it ended; by program, what was printed at each size, and what was counted in each hazard's step."""
+    """How it ended, and by program what was counted in each hazard's step."""
     counts = os.path.join(folder(), "counts.json")
-    env = clean_env({"TERRA_PLAN": plan(), "TERRA_TEST_COUNTS": counts, **more}, preload=library)
-    done = subprocess.run([PYTHON, SCRIPT, *arguments], env=env, capture_output=True, text=True, timeout=timeout)
+    env = {"TERRA_PLAN": plan(), "TERRA_TEST_COUNTS": counts, **more}
+    done = run([PYTHON, SCRIPT, *arguments], env=env, preload=library, timeout=timeout, check=False)
     seen = dict(map(json.loads, open(counts))) if os.path.exists(counts) else {}
-    return done, by_name(done.stdout), seen
+    return done, seen
 
 
 def replay(name, library, sizes):
-    done, have, seen = replayed(library, name, *map(str, sizes))
-    return done, have.get(name, {}), seen.get(name, [])
+    done, seen = replayed(library, name, *map(str, sizes))
+    return done, by_name(done.stdout).get(name, {}), seen.get(name, [])
 
 
 def together(**env):
@@ -78,13 +80,52 @@ def together(**env):
     key = str(env)
     if key not in _state:
         _state[key] = (None, {}, {})
-        _state[key] = replayed(REPLAY, "--together", timeout=200, **env)
+        done, seen = replayed(REPLAY, "--together", timeout=200, **env)
+        _state[key] = done, by_name(done.stdout), seen
     return _state[key]
 
 
+def forked(library, programs):
+    """Programs, each with sizes, in children of one process, which go on with replay: how each ended, what it printed at each size,
+    and what was counted."""
+    symbols = run(["nm", library]).stdout.splitlines()
+    flag, = (line.split()[0] for line in symbols if line.endswith(" replay_disabled"))
+    done, seen = replayed(library, "--forked", json.dumps(programs), timeout=250, TERRA_TEST_DISABLED_AT=flag)
+    ended = {}
+    for name, sizes, code, out in map(json.loads, done.stdout.splitlines()):
+        assert name in by_name(out), f"{name} never began: {done.stderr[-800:]}"
+        ended[name, *sizes] = code, by_name(out)[name]
+    return done, ended, seen
+
+
+def groups(sizes, apart):
+    """The sizes that run in one process."""
+    return [[size] for size in sizes] if apart else [sizes]
+
+
+def without_its_guard(guard, sizes):
+    """What several guards cover is the same at each size."""
+    return sizes[:1] if "+" in guard else sizes
+
+
+def all_without(guard):
+    """How all programs that name the guard end without it."""
+    if guard not in _state:
+        _state[guard] = {}
+        programs = [[entry["name"], without_its_guard(guard, sizes)] for entry in _listed if entry["guard"] == guard
+                    for sizes in groups(entry["sizes"], entry["apart"])]
+        _state[guard] = forked(without_guard(guard), programs)[1]
+    return _state[guard]
+
+
 def same_without(name, guard, sizes, want):
-    """The sizes at which a library without the guard prints the same, and what it said. Tried up to five times: a guard may be
-    one against a race, which is not always lost, and a run in which nothing was deferred (seen once) says nothing of it."""
+    """The sizes at which a library without the guard prints the same, and what it said. Tried up to five times more, alone: a guard
+    may be one against a race, which is not always lost, and a run in which nothing was deferred (seen once) says nothing of it."""
+    if (name, *sizes) in all_without(guard):
+        code, have = all_without(guard)[name, *sizes]
+        if code != 0 or all(have.get(size) != want[size] for size in sizes):
+            return [], {}
+        print(f"{name} runs alone without {guard}: the same when forked")
     for _ in range(5):
         done, have, seen = replay(name, without_guard(guard), sizes)
         same = [size for size in sizes if done.returncode == 0 and have.get(size) == want[size]]
@@ -126,8 +167,7 @@ def check(name, guard, reason, sizes, apart):
         assert have == want, f"replay printed\n{have}\neager\n{want}"
         why = wrong(seen, reason, sizes)
         assert not why, why
-    # What several guards cover is the same at each size.
-    same, seen = same_without(name, guard, sizes[:1] if "+" in guard else sizes, want)
+    same, seen = same_without(name, guard, without_its_guard(guard, sizes), want)
     assert not same, f"without the guard {guard} the output is the same at size {same}: {seen}"
 
 
@@ -157,15 +197,28 @@ def all_together():
             same_as_eager(have[name], name)
 
 
+@test(timeout=300)
+def a_forked_program_is_like_one_alone():
+    "In a child that goes on with replay each program is deferred and prints what eager does: what differs there is the guard's."
+    programs = [[entry["name"], sizes] for entry in _listed for sizes in groups(entry["sizes"], entry["apart"])]
+    done, ended, seen = forked(REPLAY, programs)
+    assert done.returncode == 0 and len(ended) == len(programs), done.stderr[-800:]
+    for (name, *sizes), (code, have) in ended.items():
+        assert code == 0 and have == {size: eager(name)[size] for size in sizes}, f"{name}: exit {code}, {have}"
+    idle = [name for name in seen if not all(counts["deferred"] for counts in seen[name])]
+    assert not idle, f"nothing was deferred: {idle}"
+
+
 def register(name, guard, reason, sizes, apart):
     def each():
-        for group in [[size] for size in sizes] if apart else [sizes]:
+        for group in groups(sizes, apart):
             check(name, guard, reason, group, apart)
     each.__name__ = name
     test(each, timeout=300)
 
 
-for _entry in listed():
+_listed = listed()
+for _entry in _listed:
     register(**_entry)
 
 

@@ -1,6 +1,7 @@
 """terra-report --export: Perfetto's trace processor opens the timelines, Chakra's schema and a JSON Schema hold for the others, and
 what is in them is what the trace holds."""
 # timeout: 400
+# long: 70
 import glob
 import json
 import os

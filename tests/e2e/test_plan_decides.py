@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The plan, and nothing else, decides what is fused; and a plan that can't be used costs a line on stderr, no more."""
 # timeout: 1500
+# long: 300
 import json
 import os
 import re
@@ -10,10 +11,11 @@ import sys
 import tempfile
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from harness import PYTHON, REPLAY, main, make_plan, program, run, test, tool
+from harness import PYTHON, REPLAY, main, make_plan, program, run, test, tool, traced
 
 FOLDER = tempfile.mkdtemp(prefix="terra-test-plan-")
 THIRD = program("third.py")
+TRACED_STEPS = "12"  # as in test_speed.py, so that one plan serves both
 # Between them each activation, each optimizer and both forms of the step.
 SEEDS = {2: "ReLU SGD loop", 3: "Gelu AdamW loop", 12: "Tanh Adam foreach", 13: "Gelu SGD foreach",
          15: "ReLU AdamW foreach"}
@@ -22,6 +24,23 @@ UPDATES = {"AdamW": "mul_ lerp_ mul_ addcmul_ sqrt div_ add_ addcdiv_", "SGD": "
            "Adam": "lerp_ mul_ addcmul_ sqrt div_ add_ addcdiv_"}
 # Ends with an exit code of its own, so that a test sees whether it is kept.
 ENDS_WITH_3 = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__'); sys.exit(3)"
+# Trains and ends so, without an optimizer of PyTorch's, whose first step imports nearly as much again as PyTorch itself: where no plan
+# is used.
+SMALL = """
+import torch
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.GELU(), torch.nn.Linear(128, 8))
+x = torch.randn(32, 64)
+for _ in range(4):
+    loss = model(x).square().mean()
+    loss.backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.sub_(parameter.grad, alpha=0.1)
+            parameter.grad = None
+    print(loss.item().hex())
+raise SystemExit(3)
+"""
 # Large parameters under AdamW's foreach form; the highest resident size goes to stderr.
 LARGE = """
 import hashlib, resource, sys, torch
@@ -67,12 +86,12 @@ def write(name, data):
 
 @once
 def gpt2_plan():
-    return make_plan(path("gpt2"), [program("gpt2.py"), "8"])
+    return make_plan(path("gpt2"), traced("gpt2"))
 
 
 @once
 def third_plan(seed):
-    return make_plan(path(f"third{seed}"), [THIRD, str(seed)], "--disable-pass", "cost")  # small as it is
+    return make_plan(path(f"third{seed}"), [THIRD, str(seed), TRACED_STEPS], "--disable-pass", "cost")  # small as it is
 
 
 def regions_of(plan):
@@ -172,19 +191,29 @@ def flipped(plan, at):
     return plan[:at] + bytes([plan[at] ^ 0x10]) + plan[at + 1:]
 
 
-def ends_as_eager(done):
-    assert done.stdout == eager_third(3), f"printed\n{done.stdout}\neager\n{eager_third(3)}"
+@once
+def eager_small():
+    return run([PYTHON, "-c", SMALL], check=False).stdout
+
+
+def ends_as(want, done):
+    """Eager's output and exit code; what was said on standard error."""
+    assert want and done.stdout == want, f"printed\n{done.stdout}\neager\n{want}"
     assert done.returncode == 3, done
     return done.stderr.splitlines()
 
 
-def run_with(preload=REPLAY, **env):
-    return run([PYTHON, "-c", ENDS_WITH_3, THIRD, "3"], env=env, preload=preload, check=False)
+def third_says(**env):
+    return ends_as(eager_third(3), run([PYTHON, "-c", ENDS_WITH_3, THIRD, "3"], env=env, preload=REPLAY, check=False))
+
+
+def small_says(**env):
+    return ends_as(eager_small(), run([PYTHON, "-c", SMALL], env=env, preload=REPLAY, check=False))
 
 
 def is_refused(name, why):
     """Eager's output and exit code, and one line that says why."""
-    lines = ends_as_eager(run_with(TERRA_PLAN=path(name)))
+    lines = small_says(TERRA_PLAN=path(name))
     assert len(lines) == 1 and lines[0].startswith("terra: ") and why in lines[0], (name, lines)
 
 
@@ -259,7 +288,7 @@ def without_a_pass_less_is_fused_and_nothing_differs():
     fused = {}
     for name in (None, "liveness", "inplace", "passive", "small"):
         options = ["--disable-pass", "cost", *(["--disable-pass", name] if name else [])]
-        done, log = replay([THIRD, "3"], make_plan(path(f"without-{name}"), [THIRD, "3"], *options))
+        done, log = replay([THIRD, "3"], make_plan(path(f"without-{name}"), [THIRD, "3", TRACED_STEPS], *options))
         assert done.stdout == eager_third(3), f"without {name}"
         fused[name] = log["ops_fused"]
     print(f"ops fused without each pass: {fused}")
@@ -270,9 +299,9 @@ def without_a_pass_less_is_fused_and_nothing_differs():
 
 @test(timeout=400)
 def without_a_plan_one_line_is_said():
-    line, = ends_as_eager(run_with(XDG_CACHE_HOME=path("empty")))
+    line, = small_says(XDG_CACHE_HOME=path("empty"))
     assert line.startswith("terra: running without a plan: none is installed") and "TERRA_PLAN" in line, line
-    assert ends_as_eager(run_with(XDG_CACHE_HOME=path("empty"), TERRA_MODE="alloc")) == []
+    assert small_says(XDG_CACHE_HOME=path("empty"), TERRA_MODE="alloc") == []
 
 
 @test(timeout=400)
@@ -328,7 +357,7 @@ def the_log_tells_what_was_done():
 
 @test(timeout=400)
 def a_good_plan_is_not_mentioned():
-    assert ends_as_eager(run_with(TERRA_PLAN=third_plan(3))) == []
+    assert third_says(TERRA_PLAN=third_plan(3)) == []
 
 
 @test(timeout=400)
@@ -414,7 +443,7 @@ def installed_plan_that_is_damaged():
 @test(timeout=400)
 def every_level_has_eagers_output():
     for mode in ("off", "alloc", "observe"):
-        assert ends_as_eager(run_with(TERRA_PLAN=third_plan(3), TERRA_MODE=mode)) == [], mode
+        assert third_says(TERRA_PLAN=third_plan(3), TERRA_MODE=mode) == [], mode
     done, log = replay([THIRD, "3"], third_plan(3), TERRA_MODE="observe")
     assert log["mode"] == "observe" and log["ops_seen"] > 0 and log["ops_deferred"] == log["ops_fused"] == 0, log
     done, log = replay([THIRD, "3"], third_plan(3), TERRA_MODE="alloc")
@@ -423,9 +452,9 @@ def every_level_has_eagers_output():
 
 @test(timeout=400)
 def unknown_level():
-    lines = ends_as_eager(run_with(TERRA_PLAN=third_plan(3), TERRA_TRIALS="perhaps"))
+    lines = third_says(TERRA_PLAN=third_plan(3), TERRA_TRIALS="perhaps")
     assert len(lines) == 1 and "TERRA_TRIALS=perhaps" in lines[0], lines
-    lines = ends_as_eager(run_with(TERRA_PLAN=third_plan(3), TERRA_MODE="fastest"))
+    lines = third_says(TERRA_PLAN=third_plan(3), TERRA_MODE="fastest")
     assert len(lines) == 1 and lines[0].startswith("terra: ") and "fastest" in lines[0], lines
 
 

@@ -1,5 +1,6 @@
 """The preload recorder: what it records is what PyTorch's profiler sees, and the program does not notice."""
 # timeout: 900
+# long: 120
 import glob
 import json
 import os

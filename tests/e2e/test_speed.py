@@ -9,10 +9,10 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from harness import PYTHON, REPLAY, clean_env, drive, main, make_plan, make_trace, program, run, temporary_folder, test, tool
+from harness import PYTHON, REPLAY, clean_env, drive, main, make_plan, make_trace, program, run, temporary_folder, test, tool, traced
 from shares import share_that_ran
 
-STEPS, TRACED = 400, 100
+STEPS = 400
 THIRD_SEEDS = ("3", "15")
 _folder = temporary_folder()
 
@@ -37,7 +37,7 @@ def best(runs, what):
 def mlp_as_a_user_runs_it():
     """terra-trace, terra-opt and replay without an option: eager's bits; at least 60 % of the time outside views and products is
     fused; step 3 ends a second after eager's at most; no slower, and no hungrier. Times are the best of up to three runs each."""
-    trace, plan, log = make_trace(path("mlp"), [program("mlp.py"), str(TRACED)]), path("mlp.plan"), path("log.json")
+    trace, plan, log = make_trace(path("mlp"), traced("mlp")), path("mlp.plan"), path("log.json")
     run([tool("terra-opt"), "--quiet", "-o", plan, trace], timeout=200)
     eager, ours = [], []
     for _ in range(3):

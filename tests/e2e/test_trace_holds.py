@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What a trace holds beyond ops with arguments, against what PyTorch says of the same program: through both backends."""
 # timeout: 300
+# long: 60
 import functools
 import json
 import os

@@ -2,16 +2,16 @@
 benchmarks make.
 """
 # timeout: 900
+# long: 130
 import json
 import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from harness import REPLAY, drive, main, make_plan, make_trace, program, temporary_folder, test
+from harness import REPLAY, drive, main, make_plan, make_trace, temporary_folder, test, traced
 from shares import convertible, share_in_regions, share_that_ran
 
 STEPS = {"mlp": 400, "gpt2": 30}
-TRACED = {"mlp": 100, "gpt2": 8}
 _folder = temporary_folder()
 _made, _eager = {}, {}
 
@@ -22,12 +22,12 @@ def path(name):
 
 def plan(name):
     if name not in _made:
-        _made[name] = make_plan(path(name), [program(name + ".py"), str(TRACED[name])])
+        _made[name] = make_plan(path(name), traced(name))
     return _made[name]
 
 
 def trace(name, again=False):
-    return make_trace(path(name), [program(name + ".py"), str(TRACED[name])], again=again)
+    return make_trace(path(name), traced(name), again=again)
 
 
 def ops_in_regions(name):

@@ -4,6 +4,8 @@ path that was traced. Each must print what eager prints, bit for bit.
     python programs.py NAME SIZE...    prints the results of one program, once for each size, one after the other
     python programs.py --all           those of every program at each of its sizes
     python programs.py --together      those of every program that leaves the process as it was
+    python programs.py --forked JSON   those of [[NAME, [SIZE, ...]], ...], each in a forked child of its own; prints a line of JSON
+                                       for each: name, sizes, how the child ended, what it printed
     python programs.py --list          a line of JSON each: name, guard that it needs, flush reason that it must cause, ...
 
 `guard` is the replay guard (TERRA_TEST_NO_GUARD) without which the result must differ, or those that cover each other, so that it
@@ -23,6 +25,7 @@ import signal
 import sys
 import tempfile
 import threading
+import traceback
 import warnings
 from contextlib import contextmanager
 
@@ -1519,8 +1522,47 @@ def run_one(name, sizes):
             f.write(json.dumps([name, counts]) + "\n")
 
 
+def go_on_in_child():
+    """What is forked runs without replay: in a test it goes on, as in a process of its own. TERRA_TEST_DISABLED_AT is the address
+    in the library of the flag that says so."""
+    at = os.environ.get("TERRA_TEST_DISABLED_AT")
+    if at:
+        with open("/proc/self/maps", encoding="utf-8") as maps:
+            begin = next(line.split("-")[0] for line in maps if line.rstrip().endswith("/libterra_replay.so"))
+        flag = ctypes.c_int.from_address(int(begin, 16) + int(at, 16))
+        assert flag.value == 1
+        flag.value = 0
+
+
+def run_forked(name, sizes):
+    """A program in a child that has PyTorch from us, but nothing of the programs before it."""
+    with tempfile.TemporaryFile() as out:
+        child = os.fork()
+        if child == 0:
+            os.dup2(out.fileno(), 1)
+            try:
+                go_on_in_child()
+                run_one(name, sizes)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+                status = 1
+            sys.stdout.flush()
+            os._exit(status)
+        _, status = os.waitpid(child, 0)
+        out.seek(0)
+        text = out.read().decode(errors="replace")
+    print(json.dumps([name, sizes, os.waitstatus_to_exitcode(status), text]), flush=True)
+
+
 if __name__ == "__main__":
-    if sys.argv[1] in ("--all", "--together"):
+    if sys.argv[1] == "--forked":
+        listed = json.loads(sys.argv[2])
+        if len(listed) > 3:
+            import torch._dynamo  # which an optimizer's first step imports in each child otherwise
+        for each in listed:
+            run_forked(*each)
+    elif sys.argv[1] in ("--all", "--together"):
         for key, entry in PROGRAMS.items():
             if sys.argv[1] == "--all" or not entry[4]:
                 run_one(key, entry[3])
