@@ -212,6 +212,16 @@ static uint32_t first_over_at_enter(const struct terra_consumer *c, const struct
 	return i;
 }
 
+/* Index of the first frame that an exception has left whose handler begins at `sp`. */
+static uint32_t first_left(const struct thread *thread, uint64_t sp)
+{
+	uint32_t i = thread->n_frames;
+
+	while (i > 0 && thread->frames[i - 1].sp <= sp)
+		i--;
+	return i;
+}
+
 static int resolve_stack(struct terra_consumer *c, const struct pystack_entry *entries, uint32_t n,
 			 struct terra_event *event)
 {
@@ -407,7 +417,8 @@ static int take_whole(struct terra_consumer *c, const struct terra_record *first
 	struct thread *thread;
 	int err;
 
-	if (first->op >= (first->type == TERRA_RECORD_FUNCTION ? TERRA_N_FUNCTIONS : c->options.table->n_ops)) {
+	if (first->type != TERRA_RECORD_CATCH &&
+	    first->op >= (first->type == TERRA_RECORD_FUNCTION ? TERRA_N_FUNCTIONS : c->options.table->n_ops)) {
 		c->stats.damaged++;
 		return 0;
 	}
@@ -420,6 +431,8 @@ static int take_whole(struct terra_consumer *c, const struct terra_record *first
 	thread = find_thread(c, first->tid);
 	if (!thread)
 		return -ENOMEM;
+	if (first->type == TERRA_RECORD_CATCH)
+		return close_from(c, thread, first_left(thread, first->sp), first->time_ns);
 	if (first->type == TERRA_RECORD_FUNCTION)
 		return take_function(c, thread, first, &values);
 	return first->type == TERRA_RECORD_ENTER ? take_enter(c, thread, first, &values) :
@@ -523,7 +536,8 @@ int terra_consumer_record(struct terra_consumer *c, const struct terra_record *r
 	if (r->type == TERRA_RECORD_LOST)
 		return terra_consumer_lost(c, r->tid, r->keyset, r->time_ns);
 	if (r->size < sizeof(*r) || r->size > TERRA_CHUNK_SIZE ||
-	    (r->type != TERRA_RECORD_ENTER && r->type != TERRA_RECORD_EXIT && r->type != TERRA_RECORD_FUNCTION)) {
+	    (r->type != TERRA_RECORD_ENTER && r->type != TERRA_RECORD_EXIT && r->type != TERRA_RECORD_FUNCTION &&
+	     r->type != TERRA_RECORD_CATCH)) {
 		c->stats.damaged++;
 		return 0;
 	}
