@@ -84,11 +84,21 @@ static int grow(void **items, uint32_t n, uint32_t *capacity, size_t size)
 	return 0;
 }
 
-static struct thread *find_thread(struct terra_consumer *c, uint32_t tid)
+/* NULL when it has not run an op. */
+static struct thread *known_thread(const struct terra_consumer *c, uint32_t tid)
 {
 	for (uint32_t i = c->n_threads; i-- > 0;)
 		if (c->threads[i].tid == tid)
 			return &c->threads[i];
+	return NULL;
+}
+
+static struct thread *find_thread(struct terra_consumer *c, uint32_t tid)
+{
+	struct thread *known = known_thread(c, tid);
+
+	if (known)
+		return known;
 	if (grow((void **)&c->threads, c->n_threads, &c->threads_capacity, sizeof(*c->threads)))
 		return NULL;
 	c->threads[c->n_threads] = (struct thread){ .tid = tid };
@@ -208,16 +218,6 @@ static uint32_t first_over_at_enter(const struct terra_consumer *c, const struct
 	uint32_t i = thread->n_frames;
 
 	while (i > 0 && thread->frames[i - 1].sp <= r->sp && !is_tail_called(c, &thread->frames[i - 1], r))
-		i--;
-	return i;
-}
-
-/* Index of the first frame that an exception has left whose handler begins at `sp`. */
-static uint32_t first_left(const struct thread *thread, uint64_t sp)
-{
-	uint32_t i = thread->n_frames;
-
-	while (i > 0 && thread->frames[i - 1].sp <= sp)
 		i--;
 	return i;
 }
@@ -411,6 +411,17 @@ static int take_function(struct terra_consumer *c, struct thread *thread, const 
 	return err;
 }
 
+/* What the handler's frame called is over. Threads that catch exceptions and run no op are many in some programs. */
+static int take_catch(struct terra_consumer *c, const struct terra_record *r)
+{
+	struct thread *thread = known_thread(c, r->tid);
+	uint32_t first = thread ? thread->n_frames : 0;
+
+	while (first > 0 && thread->frames[first - 1].sp <= r->sp)
+		first--;
+	return thread ? close_from(c, thread, first, r->time_ns) : 0;
+}
+
 static int take_whole(struct terra_consumer *c, const struct terra_record *first, const uint8_t *payload, size_t size)
 {
 	struct consume_values values;
@@ -428,11 +439,11 @@ static int take_whole(struct terra_consumer *c, const struct terra_record *first
 		c->stats.damaged++;
 	if (err)
 		return err == -EPROTO ? 0 : err;
+	if (first->type == TERRA_RECORD_CATCH)
+		return take_catch(c, first);
 	thread = find_thread(c, first->tid);
 	if (!thread)
 		return -ENOMEM;
-	if (first->type == TERRA_RECORD_CATCH)
-		return close_from(c, thread, first_left(thread, first->sp), first->time_ns);
 	if (first->type == TERRA_RECORD_FUNCTION)
 		return take_function(c, thread, first, &values);
 	return first->type == TERRA_RECORD_ENTER ? take_enter(c, thread, first, &values) :
