@@ -1,8 +1,8 @@
 /* record.h - the raw record: what a backend (BPF program, preload library) hands to the consumer.
  *
- * One contract for both sides; compiles as BPF C and as user-space C. A record is a header and, for ENTER, EXIT
- * and FUNCTION, a stream of packed values. A record that outgrows a chunk goes on in further ones: same type, op, tid and sp, `chunk`
- * counting up, TERRA_RECORD_MORE set on all but the last. All sizes are multiples of 8, all integers little-endian.
+ * One contract for both sides; compiles as BPF C and as user-space C. A record is a header and, for ENTER, EXIT and
+ * FUNCTION, a stream of packed values. A record that outgrows a chunk goes on in further ones: same type, op, tid and sp,
+ * `chunk` counting up, TERRA_RECORD_MORE set on all but the last. All sizes are multiples of 8, all integers little-endian.
  *
  * Losses: every chunk that a producer (a CPU for BPF, a thread for preload) makes gets the producer's next `seq`, also
  * when there is no room for it, but for the chunks behind a lost one of the same record. A gap is a loss, and its size the

@@ -12,7 +12,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from harness import PYTHON, REPLAY, ROOT, can_load_bpf, clean_env, main, need_bpf, program, run, skip, temporary_folder, test, tool
+from harness import PYTHON, REPLAY, can_load_bpf, clean_env, main, need_bpf, program, run, skip, temporary_folder, test, tool
 
 # A forward pass that raises inside an operator (shapes that do not fit) and in Python, and is caught, 100 times.
 RAISES = """
@@ -208,105 +208,6 @@ def raising_program_preload():
     need_torch()
     with temporary_folder() as folder:
         check_raises("preload", folder)
-
-
-# Exceptions of every sort, through a C++ library of its own and through libtorch's, outside of ops and inside of one.
-EXCEPTIONS = """
-import ctypes, sys, torch
-libraries = [ctypes.CDLL(path) for path in sys.argv[1:]]
-for library in libraries:
-    library.exceptions.restype = ctypes.c_char_p
-
-def all_of_them():
-    for library in libraries:
-        print(library.exceptions().decode())
-
-class Inside(torch.Tensor):
-    @classmethod
-    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
-        all_of_them()
-        return torch.ones(3)
-
-for i in range(3):
-    all_of_them()
-    try:
-        torch.mm(torch.ones(2, 3), torch.ones(2, 3))
-    except RuntimeError as error:
-        print(error)
-    all_of_them()
-    torch.neg(torch.ones(3).as_subclass(Inside))
-"""
-
-
-def make_exceptions(folder, name, *options):
-    path = os.path.join(folder, name)
-    run(["c++", "-std=c++17", "-w", "-shared", "-fPIC", "-pthread", *options, "-o", path,
-         os.path.join(ROOT, "tests", "programs", "exceptions.cpp")], timeout=100)
-    return path
-
-
-def raised_of(events):
-    enters = {event["seq"]: event for event in events if event["event"] == "enter"}
-    return [enters[event["enter"]]["op"] for event in events if event["event"] == "exit" and event["raised"]]
-
-
-@test(timeout=300)
-def exceptions_are_the_programs_own():
-    """Throwing, catching, rethrowing, ending a thread, terminating: all as without us, also where a library brings its own C++."""
-    if not shutil.which("c++"):
-        skip("no C++ compiler here")
-    need_torch()
-    with temporary_folder() as folder:
-        libraries = [make_exceptions(folder, "shared.so"), make_exceptions(folder, "own.so", "-static-libstdc++", "-static-libgcc")]
-        plain = run([PYTHON, "-c", EXCEPTIONS, *libraries], timeout=100).stdout
-        assert plain.count("terminated 42 done") == 18 and plain.count("cannot be multiplied") == 3, plain
-        for backend in ("preload", "bpf") if can_load_bpf() else ("preload",):
-            outcome, path = trace(PYTHON, "-c", EXCEPTIONS, *libraries, options=("--backend", backend), folder=folder,
-                                  name=backend, timeout=150)
-            assert outcome.returncode == 0 and outcome.stdout == plain, outcome.stdout + outcome.stderr
-            events, _, end = load(path)
-            assert end["clean"] and end["lost"] == 0, end
-            assert raised_of(events) == ["aten::mm"] * 3, raised_of(events)
-            assert not [event["text"] for event in events if event["event"] == "note" and "exceptions are not seen" in event["text"]]
-
-
-# Another function of that name, as a tool for debugging may bring.
-BEGIN_CATCH = """
-#include <dlfcn.h>
-extern "C" void *__cxa_begin_catch(void *exception) throw();
-extern "C" void *__cxa_begin_catch(void *exception) throw()
-{
-    static void *(*next)(void *) = (void *(*)(void *))dlsym(RTLD_NEXT, "__cxa_begin_catch");
-    return next(exception);
-}
-"""
-
-
-def check_gap(backend, preload, folder):
-    outcome, path = trace(PYTHON, "-c", RAISES, options=("--backend", backend), folder=folder, name=backend,
-                          preload=preload, timeout=120)
-    assert outcome.returncode == 0 and outcome.stdout == run([PYTHON, "-c", RAISES], timeout=60).stdout, outcome.stderr
-    events, _, end = load(path)
-    notes = [event["text"] for event in events if event["event"] == "note" and "exceptions are not seen" in event["text"]]
-    assert end["clean"] and len(notes) == 1, notes
-    assert raised_of(events).count("aten::mm") == 50, raised_of(events)    # with the next op further out
-
-
-@test(timeout=300)
-def handlers_that_are_not_seen_are_named():
-    """Where exceptions begin to be handled in a function that we do not know, ops end as late as with the next one, as the trace says."""
-    if not shutil.which("c++"):
-        skip("no C++ compiler here")
-    need_torch()
-    with temporary_folder() as folder:
-        interposed = os.path.join(folder, "interposed.so")
-        run(["c++", "-w", "-shared", "-fPIC", "-D_GNU_SOURCE", "-x", "c++", "-", "-x", "none", "-o", interposed, "-ldl"],
-            input=BEGIN_CATCH)
-        check_gap("preload", interposed, folder)
-        if can_load_bpf():
-            hidden = os.path.join(folder, "another-name.so")
-            shutil.copy(run(["c++", "-print-file-name=libstdc++.so.6"]).stdout.strip(), hidden)
-            check_gap("bpf", hidden, folder)
 
 
 def forget_field(library_cache, at):
