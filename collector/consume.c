@@ -84,11 +84,21 @@ static int grow(void **items, uint32_t n, uint32_t *capacity, size_t size)
 	return 0;
 }
 
-static struct thread *find_thread(struct terra_consumer *c, uint32_t tid)
+/* NULL when it has not run an op. */
+static struct thread *known_thread(const struct terra_consumer *c, uint32_t tid)
 {
 	for (uint32_t i = c->n_threads; i-- > 0;)
 		if (c->threads[i].tid == tid)
 			return &c->threads[i];
+	return NULL;
+}
+
+static struct thread *find_thread(struct terra_consumer *c, uint32_t tid)
+{
+	struct thread *known = known_thread(c, tid);
+
+	if (known)
+		return known;
 	if (grow((void **)&c->threads, c->n_threads, &c->threads_capacity, sizeof(*c->threads)))
 		return NULL;
 	c->threads[c->n_threads] = (struct thread){ .tid = tid };
@@ -401,13 +411,25 @@ static int take_function(struct terra_consumer *c, struct thread *thread, const 
 	return err;
 }
 
+/* What the handler's frame called is over. Threads that catch exceptions and run no op are many in some programs. */
+static int take_catch(struct terra_consumer *c, const struct terra_record *r)
+{
+	struct thread *thread = known_thread(c, r->tid);
+	uint32_t first = thread ? thread->n_frames : 0;
+
+	while (first > 0 && thread->frames[first - 1].sp <= r->sp)
+		first--;
+	return thread ? close_from(c, thread, first, r->time_ns) : 0;
+}
+
 static int take_whole(struct terra_consumer *c, const struct terra_record *first, const uint8_t *payload, size_t size)
 {
 	struct consume_values values;
 	struct thread *thread;
 	int err;
 
-	if (first->op >= (first->type == TERRA_RECORD_FUNCTION ? TERRA_N_FUNCTIONS : c->options.table->n_ops)) {
+	if (first->type != TERRA_RECORD_CATCH &&
+	    first->op >= (first->type == TERRA_RECORD_FUNCTION ? TERRA_N_FUNCTIONS : c->options.table->n_ops)) {
 		c->stats.damaged++;
 		return 0;
 	}
@@ -417,6 +439,8 @@ static int take_whole(struct terra_consumer *c, const struct terra_record *first
 		c->stats.damaged++;
 	if (err)
 		return err == -EPROTO ? 0 : err;
+	if (first->type == TERRA_RECORD_CATCH)
+		return take_catch(c, first);
 	thread = find_thread(c, first->tid);
 	if (!thread)
 		return -ENOMEM;
@@ -523,7 +547,8 @@ int terra_consumer_record(struct terra_consumer *c, const struct terra_record *r
 	if (r->type == TERRA_RECORD_LOST)
 		return terra_consumer_lost(c, r->tid, r->keyset, r->time_ns);
 	if (r->size < sizeof(*r) || r->size > TERRA_CHUNK_SIZE ||
-	    (r->type != TERRA_RECORD_ENTER && r->type != TERRA_RECORD_EXIT && r->type != TERRA_RECORD_FUNCTION)) {
+	    (r->type != TERRA_RECORD_ENTER && r->type != TERRA_RECORD_EXIT && r->type != TERRA_RECORD_FUNCTION &&
+	     r->type != TERRA_RECORD_CATCH)) {
 		c->stats.damaged++;
 		return 0;
 	}

@@ -3,7 +3,8 @@
  * Enters and exits are paired by thread and stack pointer. The stack grows down, so an op that is still running has its
  * return address above that of everything it called; an event at the same address or above says that the op is over.
  * An op that ended without an EXIT record was left by an exception ("raised"), unless its way out is one that nobody
- * sees (has_exit 0), or records of its thread are missing.
+ * sees (has_exit 0), or records of its thread are missing. A CATCH record says when; where there is none, the op is over
+ * with the next event at its address or above, and what is called from deeper until then counts as inside it.
  *
  * Values that could not be read have `present` 0 and the kind without "optional" (OPT_DOUBLE becomes DOUBLE), OPAQUE
  * for a generator; an absent optional keeps its kind. So present 0 of a kind that is no optional means "not readable".

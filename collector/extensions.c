@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "probes/catches.h"
 #include "probes/elf_file.h"
 
 static bool registers_ops(const char *path)
@@ -69,8 +70,15 @@ static char *parse_line(char *line, uint64_t *file)
 	return line + at;
 }
 
+static int look_at(const char *path, terra_extension_found found, void *context)
+{
+	if (terra_catches_library(path))
+		return found(context, TERRA_EXTENSION_CATCHES, path);
+	return registers_ops(path) ? found(context, TERRA_EXTENSION_OPS, path) : 0;
+}
+
 int terra_extensions_look(struct terra_extensions *extensions, pid_t pid, const char *libtorch,
-			  int (*found)(void *context, const char *path), void *context)
+			  terra_extension_found found, void *context)
 {
 	char name[64], line[4352], *path;
 	uint64_t file;
@@ -81,11 +89,11 @@ int terra_extensions_look(struct terra_extensions *extensions, pid_t pid, const 
 	maps = fopen(name, "re");
 	while (maps && !error && fgets(line, sizeof(line), maps)) {
 		path = parse_line(line, &file);
-		if (!path || same_folder(path, libtorch))
+		if (!path || (same_folder(path, libtorch) && !terra_catches_library(path)))
 			continue;
 		error = add_file(extensions, file);
 		if (error > 0)
-			error = registers_ops(path) ? found(context, path) : 0;
+			error = look_at(path, found, context);
 	}
 	if (maps)
 		fclose(maps);

@@ -138,7 +138,8 @@ int gpu_linker_op(struct gpu_linker *linker, const struct terra_event *event)
 		return -ENOMEM;
 	if (event->type == TERRA_EVENT_OP_ENTER)
 		return enter(thread, event);
-	index = event->raised ? NONE : index_of(thread, event->enter_seq); /* a raised exit has the time when it was noticed */
+	/* A raised exit may have the time when it was noticed. */
+	index = event->raised ? NONE : index_of(thread, event->enter_seq);
 	is_open(thread, index, event->time_ns);
 	if (index != NONE)
 		ops_of(thread)[index].ended = true;

@@ -8,6 +8,7 @@
  *   terra_decode_enter(d)   one ENTER record with all arguments
  *   terra_decode_exit(d)    one EXIT record with the results
  *   terra_decode_function(d, form)   one FUNCTION record
+ *   terra_decode_catch(d)   one CATCH record
  * whose registers are those of the op's first instruction and of its `ret`; terra_entry_regs() and terra_exit_regs() make
  * them of the registers at other instructions. Each function
  * emits one or more chunks. Before the last chunk of an ENTER the caller's TERRA_STACK(d) runs, when
@@ -579,6 +580,13 @@ TERRA_INLINE void terra_decode_function(struct terra_decoder *d, uint32_t form, 
 #ifdef TERRA_STACK
 	TERRA_STACK(d);
 #endif
+	terra_finish_chunk(d, 0);
+}
+
+/* Where a handler begins: nothing but the place on the stack. */
+TERRA_INLINE void terra_decode_catch(struct terra_decoder *d, uint64_t time_ns)
+{
+	terra_begin(d, TERRA_RECORD_CATCH, time_ns);
 	terra_finish_chunk(d, 0);
 }
 

@@ -309,10 +309,26 @@ static int write_slot(struct walk *walk, const struct relocations *rel, void **s
 	return 0;
 }
 
+/* A slot that is not bound yet leads to its own library's code, which will ask the linker: in the global scope, then in the
+ * library's own. */
+static bool leads_to_original(const struct walk *walk, const struct library *library, const struct got_patch *patch,
+			      void **slot)
+{
+	void *held = __atomic_load_n(slot, __ATOMIC_RELAXED), *global;
+
+	if (held == patch->original || held == patch->replacement)
+		return true;
+	if (!library_contains(library, (uintptr_t)held) || dlsym(walk->handle, patch->symbol) != patch->original)
+		return false;
+	global = dlsym(RTLD_DEFAULT, patch->symbol);
+	return !global || global == patch->original;
+}
+
 static int visit_slot(struct walk *walk, const struct library *library, const struct relocations *rel,
 		      const Elf64_Rela *rela)
 {
 	struct symbol_set *set = &walk->set;
+	void **slot = (void **)(library->base + rela->r_offset);
 	struct got_patch *patch;
 	const char *name;
 	int err;
@@ -327,7 +343,7 @@ static int visit_slot(struct walk *walk, const struct library *library, const st
 	/* Undefined weak symbols have slots and no definition; they stay as they are. */
 	if (!patch || resolve_original(walk, patch) != 0)
 		return 0;
-	return write_slot(walk, rel, (void **)(library->base + rela->r_offset), patch);
+	return patch->exact && !leads_to_original(walk, library, patch, slot) ? 0 : write_slot(walk, rel, slot, patch);
 }
 
 static bool is_slot(const Elf64_Rela *rela)

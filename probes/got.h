@@ -12,6 +12,7 @@
 #ifndef TERRA_PROBES_GOT_H
 #define TERRA_PROBES_GOT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -22,6 +23,8 @@ struct got_patch {
 			      * global one, so never a preloaded definition); NULL while no slot was found.
 			      * It is set before the first slot is written. */
 	uint32_t n_slots;    /* out: slots written, added up over calls */
+	bool exact;          /* there may be other functions of that name, which are to stay: `original` is given, and only
+			      * slots that lead there are written */
 };
 
 /* What was visited already. Zero it before the first call. */

@@ -1,8 +1,8 @@
 /* record.h - the raw record: what a backend (BPF program, preload library) hands to the consumer.
  *
- * One contract for both sides; compiles as BPF C and as user-space C. A record is a header and, for ENTER and EXIT, a
- * stream of packed values. A record that outgrows a chunk goes on in further ones: same type, op, tid and sp, `chunk`
- * counting up, TERRA_RECORD_MORE set on all but the last. All sizes are multiples of 8, all integers little-endian.
+ * One contract for both sides; compiles as BPF C and as user-space C. A record is a header and, for ENTER, EXIT and
+ * FUNCTION, a stream of packed values. A record that outgrows a chunk goes on in further ones: same type, op, tid and sp,
+ * `chunk` counting up, TERRA_RECORD_MORE set on all but the last. All sizes are multiples of 8, all integers little-endian.
  *
  * Losses: every chunk that a producer (a CPU for BPF, a thread for preload) makes gets the producer's next `seq`, also
  * when there is no room for it, but for the chunks behind a lost one of the same record. A gap is a loss, and its size the
@@ -27,6 +27,8 @@ enum terra_record_type {
 	TERRA_RECORD_ENTER = 1,
 	TERRA_RECORD_EXIT = 2,
 	TERRA_RECORD_FUNCTION = 4, /* `op` is an index into terra_functions (probes/functions.h) */
+	TERRA_RECORD_CATCH = 5, /* the handler of an exception begins (probes/catches.h): ops of the thread whose sp is at or
+				 * below the record's were left by it. No values */
 	TERRA_RECORD_LOST = 3, /* keyset field: how many records were lost that no seq accounts for */
 };
 
@@ -47,7 +49,7 @@ struct terra_record {
 	uint64_t seq;
 	uint64_t time_ns; /* CLOCK_MONOTONIC */
 	uint64_t sp;      /* ENTER: stack pointer at the op's first instruction, where the return address lies.
-			   * EXIT: the same value. It pairs the two. */
+			   * EXIT: the same value. It pairs the two. FUNCTION, CATCH: likewise, at the function's. */
 	uint64_t return_address; /* ENTER: the word at sp; 0 when it could not be read */
 	uint64_t keyset;  /* redispatch ENTER only */
 };

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "collector/bpf/link.h"
@@ -16,6 +17,7 @@
 #include "collector/bpf/sites.h"
 #include "collector/bpf/task.h"
 #include "collector/target_tls.h"
+#include "probes/catches.h"
 #include "trace.skel.h"
 
 /* What waits while we are not let run grows with the processors that make it. Zeroed when a recording begins: 64 MB take 20 ms. */
@@ -23,7 +25,8 @@
 #define SMALLEST_RING_BYTES (64u << 20)
 #define LARGEST_RING_BYTES (512u << 20)
 
-#define MAX_LINKS 4
+#define MAX_CATCHES 4 /* C++ libraries that processes of one libtorch use, with all copies that they bring */
+#define MAX_LINKS (4 + MAX_CATCHES)
 
 _Static_assert(TERRA_BPF_TARGETS == BPF_TARGETS, "one is public");
 _Static_assert(TERRA_N_FUNCTIONS <= BPF_FUNCTIONS && !(BPF_FUNCTIONS & (BPF_FUNCTIONS - 1)), "an index is masked");
@@ -31,7 +34,16 @@ _Static_assert(TERRA_N_FUNCTIONS <= BPF_FUNCTIONS && !(BPF_FUNCTIONS & (BPF_FUNC
 struct target {
 	int links[MAX_LINKS];
 	int n_links;
+	uint32_t n_catches; /* probed: as many from the first of the backend's */
 	bool taken;
+};
+
+/* Where handlers of exceptions begin: a file, and the place in it. */
+struct catches {
+	char path[4096];
+	dev_t device;
+	ino_t inode;
+	uint64_t offset;
 };
 
 /* Where functions beside the ops are. */
@@ -56,6 +68,9 @@ struct terra_bpf {
 	uint32_t n_producers;
 	uint8_t functions[TERRA_N_FUNCTIONS]; /* enum terra_function_seen */
 	struct function_library function_libraries[N_FUNCTION_LIBRARIES];
+	struct catches catches[MAX_CATCHES];
+	uint32_t n_catches;
+	bool catches_elsewhere; /* libtorch has no C++ library inside */
 	terra_bpf_take take; /* of the terra_bpf_consume that runs */
 	void *take_context;
 	int take_error;
@@ -177,6 +192,7 @@ static int load_programs(struct terra_bpf *bpf)
 	bpf_program__set_expected_attach_type(skeleton->progs.op_enter, (enum bpf_attach_type)LINK_ATTACH_TYPE);
 	bpf_program__set_expected_attach_type(skeleton->progs.op_exit, (enum bpf_attach_type)LINK_ATTACH_TYPE);
 	bpf_program__set_expected_attach_type(skeleton->progs.function_enter, (enum bpf_attach_type)LINK_ATTACH_TYPE);
+	bpf_program__set_expected_attach_type(skeleton->progs.exception_caught, (enum bpf_attach_type)LINK_ATTACH_TYPE);
 	error = bpf_map__set_max_entries(skeleton->maps.ops, bpf->table->n_ops);
 	if (!error)
 		error = bpf_map__set_max_entries(skeleton->maps.sites, bpf->table->n_ops + (uint32_t)bpf->sites->n_exits);
@@ -225,6 +241,7 @@ static int open_all(struct terra_bpf *bpf, const struct terra_offsets *offsets, 
 	if (error)
 		return error;
 	find_functions(bpf);
+	bpf->catches_elsewhere = terra_catches_elsewhere(bpf->table->library);
 	error = make_layouts(bpf);
 	if (error)
 		return fail(err, err_size, error, "out of memory");
@@ -372,6 +389,61 @@ static int attach_functions(struct terra_bpf *bpf, uint32_t target, const struct
 	return error;
 }
 
+/* Those of the backend's places that the target has not got yet. */
+static int attach_catches(struct terra_bpf *bpf, uint32_t target)
+{
+	uint64_t cookie = (uint64_t)target << 32;
+	struct target *own = &bpf->targets[target];
+	int error = 0;
+
+	while (!error && own->n_catches < bpf->n_catches) {
+		struct catches *catches = &bpf->catches[own->n_catches];
+		struct probe_list list = { &catches->offset, &cookie, 1 };
+
+		error = attach_list(bpf, target, bpf->skeleton->progs.exception_caught, catches->path, &list);
+		own->n_catches += !error;
+	}
+	return error;
+}
+
+/* A file that is known may be reached by another path now: through another process' root folder. */
+static int add_catches(struct terra_bpf *bpf, const char *path)
+{
+	struct catches *catches = bpf->catches;
+	struct stat file;
+	int error = 0;
+
+	if (stat(path, &file))
+		return -errno;
+	if (strlen(path) >= sizeof(catches->path))
+		return -ENAMETOOLONG;
+	while (catches < bpf->catches + bpf->n_catches && (catches->device != file.st_dev || catches->inode != file.st_ino))
+		catches++;
+	if (catches == bpf->catches + MAX_CATCHES)
+		return -ENOSPC;
+	if (catches == bpf->catches + bpf->n_catches)
+		error = terra_catches_find(path, &catches->offset);
+	if (error)
+		return error;
+	bpf->n_catches += catches == bpf->catches + bpf->n_catches;
+	strcpy(catches->path, path);
+	catches->device = file.st_dev;
+	catches->inode = file.st_ino;
+	return 0;
+}
+
+int terra_bpf_see_catches(struct terra_bpf *bpf, uint32_t target, const char *path)
+{
+	int error = add_catches(bpf, path);
+
+	return error ? error : attach_catches(bpf, target);
+}
+
+bool terra_bpf_sees_catches(const struct terra_bpf *bpf, uint32_t target)
+{
+	return bpf->catches_elsewhere && bpf->targets[target].n_catches;
+}
+
 /* Exits first: an entry without its exit would look like an op that was left by an exception. */
 static int attach_all(struct terra_bpf *bpf, uint32_t target)
 {
@@ -383,6 +455,8 @@ static int attach_all(struct terra_bpf *bpf, uint32_t target)
 		error = attach_probes(bpf, target, bpf->skeleton->progs.op_enter, sites->entries, n_ops, 0);
 	for (size_t i = 0; !error && i < N_FUNCTION_LIBRARIES; i++)
 		error = attach_functions(bpf, target, &bpf->function_libraries[i]);
+	if (!error)
+		(void)attach_catches(bpf, target); /* else a gap, which terra_bpf_sees_catches tells */
 	return error;
 }
 
@@ -390,6 +464,7 @@ static int attach_all(struct terra_bpf *bpf, uint32_t target)
 static void begin_target(struct terra_bpf *bpf, uint32_t target, pid_t pid)
 {
 	bpf->targets[target].taken = true;
+	bpf->targets[target].n_catches = 0;
 	for (uint32_t i = 0; i < bpf->n_producers; i++)
 		bpf->sequences[(size_t)i * BPF_TARGETS + target] = (struct bpf_sequence){ 0 };
 	bpf->shared[target] = (struct bpf_target){ .pid = (uint32_t)pid };

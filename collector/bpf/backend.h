@@ -55,6 +55,12 @@ void terra_bpf_set_python(struct terra_bpf *bpf, uint32_t target, const struct p
  * returns something else than -EAGAIN. 0: found, and recorded from now on; -errno: it cannot be, for the reason given. */
 int terra_bpf_look_for_storage(struct terra_bpf *bpf, uint32_t target, char *reason, size_t reason_size);
 
+/* The target has mapped a library in which handlers of exceptions may begin (probes/catches.h): they are recorded from now on,
+ * and of later targets from their beginning. 0, -ENOENT when it is not such a library, or -errno. */
+int terra_bpf_see_catches(struct terra_bpf *bpf, uint32_t target, const char *path);
+/* Whether the target's are, those of libtorch's own code among them. */
+bool terra_bpf_sees_catches(const struct terra_bpf *bpf, uint32_t target);
+
 /* The process executes another program: where things lay in the last one means nothing. */
 void terra_bpf_forget(struct terra_bpf *bpf, uint32_t target);
 

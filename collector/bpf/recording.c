@@ -11,9 +11,11 @@
 
 #include "collector/machine.h"
 #include "collector/target.h"
+#include "probes/catches.h"
 #include "probes/clock.h"
 
 #define EXTENSIONS_INTERVAL_NS 250000000 /* a program that ends sooner after it loaded one is not asked */
+#define EARLY_LOOKS 25 /* some 10 ms apart */
 #define FLUSH_INTERVAL_NS 250000000 /* what a tracer that is killed may lose of the file */
 
 struct recording *recording_new(pid_t pid, const struct terra_session_options *options)
@@ -255,22 +257,43 @@ void recording_look_for_storage(struct recording *recording)
 		recording->storage_reason[0] = 0;
 }
 
-static int on_extension(void *context, const char *path)
+static void see_catches(struct recording *recording, const char *mapped)
+{
+	char path[4096];
+	int error = terra_target_path(recording->pid, mapped, path, sizeof(path));
+
+	if (!error)
+		error = terra_bpf_see_catches(recording->library->bpf, recording->target, path);
+	recording->catches_error = error ? error : recording->catches_error;
+}
+
+static int on_extension(void *context, enum terra_extension_what what, const char *path)
 {
 	char text[4600];
 
+	if (what == TERRA_EXTENSION_CATCHES) {
+		see_catches(context, path);
+		return 0;
+	}
 	terra_extensions_remark(path, text, sizeof(text));
 	note(context, text);
 	return 0;
+}
+
+/* The C++ library is mapped right behind libtorch, and waited for. */
+static bool is_early(struct recording *recording)
+{
+	return recording->extensions_looks++ < EARLY_LOOKS &&
+	       !terra_bpf_sees_catches(recording->library->bpf, recording->target);
 }
 
 void recording_look_for_extensions(struct recording *recording, uint64_t now)
 {
 	if (now < recording->next_extensions_ns)
 		return;
-	recording->next_extensions_ns = now + EXTENSIONS_INTERVAL_NS;
 	check(recording, terra_extensions_look(&recording->extensions, recording->pid, recording->library->path, on_extension,
 					       recording));
+	recording->next_extensions_ns = is_early(recording) ? now : now + EXTENSIONS_INTERVAL_NS;
 }
 
 void recording_inherit_python(struct recording *recording, const struct recording *parent)
@@ -343,6 +366,11 @@ static void last_notes(struct recording *recording)
 		note(recording, text);
 	if (!recording->over && recording->storage_reason[0]) {
 		snprintf(text, sizeof(text), "backward ops are not linked to forward ops: %s", recording->storage_reason);
+		note(recording, text);
+	}
+	if (!recording->over && !terra_bpf_sees_catches(recording->library->bpf, recording->target)) {
+		snprintf(text, sizeof(text), "%s%s%s", TERRA_CATCHES_GAP, recording->catches_error ? ": " : "",
+			 recording->catches_error ? strerror(-recording->catches_error) : "");
 		note(recording, text);
 	}
 	if (!recording->over && stats->unmatched) {

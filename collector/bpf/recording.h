@@ -36,6 +36,8 @@ struct recording {
 	bool storage_done;
 	struct terra_extensions extensions;
 	uint64_t next_extensions_ns;
+	uint32_t extensions_looks;
+	int catches_error; /* why handlers of exceptions may not be seen */
 
 	struct terra_trace_writer *writer;
 	struct terra_consumer *consumer; /* NULL until it begins */
@@ -72,7 +74,7 @@ void recording_take(struct recording *recording, const struct terra_record *reco
 void recording_look_for_python(struct recording *recording);
 /* Looks for what links backward ops to forward ops, until it is known whether that can be found. */
 void recording_look_for_storage(struct recording *recording);
-/* Names libraries that register ops of their own. */
+/* Names libraries that register ops of their own, and probes where handlers of exceptions begin. */
 void recording_look_for_extensions(struct recording *recording, uint64_t now);
 /* A forked process has its parent's interpreter at the same place. */
 void recording_inherit_python(struct recording *recording, const struct recording *parent);

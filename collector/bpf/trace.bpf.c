@@ -1,5 +1,5 @@
 /* The probes' programs: one for where ops begin, one for where they end (sites.h says where that is), one for the first
- * instruction of other functions that a trace tells of. */
+ * instruction of other functions that a trace tells of, one for where the handler of an exception begins. */
 #include <linux/bpf.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -363,6 +363,21 @@ int function_enter(struct pt_regs *ctx)
 	terra_first_regs(buffer->live, &buffer->regs);
 	/* Masked for the verifier. */
 	terra_decode_function(&d, config.function_forms[function & (BPF_FUNCTIONS - 1)], bpf_ktime_get_ns());
+	give_buffer(buffer);
+	return 0;
+}
+
+/* A handler of an exception begins: every one of the process comes here, so no stack is walked. */
+SEC("kprobe")
+int exception_caught(struct pt_regs *ctx)
+{
+	struct terra_decoder d = {};
+	struct bpf_buffer *buffer = begin(ctx, 0, &config.no_op, &d);
+
+	if (!buffer)
+		return 0;
+	terra_first_regs(buffer->live, &buffer->regs);
+	terra_decode_catch(&d, bpf_ktime_get_ns());
 	give_buffer(buffer);
 	return 0;
 }

@@ -193,10 +193,12 @@ static int write_note(const char *text)
 	return terra_trace_write(drain.writer, &note);
 }
 
-static int note_extension(void *context, const char *path)
+static int note_extension(void *context, enum terra_extension_what what, const char *path)
 {
 	char text[4600];
 
+	if (what != TERRA_EXTENSION_OPS)
+		return 0;
 	terra_extensions_remark(path, text, sizeof(text));
 	return write_note(text);
 }

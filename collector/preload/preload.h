@@ -33,6 +33,7 @@ struct record_state {
 	bool have_layout;   /* pystack was found */
 	uint32_t levels; /* which entry points, as terra_op_chosen has it */
 	uint32_t owner;     /* pid that records: a forked child has another */
+	uint32_t catch_index; /* stub that is called where a handler of an exception begins (probes/catches.h) */
 	struct terra_op_table *table;
 	struct terra_op_layout *layouts;
 	struct record_target *targets;
@@ -56,12 +57,13 @@ void record_begin_child(void);
 /* Takes the hooks out of the program; what is recorded so far is written. Any thread. */
 void record_stop(void);
 
-/* Ops inside each other that GPU activity is told apart by; those further in count as the last. */
-#define RECORD_PUSHED 64
 /* storage.c: `library` is a handle of the libtorch at `path`. The block is the calling thread's and stays where it is;
  * 0: it cannot be found. */
 void record_storage_open(const char *path, void *library);
 uint64_t record_storage_block(void);
+
+/* Ops inside each other that a ring knows; those further in are not among them. */
+#define RECORD_OPEN 64
 
 /* ring.c: single producer (its thread), single consumer (who holds the drain lock). */
 struct record_ring {
@@ -70,8 +72,9 @@ struct record_ring {
 	uint32_t dead;            /* its thread has ended */
 	uint64_t seq;
 	uint64_t outer_sp;        /* stack pointer of the outermost op that runs, 0: none */
-	uint32_t n_pushed;        /* ops that CUPTI knows this thread to be in, and their stack pointers */
-	uint64_t pushed_sp[RECORD_PUSHED];
+	uint32_t n_open;          /* ops that this thread is in, outermost first: their stack pointers, */
+	uint64_t open_sp[RECORD_OPEN];
+	bool pushed[RECORD_OPEN]; /* and whether CUPTI knows of them */
 	uint64_t last_drain_ns;
 	bool in_module; /* the last stack had what may be a module's call */
 	uint64_t storage;         /* the thread's block of libtorch's thread-local storage, 0: not known */
@@ -83,6 +86,8 @@ struct record_ring {
 
 /* The calling thread's ring; NULL when out of memory. */
 struct record_ring *record_ring(void);
+/* The same, NULL when it has none yet. */
+struct record_ring *record_ring_if_any(void);
 /* All rings, for the drainer; new ones come at the front. */
 struct record_ring *record_rings(void);
 /* False when there is no room now. */

@@ -108,21 +108,23 @@ static void put_stack(struct terra_decoder *d)
 /* Ops that were left: an exception makes no exit. */
 static void pop_left(struct record_ring *ring, uint64_t sp)
 {
-	while (ring->n_pushed && ring->pushed_sp[ring->n_pushed - 1] <= sp) {
-		ring->n_pushed--;
-		terra_record_gpu.pop();
-	}
+	while (ring->n_open && ring->open_sp[ring->n_open - 1] <= sp)
+		if (ring->pushed[--ring->n_open])
+			terra_record_gpu.pop();
 }
 
-static void push_op(struct record_ring *ring, uint64_t sp, uint64_t enter_ns)
+/* `ends`: its exit will be seen. */
+static void push_op(struct record_ring *ring, uint64_t sp, uint64_t enter_ns, bool ends)
 {
-	void (*push)(uint64_t) = __atomic_load_n(&terra_record_gpu.push, __ATOMIC_ACQUIRE);
+	void (*push)(uint64_t) = ends ? __atomic_load_n(&terra_record_gpu.push, __ATOMIC_ACQUIRE) : NULL;
 
 	pop_left(ring, sp);
-	if (!push || ring->n_pushed == RECORD_PUSHED)
+	if (ring->n_open == RECORD_OPEN)
 		return;
-	ring->pushed_sp[ring->n_pushed++] = sp;
-	push(enter_ns);
+	ring->open_sp[ring->n_open] = sp;
+	ring->pushed[ring->n_open++] = push != NULL;
+	if (push)
+		push(enter_ns);
 }
 
 static void set_regs(struct terra_regs *regs, const struct record_registers *registers)
@@ -176,29 +178,64 @@ static void make_function_record(struct record_ring *ring, const struct record_r
 	ring->outer_sp = outer_sp;
 }
 
+/* A handler of an exception begins, anywhere in the program: only one that is outside of an op that we know does
+ * anything. Then it is called from where that op was, and what may be done at an op's exit may be done here. */
+static void catch_exception(const struct record_registers *registers)
+{
+	static const struct terra_op_layout no_op;
+	struct record_ring *ring = record_ring_if_any();
+	struct terra_regs regs = { .sp = registers->sp };
+	struct terra_cursor cursor;
+	struct terra_decoder d = { .at = &cursor, .layout = &no_op, .regs = &regs };
+
+	if (!ring || !ring->n_open || ring->open_sp[ring->n_open - 1] > registers->sp)
+		return;
+	d.chunk = (uint8_t *)ring->chunk;
+	d.sink = ring;
+	d.tid = ring->tid;
+	d.producer = ring->tid;
+	pop_left(ring, registers->sp);
+	if (ring->outer_sp <= registers->sp)
+		ring->outer_sp = 0;
+	terra_decode_catch(&d, clock_now());
+}
+
+/* An op that begins, or a function beside the ops. */
+static void record_call(struct record_way *way, const struct record_registers *registers)
+{
+	const struct record_target *target = &record_state.targets[registers->index];
+	struct record_ring *ring;
+	uint64_t now;
+
+	if (record_state.forked)
+		record_begin_child();
+	record_look_for_libraries();
+	ring = record_ring();
+	if (!ring)
+		return;
+	if (registers->index >= record_state.table->n_ops) {
+		make_function_record(ring, registers, (uint32_t)registers->index - record_state.table->n_ops);
+		return;
+	}
+	now = make_record(ring, registers, TERRA_RECORD_ENTER);
+	if (!target->jump)
+		way->stack_bytes = target->stack_bytes;
+	push_op(ring, registers->sp, now, !target->jump);
+}
+
 struct record_way record_enter(struct record_registers *registers)
 {
 	const struct record_target *target = &record_state.targets[registers->index];
 	struct record_way way = { target->original, -1 };
 	int saved_errno = errno;
-	struct record_ring *ring;
-	uint64_t now = 0;
 
 	if (!__atomic_load_n(&record_state.active, __ATOMIC_ACQUIRE) || !target->enabled || inside)
 		return way;
 	inside = true;
-	if (record_state.forked)
-		record_begin_child();
-	record_look_for_libraries();
-	ring = record_ring();
-	if (ring && registers->index >= record_state.table->n_ops)
-		make_function_record(ring, registers, (uint32_t)registers->index - record_state.table->n_ops);
-	else if (ring)
-		now = make_record(ring, registers, TERRA_RECORD_ENTER);
-	if (ring && !target->jump) {
-		way.stack_bytes = target->stack_bytes;
-		push_op(ring, registers->sp, now);
-	}
+	if (registers->index == record_state.catch_index)
+		catch_exception(registers);
+	else
+		record_call(&way, registers);
 	inside = false;
 	errno = saved_errno;
 	return way;

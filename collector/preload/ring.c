@@ -55,6 +55,11 @@ struct record_ring *record_ring(void)
 	return my_ring;
 }
 
+struct record_ring *record_ring_if_any(void)
+{
+	return my_ring;
+}
+
 struct record_ring *record_rings(void)
 {
 	return __atomic_load_n(&all_rings, __ATOMIC_ACQUIRE);

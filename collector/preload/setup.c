@@ -29,6 +29,7 @@
 
 #include "collector/gpu_hooks.h"
 #include "collector/op_filter.h"
+#include "probes/catches.h"
 #include "probes/functions.h"
 #include "probes/got.h"
 
@@ -43,7 +44,7 @@ static struct {
 static struct {
 	struct got_patch *patches;
 	uint32_t n;         /* ops */
-	uint32_t n_patches; /* ops, then functions */
+	uint32_t n_patches; /* ops, functions, then where handlers of exceptions begin */
 	struct got_watch watch;
 	bool busy; /* a thread is looking for new libraries */
 	bool seen; /* libtorch */
@@ -191,10 +192,22 @@ static void describe_function(uint32_t i, const char *libtorch, uint8_t *stubs)
 		setup.patches[index].replacement = stubs + (size_t)index * RECORD_STUB_SIZE;
 }
 
+/* The function that libtorch's handlers call; others of that name are other C++ libraries'. */
+static void describe_catches(void *libtorch, uint8_t *stubs)
+{
+	uint32_t index = record_state.catch_index;
+	void *original = dlsym(libtorch, TERRA_BEGIN_CATCH);
+
+	record_state.targets[index] = (struct record_target){ .original = original, .jump = 1, .enabled = 1 };
+	setup.patches[index] = (struct got_patch){ .symbol = TERRA_BEGIN_CATCH, .original = original, .exact = true };
+	if (original)
+		setup.patches[index].replacement = stubs + (size_t)index * RECORD_STUB_SIZE;
+}
+
 static int describe_ops(const char *path, char *err, size_t err_size)
 {
 	void *library = dlopen(path, RTLD_NOLOAD | RTLD_LAZY);
-	uint32_t n = record_state.table->n_ops, all = n + TERRA_N_FUNCTIONS;
+	uint32_t n = record_state.table->n_ops, all = n + TERRA_N_FUNCTIONS + 1;
 	uint8_t *stubs = record_make_stubs(all), *wanted = NULL;
 	int code = options.ops ? terra_op_filter(record_state.table, options.ops, &wanted, err, err_size) : 0;
 
@@ -212,6 +225,8 @@ static int describe_ops(const char *path, char *err, size_t err_size)
 	free(wanted);
 	for (uint32_t i = 0; i < TERRA_N_FUNCTIONS; i++)
 		describe_function(i, path, stubs);
+	record_state.catch_index = n + TERRA_N_FUNCTIONS;
+	describe_catches(library, stubs);
 	setup.n = n;
 	setup.n_patches = all;
 	record_storage_open(path, library);
@@ -376,6 +391,8 @@ static void note_gaps(void)
 {
 	note_openings();
 	note_functions();
+	if (!setup.patches[record_state.catch_index].n_slots)
+		record_drain_note(TERRA_CATCHES_GAP);
 	note_missing_fields();
 }
 

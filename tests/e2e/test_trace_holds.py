@@ -158,8 +158,74 @@ print(json.dumps(expected))
 """
 
 
+# Ops that raise, each followed by one that is called from deeper in the stack; prints which, and when the program had caught it.
+RAISES = """
+import functools, json, threading, time, torch
+a, b = torch.ones(2, 3), torch.ones(2, 3, requires_grad=True)
+caught = []
+
+def fail(x):
+    try:
+        torch.mm(x, x)
+    except RuntimeError as error:
+        caught.append([time.monotonic_ns(), threading.get_native_id()])
+        time.sleep(0.02)
+        return str(error)
+
+def deeper(do, n=6):    # each sort has some kilobytes of the stack
+    results = []
+    sorted([1], key=lambda x: results.append(deeper(do, n - 1) if n else do()) or 0)
+    return results[0]
+
+class Inside(torch.Tensor):    # an op whose kernel is Python's, where others raise and are caught
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        fail(a)
+        deeper(a.asin)
+        return torch.ones(3)
+
+class Backward(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x):
+        return x.clone()
+    @staticmethod
+    def backward(context, gradient):
+        torch.mm(gradient, gradient)
+
+def backward():
+    try:
+        Backward.apply(b).sum().backward()
+    except RuntimeError as error:
+        caught.append([time.monotonic_ns(), threading.get_native_id()])
+        time.sleep(0.02)
+
+def thread(do):
+    one = threading.Thread(target=do)
+    one.start()
+    one.join()
+
+messages = [fail(a)]
+deeper(a.sin)
+messages.append(fail(b))    # with the entry points behind autograd
+deeper(b.cos)
+deeper(lambda: (fail(a), functools.reduce(lambda x, y: deeper(a.tan), range(2))))
+backward()
+deeper(a.exp)
+thread(lambda: (fail(a), deeper(a.cosh)))
+fail(a)
+deeper(a.numpy)
+for i in range(3):
+    fail(a)
+deeper(a.sinh)
+fail(a)
+deeper(lambda: (fail(a), deeper(a.tanh)))
+inside = torch.ones(3).as_subclass(Inside)
+torch.neg(inside)
+print(json.dumps([messages, caught]))
+"""
+
 # All of them in one process, each under its own name. Nodes are numbered from 0: so autograd's comes first.
-PROGRAMS = {"autograd": AUTOGRAD, "reads": READS, "calls": CALLS, "aliases": ALIASES}
+PROGRAMS = {"autograd": AUTOGRAD, "reads": READS, "calls": CALLS, "aliases": ALIASES, "raises": RAISES}
 
 @functools.cache
 def recording(backend):
@@ -360,6 +426,58 @@ def results_that_share_memory_bpf():
     """What each result shares with each argument is what PyTorch says."""
     need_bpf()
     check_aliases("bpf")
+
+
+def ancestors(event, by_seq):
+    """Ops around an event, innermost first."""
+    found = []
+    while "parent" in event:
+        event = by_seq[event["parent"]]
+        found.append(event)
+    return found
+
+
+def check_raises(backend):
+    events, output = recording(backend)
+    messages, caught = json.loads(output["raises"])
+    assert len(set(messages)) == 1 and "cannot be multiplied" in messages[0], messages
+    by_seq = {event["seq"]: event for event in events}
+    exits = {event["enter"]: event for event in events if event["event"] == "exit"}
+    ours = [event for event in events if event["event"] in ("enter", "host_read") and line_of(event, "raises")]
+    fails = [event for event in ours if event.get("op") == "aten::mm"]
+    # each is over by the time at which the program has its exception
+    assert len(fails) == len(caught) > 10, (len(fails), len(caught))
+    for enter, (time_ns, thread) in zip(fails, caught):
+        end = exits[enter["seq"]]
+        assert end["raised"] and enter["thread"] == thread, (enter, end)
+        assert enter["time"] <= end["time"] < time_ns, f"ends {(end['time'] - time_ns) / 1e6} ms after it was caught"
+    # and what comes next is not inside it, however deep in the stack
+    after = {event.get("op", event.get("how")): event for event in ours}
+    for name in ("aten::sin", "aten::cos", "aten::tan", "aten::exp", "aten::cosh", "aten::sinh", "aten::tanh", "numpy"):
+        around = ancestors(after[name], by_seq)
+        assert not around, f"{name} is inside {[event['op'] for event in around]}"
+    # what is caught inside an op leaves the ops around it open
+    outer = after["aten::neg"]
+    assert not exits[outer["seq"]]["raised"], exits[outer["seq"]]
+    for event in (fails[-1], after["aten::asin"]):
+        assert [around["op"] for around in ancestors(event, by_seq)][-1] == "aten::neg", ancestors(event, by_seq)
+    assert not {"aten::mm"} & {around["op"] for around in ancestors(after["aten::asin"], by_seq)}
+    assert exits[outer["seq"]]["seq"] > exits[after["aten::asin"]["seq"]]["seq"] > exits[fails[-1]["seq"]]["seq"]
+    raised = {by_seq[end["enter"]]["op"] for end in exits.values() if end["raised"] and line_of(by_seq[end["enter"]], "raises")}
+    assert raised == {"aten::mm"}, raised
+
+
+@test
+def ops_that_raise_preload():
+    """An op that raises ends where its exception is caught: not at what comes next, nor is that inside it."""
+    check_raises("preload")
+
+
+@test
+def ops_that_raise_bpf():
+    """An op that raises ends where its exception is caught: not at what comes next, nor is that inside it."""
+    need_bpf()
+    check_raises("bpf")
 
 
 if __name__ == "__main__":

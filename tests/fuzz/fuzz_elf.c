@@ -1,10 +1,12 @@
-/* fuzz_elf.c - ELF files: the op table, the places to probe in ops, and where a script says that torch is. */
+/* fuzz_elf.c - ELF files: the op table, the places to probe in ops, where handlers of exceptions begin, and where a script
+ * says that torch is. */
 #include <fcntl.h>
 #include <limits.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "collector/bpf/sites.h"
+#include "probes/catches.h"
 #include "probes/find.h"
 #include "tests/fuzz/table_input.h"
 
@@ -21,12 +23,25 @@ static void check_sites(const struct terra_op_table *table, const struct terra_s
 		table_input_check(sites->entries[i].site.op == i && sites->tail_jumps[i] <= 1, "each op has an entry");
 }
 
+static void check_catches(const char *path)
+{
+	struct terra_elf elf;
+	uint64_t offset;
+
+	if (terra_elf_open(path, &elf))
+		return;
+	if (!terra_catches_find_in(&elf, &offset))
+		table_input_check(offset < elf.size, "a handler begins in the file");
+	terra_elf_close(&elf);
+}
+
 static void run_file(const char *path)
 {
 	struct terra_op_table *table;
 	struct terra_sites *sites;
 	char err[PATH_MAX + 256] = "";
 
+	check_catches(path);
 	if (terra_op_table_load(path, false, &table, err, sizeof(err))) {
 		table_input_check(err[0], "a refusal has a reason");
 		return;

@@ -1,4 +1,6 @@
-"""A few ops whose data flow is known, for the exports: views, in-place and out variants, lists, an exception, a second thread."""
+"""A few ops whose data flow is known, for the exports: views, in-place and out variants, lists, an exception, a second thread,
+and one that is not over when the program is."""
+import os
 import threading
 
 import torch
@@ -25,7 +27,12 @@ j = i.abs()
 thread = threading.Thread(target=lambda: torch.zeros(3).mul_(2))
 thread.start()
 thread.join()
-try:
-    j + torch.ones(3)          # nothing follows on this thread that shows that it is over
-except RuntimeError:
-    pass
+
+
+class Ends(torch.Tensor):
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        os._exit(0)
+
+
+j.as_subclass(Ends) + torch.ones(3)

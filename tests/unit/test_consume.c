@@ -229,6 +229,76 @@ static void exceptions(void **state)
 	terra_consumer_free(c);
 }
 
+static void caught(struct terra_consumer *c, uint32_t tid, uint64_t sp, uint64_t time_ns)
+{
+	made.record = (struct terra_record){ .size = sizeof(made.record), .type = TERRA_RECORD_CATCH, .tid = tid,
+					     .producer = tid, .sp = sp, .seq = seqs[tid]++, .time_ns = time_ns };
+	assert_int_equal(terra_consumer_record(c, &made.record), 0);
+}
+
+/* Where the handler begins, the ops that it is outside of are over: so what comes next may be as deep as it likes. */
+static void handlers_end_what_raised(void **state)
+{
+	struct terra_consumer *c = begin();
+
+	enter(c, 1, ADD, 1000);
+	enter(c, 1, MUL, 900);
+	caught(c, 1, 1000, 77);
+	assert_string_equal(sink.text, "+add +mul(0) !mul !add ");
+	assert_int_equal(sink.last.time_ns, 77);
+	assert_int_equal(sink.last.enter_seq, 0);
+	enter(c, 1, ADD, 500);
+	leave(c, 1, ADD, 500);
+	assert_string_equal(sink.text, "+add +mul(0) !mul !add +add -add ");
+	assert_int_equal(terra_consumer_stats(c)->unmatched, 0);
+	terra_consumer_free(c);
+}
+
+/* Those around it go on, and so does one that catches what it called. */
+static void handlers_end_nothing_else(void **state)
+{
+	struct terra_consumer *c = begin();
+
+	enter(c, 1, ADD, 1000);
+	enter(c, 2, ADD, 600);
+	enter(c, 1, MUL, 900);
+	enter(c, 1, ADD, 700);
+	caught(c, 1, 699, 0); /* one below all */
+	assert_string_equal(sink.text, "+add +add +mul(0) +add(2) ");
+	caught(c, 1, 899, 0); /* in mul's own frame */
+	assert_string_equal(sink.text, "+add +add +mul(0) +add(2) !add ");
+	caught(c, 1, 899, 0); /* again, with nothing left to end */
+	enter(c, 1, ADD, 650); /* called by its handler */
+	leave(c, 1, ADD, 650);
+	leave(c, 1, MUL, 900);
+	leave(c, 1, ADD, 1000);
+	leave(c, 2, ADD, 600);
+	caught(c, 2, 5000, 0);
+	caught(c, 3, 5000, 0); /* a thread that never ran an op */
+	assert_string_equal(sink.text, "+add +add +mul(0) +add(2) !add +add(2) -add -mul -add -add ");
+	assert_int_equal(terra_consumer_stats(c)->damaged, 0);
+	terra_consumer_free(c);
+}
+
+/* What nobody sees leave was left by the exception if what it was called by was; else it may have returned long before.
+ * Nothing is called raised whose exit may be lost. */
+static void handlers_and_ops_of_unknown_end(void **state)
+{
+	struct terra_consumer *c = begin();
+
+	enter(c, 1, ADD, 1000);
+	enter(c, 1, ZERO_INPLACE, 900);
+	caught(c, 1, 1000, 0);
+	enter(c, 1, ZERO_INPLACE, 900);
+	caught(c, 1, 950, 0);
+	assert_string_equal(sink.text, "+add +zero_(0) !zero_ !add +zero_ -zero_ ");
+	enter(c, 1, ADD, 1000);
+	assert_int_equal(terra_consumer_lost(c, 1, 1, 0), 0);
+	caught(c, 1, 1000, 0);
+	assert_string_equal(sink.text, "+add +zero_(0) !zero_ !add +zero_ -zero_ +add ?1 -add ");
+	terra_consumer_free(c);
+}
+
 static void ops_whose_exit_nobody_sees(void **state)
 {
 	struct terra_consumer *c = begin();
@@ -596,13 +666,15 @@ static void damaged_records(void **state)
 	size_t at;
 
 	for (int round = 0; round < 20000; round++) {
+		static const uint8_t types[] = { TERRA_RECORD_ENTER, TERRA_RECORD_EXIT, TERRA_RECORD_FUNCTION,
+						 TERRA_RECORD_CATCH };
 		uint8_t *exact;
 
 		at = put_value(0, TERRA_KIND_TENSOR_LIST, 0, 1, 1, &tensor, sizeof(tensor));
 		at = put_value(at, TERRA_KIND_STRING, 0, 8, 8, "abcdefgh", 8);
 		at = put_value(at, TERRA_PACKED_NODE, 0, 2, 2, "0123456789abcdef", 16);
 		made.record = (struct terra_record){ .size = (uint32_t)(sizeof(made.record) + at), .tid = 1, .producer = 1,
-						     .type = round % 3 == 2 ? TERRA_RECORD_FUNCTION : (uint8_t)(1 + round % 3), .op = ADD, .sp = 1000, .seq = seqs[1]++ };
+						     .type = types[round / 4 % 4], .op = ADD, .sp = 1000, .seq = seqs[1]++ };
 		exact = malloc(made.record.size);
 		memcpy(exact, &made, made.record.size);
 		for (int i = 0; i < 1 + round % 4; i++) {
@@ -669,6 +741,9 @@ int main(void)
 		cmocka_unit_test_setup(second_exits_are_dropped, setup),
 		cmocka_unit_test_setup(threads_have_their_own_stacks, setup),
 		cmocka_unit_test_setup(exceptions, setup),
+		cmocka_unit_test_setup(handlers_end_what_raised, setup),
+		cmocka_unit_test_setup(handlers_end_nothing_else, setup),
+		cmocka_unit_test_setup(handlers_and_ops_of_unknown_end, setup),
 		cmocka_unit_test_setup(ops_whose_exit_nobody_sees, setup),
 		cmocka_unit_test_setup(tail_calls, setup),
 		cmocka_unit_test_setup(losses, setup),

@@ -303,6 +303,27 @@ static struct terra_packed *decode_function(uint32_t form, const struct terra_of
 	return first_value();
 }
 
+static void handlers_of_exceptions(void **state)
+{
+	const struct terra_record *record = (struct terra_record *)taken.bytes;
+	static const struct terra_op_layout no_op;
+	struct terra_regs regs = { .sp = 0x7fff12345678 };
+	struct terra_cursor cursor;
+	struct terra_decoder d = { .at = &cursor, .layout = &no_op, .regs = &regs, .tid = 34,
+				   .chunk = (uint8_t *)chunk_space, .producer = 56 };
+
+	memset(chunk_space, 0xa5, sizeof(chunk_space));
+	taken.size = taken.n_chunks = 0;
+	terra_decode_catch(&d, 789);
+	assert_int_equal(taken.n_chunks, 1);
+	assert_int_equal(taken.size, sizeof(*record));
+	assert_int_equal(record->size, sizeof(*record));
+	assert_int_equal(record->type, TERRA_RECORD_CATCH);
+	assert_int_equal(record->sp, 0x7fff12345678);
+	assert_int_equal(record->tid, 34);
+	assert_int_equal(record->time_ns, 789);
+}
+
 static void functions_that_read(void **state)
 {
 	struct fake_storage storage = make_storage(), *storage_pointer = &storage;
@@ -924,6 +945,7 @@ int main(void)
 		cmocka_unit_test(requires_grad_through_grad_fn),
 		cmocka_unit_test(nodes_at_an_enter),
 		cmocka_unit_test(nodes_at_an_exit),
+		cmocka_unit_test(handlers_of_exceptions),
 		cmocka_unit_test(functions_that_read),
 		cmocka_unit_test(functions_that_call_operators),
 		cmocka_unit_test(blocks_of_thread_local_storage),

@@ -52,8 +52,8 @@ static void *find(void *handle, const char *function, const char *caller)
 
 static int setup(void **state)
 {
-	patches[0] = (struct got_patch){ "got_callee_add", (void *)replaced_add, NULL, 0 };
-	patches[1] = (struct got_patch){ "got_callee_twice", (void *)replaced_twice, NULL, 0 };
+	patches[0] = (struct got_patch){ .symbol = "got_callee_add", .replacement = (void *)replaced_add };
+	patches[1] = (struct got_patch){ .symbol = "got_callee_twice", .replacement = (void *)replaced_twice };
 	return 0;
 }
 
@@ -172,9 +172,47 @@ static void libraries_loaded_later(void **state)
 	dlclose(lazy);
 }
 
+static int replaced_exactly(int a, int b)
+{
+	return 7000 + ((add_fn)patches[0].original)(a, b);
+}
+
+/* A library with a function of its own of that name keeps it, bound or not; the slots of others lead to the original. */
+static void check_exact(const char *caller, int bind_first)
+{
+	void *own = load("own"), *other = load(caller);
+	add_fn own_add = (add_fn)find(own, "call_add", "own"), add = (add_fn)find(other, "call_add", caller);
+
+	patches[0] = (struct got_patch){ .symbol = "got_callee_add", .replacement = (void *)replaced_exactly,
+					 .original = dlsym(other, "got_callee_add"), .exact = true };
+	assert_ptr_not_equal(patches[0].original, dlsym(own, "got_callee_add"));
+	if (bind_first) {
+		assert_int_equal(own_add(1, 2), 3);
+		assert_int_equal(add(1, 2), 3);
+	}
+	assert_true(got_patch(patches, 1, NULL) >= 2); /* the caller's two, the callee's own */
+	assert_int_equal(add(1, 2), 7003);
+	assert_int_equal(own_add(1, 2), 3);
+	assert_ptr_equal(((address_fn)find(own, "address_of_add", "own"))(), dlsym(own, "got_callee_add"));
+	assert_int_equal(got_patch(patches, 1, NULL), 0);
+	assert_true(got_unpatch(patches, 1) >= 2);
+	assert_int_equal(add(1, 2), 3);
+	assert_int_equal(own_add(1, 2), 3);
+	dlclose(other);
+	dlclose(own);
+}
+
+static void other_functions_of_that_name_stay(void **state)
+{
+	check_exact("lazy", 0);
+	check_exact("lazy", 1);
+	check_exact("now", 0);
+	check_exact("noplt", 0);
+}
+
 static void unknown_symbols_are_no_error(void **state)
 {
-	struct got_patch none = { "got_callee_that_is_not_there", (void *)replaced_add, NULL, 0 };
+	struct got_patch none = { .symbol = "got_callee_that_is_not_there", .replacement = (void *)replaced_add };
 	void *handle = load("lazy");
 
 	assert_int_equal(got_patch(&none, 1, NULL), 0);
@@ -194,6 +232,7 @@ int main(void)
 		cmocka_unit_test_setup(relro_is_closed_again, setup),
 		cmocka_unit_test_setup(only_one_library, setup),
 		cmocka_unit_test_setup(libraries_loaded_later, setup),
+		cmocka_unit_test_setup(other_functions_of_that_name_stay, setup),
 		cmocka_unit_test_setup(unknown_symbols_are_no_error, setup),
 	};
 
