@@ -23,6 +23,7 @@
 #include "collector/target.h"
 #include "collector/trace.h"
 #include "probes/list_ops.h"
+#include "tools/trace_check.h"
 #include "tools/trace_options.h"
 
 /* As env(1), timeout(1) and their like: our own failures, and commands that cannot be run. */
@@ -351,13 +352,9 @@ static bool start_bpf(const struct options *options, struct terra_launch *launch
 		return false;
 	}
 	error = terra_session_open(&wanted, launch->pid, session, reason, reason_size);
-	if (!error)
-		return true;
-	terra_launch_cancel(launch);
-	if (error != -ENOENT || !options->ops) /* no operator of that name is for no backend */
-		return false;
-	say("%s", reason);
-	exit(EXIT_OURS);
+	if (error)
+		terra_launch_cancel(launch);
+	return !error;
 }
 
 /* Signals that end an attachment, and the one that asks for what is kept. */
@@ -413,14 +410,8 @@ static int attach(const struct options *options, struct summary *summary)
 	int signals;
 	bool ok;
 
-	if (terra_target_check(options->pid, reason, sizeof(reason))) {
-		say("%s", reason);
+	if (!trace_check_rights(options) || !trace_check_library(options))
 		return EXIT_OURS;
-	}
-	if (terra_bpf_supported(reason, sizeof(reason))) {
-		say("the bpf backend cannot be used: %s", reason);
-		return EXIT_OURS;
-	}
 	signals = open_signals();
 	if (signals < 0 || terra_session_open(&wanted, options->pid, &session, reason, sizeof(reason))) {
 		say("%s", signals < 0 ? strerror(errno) : reason);
@@ -516,7 +507,7 @@ static void remove_old(const char *path)
 	}
 }
 
-static void start_preload(const struct options *options, struct terra_launch *launch)
+static void start_preload(const struct options *options, const char *failures, struct terra_launch *launch)
 {
 	struct terra_preload_options preload = {
 		.output = options->output,
@@ -534,6 +525,7 @@ static void start_preload(const struct options *options, struct terra_launch *la
 		exit(EXIT_OURS);
 	}
 	preload.recorder = recorder;
+	preload.failures = failures;
 	environment = terra_preload_environment(environ, &preload);
 	error = environment ? terra_launch_start(options->argv, environment, launch) : -ENOMEM;
 	if (error) {
@@ -548,8 +540,10 @@ static void run_preload(const struct options *options, struct terra_launch *laun
 {
 	struct terra_index index = { 0 };
 	struct timespec since;
+	char failures[16];
+	int failures_fd = terra_preload_listen(failures, sizeof(failures));
 
-	start_preload(options, launch);
+	start_preload(options, failures, launch);
 	remove_old(options->output);
 	clock_gettime(CLOCK_REALTIME_COARSE, &since);
 	release(launch, options);
@@ -557,6 +551,7 @@ static void run_preload(const struct options *options, struct terra_launch *laun
 		terra_launch_wait(launch, -1);
 	collect_gpu(options);
 	summary->failed = !find_traces(options, &since, &index);
+	summary->failed |= terra_preload_failed(failures_fd);
 	summarise_traces(&index, summary);
 	write_index(options, &index);
 	terra_index_free(&index);
@@ -624,6 +619,8 @@ int main(int argc, char **argv)
 	if (options.list_ops)
 		return terra_list_ops(options.library, options.json, stdout) ? 1 : 0;
 	choose_output(&options);
+	if (!options.pid && !trace_check_library(&options))
+		return EXIT_OURS;
 	if (options.pid) {
 		status = attach(&options, &summary);
 	} else {

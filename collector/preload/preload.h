@@ -55,6 +55,9 @@ void record_begin_child(void);
 /* Takes the hooks out of the program; what is recorded so far is written. Any thread. */
 void record_stop(void);
 
+/* Says why there is no trace, or no whole one, to the user and to terra-trace. */
+__attribute__((format(printf, 1, 2))) void record_failed(const char *format, ...);
+
 /* Ops inside each other that GPU activity is told apart by; those further in count as the last. */
 #define RECORD_PUSHED 64
 /* storage.c: `library` is a handle of the libtorch at `path`. The block is the calling thread's and stays where it is;

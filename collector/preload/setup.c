@@ -10,6 +10,7 @@
  * TERRA_RECORD_ITERATIONS   stop after so many iterations
  * TERRA_RECORD_DURATION     stop after so many nanoseconds
  * TERRA_RECORD_MAX_SIZE     stop before the file has more bytes
+ * TERRA_RECORD_FAILURES     the abstract socket that hears of a recording that failed
  * TERRA_RECORD_FLIGHT       keep the last so many nanoseconds, in MAX_SIZE bytes of memory, and write them at the end
  */
 #include "collector/preload/preload.h"
@@ -20,21 +21,27 @@
 #include <link.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "collector/gpu_hooks.h"
 #include "collector/op_filter.h"
+#include "collector/preload_session.h"
 #include "probes/functions.h"
 #include "probes/got.h"
+
+#define OWN_END_SECONDS 20
 
 static struct {
 	char file[4096];
 	char *ops;
+	char failures[16];
 	struct terra_limits limits;
 	bool children;
 	bool wanted;
@@ -48,6 +55,7 @@ static struct {
 	bool busy; /* a thread is looking for new libraries */
 	bool seen; /* libtorch */
 	int python_attempts;
+	void (*next_abort)(void);
 } setup;
 
 static bool has_word(const char *list, const char *word)
@@ -110,7 +118,7 @@ static void read_options(void)
 {
 	const char *file = getenv("TERRA_RECORD_FILE"), *levels = getenv("TERRA_RECORD_LEVELS");
 	const char *stacks = getenv("TERRA_RECORD_STACKS"), *children = getenv("TERRA_RECORD_CHILDREN");
-	const char *ops = getenv("TERRA_RECORD_OPS");
+	const char *ops = getenv("TERRA_RECORD_OPS"), *failures = getenv("TERRA_RECORD_FAILURES");
 
 	if (!file || !file[0] || getauxval(AT_SECURE) || set_file(file))
 		return;
@@ -120,6 +128,7 @@ static void read_options(void)
 	record_state.levels = levels && levels[0] ? parse_levels(levels) : TERRA_LEVELS_OPS;
 	record_state.stacks = !stacks || strcmp(stacks, "0") != 0;
 	options.ops = ops ? strdup(ops) : NULL;
+	snprintf(options.failures, sizeof(options.failures), "%s", failures ? failures : "");
 	read_limits(&options.limits);
 	options.wanted = true;
 }
@@ -378,6 +387,18 @@ static void note_gaps(void)
 	note_missing_fields();
 }
 
+void record_failed(const char *format, ...)
+{
+	va_list arguments;
+	char text[1024];
+
+	va_start(arguments, format);
+	vsnprintf(text, sizeof(text), format, arguments);
+	va_end(arguments);
+	fprintf(stderr, "terra: %s\n", text);
+	terra_preload_tell_failure(options.failures);
+}
+
 void record_libtorch_seen(void)
 {
 	char err[512] = "";
@@ -389,7 +410,7 @@ void record_libtorch_seen(void)
 		note_gaps();
 		__atomic_store_n(&record_state.active, true, __ATOMIC_RELEASE);
 	} else {
-		fprintf(stderr, "terra: not recording: %s\n", err);
+		record_failed("not recording: %s", err);
 	}
 	errno = saved_errno;
 }
@@ -403,7 +424,7 @@ void record_begin_child(void)
 	record_drain_lock();
 	if (open_file(err, sizeof(err))) {
 		__atomic_store_n(&record_state.active, false, __ATOMIC_RELEASE);
-		fprintf(stderr, "terra: not recording process %d: %s\n", (int)getpid(), err);
+		record_failed("not recording process %d: %s", (int)getpid(), err);
 	}
 	record_drain_unlock();
 	note_gaps();
@@ -436,6 +457,7 @@ void record_stop(void)
 
 __attribute__((constructor)) static void record_init(void)
 {
+	setup.next_abort = (void (*)(void))dlsym(RTLD_NEXT, "abort");
 	read_options();
 }
 
@@ -470,25 +492,69 @@ __attribute__((visibility("default"))) void _Exit(int status)
 	leave(status);
 }
 
-/* Whether the signal is the end of this process, at once. */
+/* Those by which programs end themselves. One that says that memory is damaged is not among them. */
+static bool ends_programs(int signal)
+{
+	static const int signals[] = { SIGHUP,	SIGINT,	 SIGQUIT, SIGABRT, SIGKILL,
+				       SIGUSR1, SIGUSR2, SIGPIPE, SIGALRM, SIGTERM };
+
+	for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++)
+		if (signals[i] == signal)
+			return true;
+	return false;
+}
+
+/* Whether the signal is the end of this process, at once. The first process of a container (1) is spared by the kernel. */
 static bool is_own_end(pid_t pid, int signal)
 {
 	struct sigaction action;
 	sigset_t blocked;
 
-	if (record_state.owner != (uint32_t)getpid() || pid != getpid() || (signal != SIGINT && signal != SIGTERM))
+	if (record_state.owner != (uint32_t)getpid() || pid != getpid() || pid == 1 || !ends_programs(signal))
 		return false;
 	return !sigaction(signal, NULL, &action) && action.sa_handler == SIG_DFL &&
 	       !pthread_sigmask(SIG_BLOCK, NULL, &blocked) && !sigismember(&blocked, signal);
 }
 
-/* After ^C, Python ends in order and then by the signal that it was sent, so that a shell sees it. */
-__attribute__((visibility("default"))) int kill(pid_t pid, int signal)
+/* Who sends a signal to itself may be a handler that has interrupted malloc, or us: what we need then never comes. The signal
+ * does, from the kernel. */
+static bool set_deadline(int signal)
+{
+	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = signal };
+	struct itimerspec when = { .it_value = { .tv_sec = OWN_END_SECONDS } };
+	int timer; /* as the kernel has it */
+
+	return !syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &timer) && !syscall(SYS_timer_settime, timer, 0, &when, NULL);
+}
+
+static void before_signal(pid_t pid, int signal)
 {
 	int saved_errno = errno;
 
-	if (is_own_end(pid, signal))
+	if (is_own_end(pid, signal) && set_deadline(signal))
 		record_end();
 	errno = saved_errno;
+}
+
+/* After ^C, Python ends in order and then by the signal that it was sent, so that a shell sees it. */
+__attribute__((visibility("default"))) int kill(pid_t pid, int signal)
+{
+	before_signal(pid, signal);
 	return (int)syscall(SYS_kill, pid, signal);
+}
+
+__attribute__((visibility("default"))) int raise(int signal)
+{
+	before_signal(getpid(), signal);
+	return (int)syscall(SYS_tgkill, getpid(), gettid(), signal);
+}
+
+/* The C library's own raises, but not by our function. */
+__attribute__((visibility("default"), noreturn)) void abort(void)
+{
+	before_signal(getpid(), SIGABRT);
+	if (setup.next_abort)
+		setup.next_abort();
+	for (;;)
+		syscall(SYS_exit_group, 127);
 }

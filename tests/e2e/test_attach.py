@@ -313,6 +313,24 @@ def flight_recorder():
 
 
 @test(timeout=240)
+def the_flight_recorders_summary_is_of_the_file():
+    """Events that were seen and not kept are not counted, in either backend; nor are they in the index."""
+    need_bpf()
+    with temporary_folder() as folder:
+        path = os.path.join(folder, "t.terra")
+        code = LOOP.replace("while True", "import os, time; child = os.fork(); end = time.monotonic() + 1.5\n"
+                                          "while time.monotonic() < end") + "if child: os.wait()"
+        for backend in ("bpf", "preload"):
+            outcome = run([tool("terra-trace"), "-o", path, "--backend", backend, "--json", "--flight-recorder", "0.3", "--", PYTHON,
+                           "-c", code], timeout=120)
+            summary, index = json.loads(outcome.stderr.splitlines()[-1]), index_of(path)
+            counts = {entry["file"]: entry["events"] for entry in index}
+            found = {file: len(load(os.path.join(folder, file))[0]) for file in counts}
+            assert counts == found and len(found) == 2, (backend, counts, found)
+            assert summary["events"] == sum(found.values()) and summary["traces"] == 2 and not summary["failed"], (backend, summary)
+
+
+@test(timeout=240)
 def waits_for_torch():
     """A process without PyTorch is waited for; it is recorded from its import on, or told to have used none."""
     need_bpf()
@@ -362,11 +380,42 @@ def attaching_fails_clearly():
             refused(other[0], "is a thread of process", str(threads.pid))
             if os.geteuid() == 0:
                 os.chmod(folder, 0o777)
-                refused(threads.pid, "CAP_SYS_PTRACE", "cap_sys_ptrace", "--cap-add SYS_PTRACE",
+                refused(threads.pid, "CAP_SYS_PTRACE", "cap_sys_ptrace", "--cap-add SYS_PTRACE", "CAP_BPF and CAP_PERFMON",
                         before=("capsh", "--drop=cap_sys_ptrace,cap_sys_admin,cap_dac_override,cap_dac_read_search,cap_setpcap,"
                                 "cap_bpf,cap_perfmon", "--user=nobody", "--", "-c", 'exec "$@"', "sh"))
         finally:
             threads.communicate(b"\n")
+
+
+@test(timeout=240)
+def what_the_library_has_not_is_said_before_the_program_begins():
+    """--ops that match nothing, and a --library that is not there or is none: an error in each backend, and nothing was started."""
+    need_bpf()
+    with temporary_folder() as folder:
+        path = os.path.join(folder, "t.terra")
+        loads = [PYTHON, "-c", "print('begun', flush=True); import torch; torch.ones(2)"]
+        for options, reason in ((["--ops", "aten::mm,aten::no_such_*"], "no operator has such a name"),
+                                (["--library", "/does/not/exist.so"], "/does/not/exist.so: No such file"),
+                                (["--library", "/bin/true"], "/bin/true exports no op"),
+                                (["--library", __file__], "is not an x86-64 ELF library")):
+            for backend in ("auto", "bpf", "preload"):
+                outcome = run([tool("terra-trace"), "-o", path, "--backend", backend, *options, "--", *loads], check=False)
+                assert outcome.returncode == 125 and reason in outcome.stderr and not outcome.stdout, (backend, outcome)
+                assert "preload" not in outcome.stderr and outcome.stderr.count("\n") == 1, outcome.stderr
+        child = start("print('begun', flush=True); input()")  # without PyTorch
+        try:
+            err = finish(attach(child.pid, path, "--ops", "aten::no_such_*"), code=125)
+            assert "no operator has such a name" in err and "waiting" not in err, err
+            assert child.poll() is None
+        finally:
+            end(child)
+        # not found by itself: said by what finds it, and the summary knows
+        for backend in ("bpf", "preload"):
+            outcome = run([tool("terra-trace"), "-o", path, "--backend", backend, "--json", "--ops", "aten::no_such_*", "--", "sh",
+                           "-c", 'exec "$@"', "sh", *loads], timeout=60)
+            summary = json.loads(outcome.stderr.splitlines()[-1])
+            assert "no operator has such a name" in outcome.stderr and outcome.stdout == "begun\n", outcome
+            assert summary["failed"] and summary["file"] is None and "used no PyTorch" not in outcome.stderr, outcome
 
 
 def index_of(path):
@@ -628,6 +677,12 @@ def a_full_disk_ends_the_recording():
             events, _, ending = load(path)
             assert len(events) > 100 and not ending["clean"], ending
             assert child.poll() is None
+            os.unlink(path)
+            outcome = run([tool("terra-trace"), "-o", path, "--json", "--backend", "preload", "--", PYTHON, "-c",
+                           LOOP.replace("while True", "for _ in range(20000)")], timeout=120)
+            summary = json.loads(outcome.stderr.splitlines()[-1])
+            assert "No space left" in outcome.stderr and outcome.stdout == "begun\n", outcome
+            assert summary["failed"] and summary["file"] == path and summary["events"] > 100, summary
             for backend in ("bpf", "preload"):
                 os.unlink(path)
                 outcome = run([tool("terra-trace"), "-o", path, "--json", "--flight-recorder", "100", "--backend", backend, "--",

@@ -269,6 +269,71 @@ def other_ways_out_end_the_trace():
             assert trace.end["clean"] and any(enter["op"] == "aten::add" for enter in trace.enters)
 
 
+@test(timeout=240)
+def a_signal_to_itself_ends_the_trace():
+    "A program that kills itself, raises a signal or aborts dies by that signal, and its trace is whole; when it goes on, so does that."
+    for way, number in (("os.kill(os.getpid(), 15)", signal.SIGTERM), ("signal.raise_signal(15)", signal.SIGTERM),
+                        ("signal.raise_signal(signal.SIGHUP)", signal.SIGHUP), ("os.abort()", signal.SIGABRT),
+                        ("os.kill(os.getpid(), signal.SIGABRT)", signal.SIGABRT), ("os.kill(os.getpid(), 9)", signal.SIGKILL)):
+        with temporary_folder() as folder:
+            result, path = record_python("import os, signal, torch\ntorch.ones(2).add(1)\n" + way, folder, check=False)
+            assert result.returncode == -number, (way, result)
+            trace = trace_oracle.Trace.read(DUMP, path)
+            assert trace.end["clean"] and any(enter["op"] == "aten::add" for enter in trace.enters), (way, trace.end)
+    code = """if True:
+        import os, signal, torch
+        got = []
+        signal.signal(signal.SIGTERM, lambda *_: got.append(1))
+        signal.raise_signal(signal.SIGTERM), os.kill(os.getpid(), signal.SIGTERM)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.raise_signal(signal.SIGHUP), os.kill(os.getpid(), signal.SIGHUP), os.kill(os.getpid(), 0)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+        signal.raise_signal(signal.SIGALRM), signal.raise_signal(signal.SIGCHLD), signal.raise_signal(signal.SIGWINCH)
+        child = os.fork()
+        if child == 0:
+            signal.raise_signal(signal.SIGKILL)
+        print(len(got), os.waitpid(child, 0)[1])
+        torch.ones(2).add(1)
+        """
+    with temporary_folder() as folder:
+        result, path = record_python(code, folder)
+        trace = trace_oracle.Trace.read(DUMP, path)
+        assert result.stdout == "2 9\n" and trace.end["clean"] and any(enter["op"] == "aten::add" for enter in trace.enters), result
+
+
+@test(timeout=180)
+def a_signal_from_a_handler_is_the_end_all_the_same():
+    "A handler that interrupted the recorder, or malloc, and raises the signal again: the program is dead soon, by that signal."
+    source = """
+    #include <signal.h>
+    #include <stdlib.h>
+    #include <sys/time.h>
+    static void again(int number) { signal(SIGTERM, SIG_DFL); raise(SIGTERM); }
+    void *malloc(size_t);
+    extern void *__libc_malloc(size_t);
+    static volatile int stuck;
+    void arm(void) { struct sigaction a = { .sa_handler = again, .sa_flags = SA_NODEFER }; sigaction(SIGTERM, &a, 0); }
+    /* From now on memory is never had again, as when a lock is held by who was interrupted. */
+    void *malloc(size_t size) { while (stuck) ; return __libc_malloc(size); }
+    void get_stuck(void) { stuck = 1; raise(SIGTERM); }
+    """
+    code = """if True:
+        import ctypes, os, sys, torch
+        stuck = ctypes.CDLL(None)
+        for i in range(2000): torch.ones(2).add(1)
+        stuck.arm()
+        stuck.get_stuck()
+        """
+    with temporary_folder() as folder:
+        library, path = os.path.join(folder, "stuck.so"), os.path.join(folder, "t.terra")
+        with open(os.path.join(folder, "stuck.c"), "w") as file:
+            file.write(source)
+        run(["cc", "-shared", "-fPIC", "-fno-builtin", "-o", library, file.name])
+        result = run([PYTHON, "-c", code], env={"TERRA_RECORD_FILE": path}, preload=RECORD + ":" + library, check=False, timeout=150)
+        assert result.returncode == -signal.SIGTERM, result
+        assert trace_oracle.Trace.read(DUMP, path).enters
+
+
 @test
 def children_leave_the_trace_alone():
     "A forked child and another process with torch write files of their own; a child's exit ends nothing in its parent."

@@ -56,7 +56,7 @@ static void end(void)
 }
 
 struct content {
-	uint64_t enters, exits, first_ns, last_ns;
+	uint64_t events, enters, exits, lost, first_ns, last_ns;
 	char notes[1024];
 };
 
@@ -70,6 +70,7 @@ static void read_back(const char *path, struct content *out)
 	*out = (struct content){ 0 };
 	assert_int_equal(terra_trace_open(path, &reader, err, sizeof(err)), 0);
 	while ((ret = terra_trace_next(reader, &got)) > 0) {
+		out->events++;
 		if (got.type == TERRA_EVENT_NOTE) {
 			strncat(out->notes, got.text, sizeof(out->notes) - strlen(out->notes) - 1);
 			continue;
@@ -82,6 +83,7 @@ static void read_back(const char *path, struct content *out)
 			assert_true(got.enter_seq < got.seq);
 	}
 	assert_int_equal(ret, 0);
+	out->lost = terra_trace_lost(reader);
 	assert_true(terra_trace_ended_cleanly(reader));
 	terra_trace_close(reader);
 }
@@ -209,12 +211,22 @@ static void note(const char *text)
 	assert_int_equal(terra_gate_take(gate, &made), 0);
 }
 
+static void lose(uint64_t n)
+{
+	struct terra_event made = { .type = TERRA_EVENT_LOST, .time_ns = now, .lost = n, .parent_seq = UINT64_MAX };
+
+	assert_int_equal(terra_gate_take(gate, &made), 0);
+}
+
 static void write_kept(const char *path, struct content *content)
 {
+	struct terra_trace_counts counts;
 	char err[256];
 
-	assert_int_equal(terra_trace_write_kept(writer, path, err, sizeof(err)), 0);
+	assert_int_equal(terra_trace_write_kept(writer, path, &counts, err, sizeof(err)), 0);
 	read_back(path, content);
+	assert_int_equal(counts.events, content->events);
+	assert_int_equal(counts.lost, content->lost);
 }
 
 static void test_flight_recorder(void **state)
@@ -227,6 +239,8 @@ static void test_flight_recorder(void **state)
 	assert_int_equal(event(TERRA_EVENT_OP_ENTER, "aten::outer", UINT64_MAX, &outer), 0);
 	for (int i = 0; i < 5000; i++) {
 		assert_int_equal(op("aten::mm"), 0);
+		if (i == 1000 || i == 4990)
+			lose(7);
 		if (i % 100 == 0)
 			assert_int_equal(terra_trace_flush(writer), 0);
 	}
@@ -236,6 +250,7 @@ static void test_flight_recorder(void **state)
 	assert_true(content.last_ns == now - MS);
 	assert_in_range(content.last_ns - content.first_ns, 900 * MS, 1000 * MS);
 	assert_int_equal(content.enters, content.exits);
+	assert_int_equal(content.lost, 7);
 	assert_non_null(strstr(content.notes, "a fact"));
 	assert_non_null(strstr(content.notes, "the last 1 seconds"));
 	op("aten::mm");
@@ -269,7 +284,7 @@ static void test_nowhere_to_write_what_is_kept(void **state)
 
 	begin_kept(1000 * MS, 0);
 	op("aten::mm");
-	assert_true(terra_trace_write_kept(writer, "/no/such/folder/t", err, sizeof(err)) < 0);
+	assert_true(terra_trace_write_kept(writer, "/no/such/folder/t", NULL, err, sizeof(err)) < 0);
 	assert_non_null(strstr(err, "/no/such/folder"));
 	end();
 }
