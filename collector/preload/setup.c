@@ -36,7 +36,7 @@
 #include "probes/functions.h"
 #include "probes/got.h"
 
-#define OWN_END_SECONDS 20
+#define DEADLINE_SECONDS 30
 
 static struct {
 	char file[4096];
@@ -467,6 +467,38 @@ __attribute__((destructor)) static void record_end(void)
 	record_drain_close();
 }
 
+/* Who ends the process may be a signal's handler that has interrupted malloc, or us: what is needed for a whole trace then never
+ * comes. The kernel does, with the signal, and the process ends as it wanted to. */
+static bool set_deadline(struct sigevent *event)
+{
+	struct itimerspec when = { .it_value = { .tv_sec = DEADLINE_SECONDS } };
+	int timer; /* as the kernel has it */
+
+	return !syscall(SYS_timer_create, CLOCK_MONOTONIC, event, &timer) && !syscall(SYS_timer_settime, timer, 0, &when, NULL);
+}
+
+static int exit_status;
+
+static void out_of_time(int number)
+{
+	for (;;)
+		syscall(SYS_exit_group, exit_status);
+}
+
+static void set_exit_deadline(int status)
+{
+	struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGRTMAX };
+	struct sigaction action = { .sa_handler = out_of_time };
+	sigset_t set;
+
+	event._sigev_un._tid = gettid();
+	exit_status = status;
+	sigemptyset(&set);
+	sigaddset(&set, SIGRTMAX);
+	if (!sigaction(SIGRTMAX, &action, NULL) && !pthread_sigmask(SIG_UNBLOCK, &set, NULL))
+		set_deadline(&event);
+}
+
 /* Programs that leave without their exit handlers still leave a whole trace. A vfork child shares our memory but has
  * another pid: record_drain_close sees that. */
 static void leave(int status) __attribute__((noreturn));
@@ -474,8 +506,10 @@ static void leave(int status)
 {
 	void (*gpu_leaves)(void) = __atomic_load_n(&terra_record_gpu.leave, __ATOMIC_ACQUIRE);
 
-	if (record_state.owner == (uint32_t)getpid())
+	if (record_state.owner == (uint32_t)getpid()) {
+		set_exit_deadline(status);
 		record_end();
+	}
 	if (gpu_leaves)
 		gpu_leaves();
 	for (;;)
@@ -516,22 +550,12 @@ static bool is_own_end(pid_t pid, int signal)
 	       !pthread_sigmask(SIG_BLOCK, NULL, &blocked) && !sigismember(&blocked, signal);
 }
 
-/* Who sends a signal to itself may be a handler that has interrupted malloc, or us: what we need then never comes. The signal
- * does, from the kernel. */
-static bool set_deadline(int signal)
-{
-	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = signal };
-	struct itimerspec when = { .it_value = { .tv_sec = OWN_END_SECONDS } };
-	int timer; /* as the kernel has it */
-
-	return !syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &timer) && !syscall(SYS_timer_settime, timer, 0, &when, NULL);
-}
-
 static void before_signal(pid_t pid, int signal)
 {
+	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = signal };
 	int saved_errno = errno;
 
-	if (is_own_end(pid, signal) && set_deadline(signal))
+	if (is_own_end(pid, signal) && set_deadline(&event))
 		record_end();
 	errno = saved_errno;
 }

@@ -301,37 +301,46 @@ def a_signal_to_itself_ends_the_trace():
         assert result.stdout == "2 9\n" and trace.end["clean"] and any(enter["op"] == "aten::add" for enter in trace.enters), result
 
 
-@test(timeout=180)
+@test(timeout=240)
 def a_signal_from_a_handler_is_the_end_all_the_same():
-    "A handler that interrupted the recorder, or malloc, and raises the signal again: the program is dead soon, by that signal."
+    "A handler that interrupted malloc, and raises the signal again or leaves: the program has ended soon, as it wanted to."
     source = """
     #include <signal.h>
     #include <stdlib.h>
-    #include <sys/time.h>
-    static void again(int number) { signal(SIGTERM, SIG_DFL); raise(SIGTERM); }
-    void *malloc(size_t);
+    #include <unistd.h>
     extern void *__libc_malloc(size_t);
     static volatile int stuck;
-    void arm(void) { struct sigaction a = { .sa_handler = again, .sa_flags = SA_NODEFER }; sigaction(SIGTERM, &a, 0); }
+    static void again(int number) { signal(SIGTERM, SIG_DFL); raise(SIGTERM); }
+    static void leave(int number) { _exit(7); }
     /* From now on memory is never had again, as when a lock is held by who was interrupted. */
     void *malloc(size_t size) { while (stuck) ; return __libc_malloc(size); }
-    void get_stuck(void) { stuck = 1; raise(SIGTERM); }
+    void get_stuck(int leaves)
+    {
+        struct sigaction action = { .sa_handler = leaves ? leave : again, .sa_flags = SA_NODEFER };
+        sigaction(SIGTERM, &action, 0);
+        stuck = 1;
+        raise(SIGTERM);
+    }
     """
     code = """if True:
-        import ctypes, os, sys, torch
+        import ctypes, signal, sys, torch
         stuck = ctypes.CDLL(None)
         for i in range(2000): torch.ones(2).add(1)
-        stuck.arm()
-        stuck.get_stuck()
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+        stuck.get_stuck(int(sys.argv[1]))
         """
     with temporary_folder() as folder:
         library, path = os.path.join(folder, "stuck.so"), os.path.join(folder, "t.terra")
         with open(os.path.join(folder, "stuck.c"), "w") as file:
             file.write(source)
         run(["cc", "-shared", "-fPIC", "-fno-builtin", "-o", library, file.name])
-        result = run([PYTHON, "-c", code], env={"TERRA_RECORD_FILE": path}, preload=RECORD + ":" + library, check=False, timeout=150)
-        assert result.returncode == -signal.SIGTERM, result
-        assert trace_oracle.Trace.read(DUMP, path).enters
+        for leaves, code_of in ((0, -signal.SIGTERM), (1, 7)):
+            result = run([PYTHON, "-c", code, str(leaves)], env={"TERRA_RECORD_FILE": path}, preload=RECORD + ":" + library,
+                         check=False, timeout=100)
+            assert result.returncode == code_of, result
+            assert trace_oracle.Trace.read(DUMP, path).enters
+            os.unlink(path)
 
 
 @test
