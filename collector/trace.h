@@ -166,6 +166,8 @@ struct terra_trace_info {
 
 struct terra_trace_reader;
 
+/* Whether the file begins as a trace does, whole or not. */
+bool terra_trace_is_one(const char *path);
 /* Opens a trace. Returns 0, or -errno with a message in err. A file without an end marker opens; see below. */
 int terra_trace_open(const char *path, struct terra_trace_reader **out, char *err, size_t err_size);
 const struct terra_trace_info *terra_trace_info(const struct terra_trace_reader *reader);

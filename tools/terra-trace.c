@@ -491,6 +491,8 @@ static void summarise_traces(const struct terra_index *index, struct summary *su
 	for (uint32_t i = 0; i < index->n; i++) {
 		summary->events += index->entries[i].events;
 		summary->lost += index->entries[i].lost;
+		if (index->entries[i].stopped)
+			summary->stopped = index->entries[i].stopped;
 	}
 }
 
@@ -564,6 +566,10 @@ static void check_writable(const char *path)
 
 	if (!stat(path, &file) && S_ISDIR(file.st_mode)) {
 		say("cannot write %s: %s", path, strerror(EISDIR));
+		exit(EXIT_OURS);
+	}
+	if (!stat(path, &file) && S_ISREG(file.st_mode) && file.st_size && !terra_trace_is_one(path)) {
+		say("%s is no trace and is left alone; choose another file with -o, or remove it", path);
 		exit(EXIT_OURS);
 	}
 	snprintf(folder, sizeof(folder), "%s", path);

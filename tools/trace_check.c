@@ -37,7 +37,7 @@ static int check_ops(const struct options *options, const struct terra_op_table 
 	if (options->backend != BACKEND_PRELOAD)
 		error = terra_collectives_load(table, true, &collectives);
 	if (!error)
-		error = terra_op_filter(&collectives.table, options->ops, &mask, err, err_size);
+		error = terra_op_filter(&collectives.table, options->ops, options->levels, &mask, err, err_size);
 	else
 		snprintf(err, err_size, "out of memory");
 	free(mask);

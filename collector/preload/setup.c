@@ -171,7 +171,7 @@ static void describe_op(uint32_t i, void *library, uint8_t *stubs, const uint8_t
 	struct record_target *target = &record_state.targets[i];
 
 	*target = (struct record_target){ .original = dlsym(library, op->mangled), .stack_bytes = stack_bytes(op),
-					  .enabled = terra_op_chosen(op, record_state.levels) && (!wanted || wanted[i]),
+					  .enabled = wanted ? wanted[i] : terra_op_chosen(op, record_state.levels),
 					  .jump = !op->complete };
 	record_state.layouts[i] = terra_op_layout(op, op->complete);
 	setup.patches[i] = (struct got_patch){ .symbol = op->mangled, .original = target->original };
@@ -205,7 +205,7 @@ static int describe_ops(const char *path, char *err, size_t err_size)
 	void *library = dlopen(path, RTLD_NOLOAD | RTLD_LAZY);
 	uint32_t n = record_state.table->n_ops, all = n + TERRA_N_FUNCTIONS;
 	uint8_t *stubs = record_make_stubs(all), *wanted = NULL;
-	int code = options.ops ? terra_op_filter(record_state.table, options.ops, &wanted, err, err_size) : 0;
+	int code = options.ops ? terra_op_filter(record_state.table, options.ops, record_state.levels, &wanted, err, err_size) : 0;
 
 	if (code)
 		return code;

@@ -418,6 +418,50 @@ def what_the_library_has_not_is_said_before_the_program_begins():
             assert summary["failed"] and summary["file"] is None and "used no PyTorch" not in outcome.stderr, outcome
 
 
+@test(timeout=240)
+def a_composite_op_that_is_named_is_recorded():
+    """--ops linear is there at the default levels, in either backend; what only fits a pattern is as without --ops."""
+    code = "import torch; torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).reshape(4)"
+    need_bpf()
+    with temporary_folder() as folder:
+        path = os.path.join(folder, "t.terra")
+        for backend in ("bpf", "preload"):
+            run([tool("terra-trace"), "-o", path, "--backend", backend, "--ops", "aten::linear,*shape*", "--", PYTHON, "-c", code])
+            assert ops_of(load(path)[0]) == {"aten::linear"}, (backend, ops_of(load(path)[0]))
+
+
+@test
+def no_file_but_a_trace_is_replaced():
+    """-o names the program by mistake, or notes: an error. An old trace, and an empty file, are replaced."""
+    with temporary_folder() as folder:
+        path = os.path.join(folder, "train.py")
+        for options in (["--backend", "bpf"], ["--backend", "preload"], ["-p", str(os.getpid())]):
+            with open(path, "w", encoding="utf-8") as file:
+                file.write("import torch\n")
+            command = [] if "-p" in options else ["--", PYTHON, path]
+            outcome = run([tool("terra-trace"), "-o", path, *options, *command], check=False)
+            assert outcome.returncode == 125 and "is no trace" in outcome.stderr, outcome
+            with open(path, encoding="utf-8") as file:
+                assert file.read() == "import torch\n"
+        trace = os.path.join(folder, "t.terra")
+        open(trace, "a", encoding="utf-8").close()
+        for _ in range(2):
+            run([tool("terra-trace"), "-o", trace, "--backend", "preload", "--", PYTHON, "-c", "import torch; torch.ones(2)"])
+            assert load(trace)[2]["clean"]
+
+
+@test
+def a_process_that_is_ending_is_not_the_kernels():
+    """Its memory is gone before it is: that is said, and not that it never was a program."""
+    sleeper = subprocess.Popen(["sleep", "60"])
+    sleeper.kill()
+    os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
+    with temporary_folder() as folder:
+        outcome = run([tool("terra-trace"), "-o", os.path.join(folder, "t"), "-p", str(sleeper.pid)], check=False)
+    sleeper.wait()
+    assert outcome.returncode == 125 and "has ended" in outcome.stderr, outcome
+
+
 def index_of(path):
     with open(path + ".index", encoding="utf-8") as file:
         return json.load(file)["traces"]
@@ -608,7 +652,8 @@ def limits_preload():
             outcome = run([tool("terra-trace"), "-o", path, "--backend", "preload", *options, "--", PYTHON, "-c", code], timeout=120)
             return load(path), outcome.stderr
 
-        (events, _, ending), _ = record("--max-size", "100k")
+        (events, _, ending), err = record("--json", "--max-size", "100k")
+        assert json.loads(err.splitlines()[-1])["stopped"] == "--max-size", err
         assert ending["clean"] and os.path.getsize(path) <= 100 << 10 and any("--max-size" in t for t in notes_of(events))
         (events, _, ending), _ = record("--duration", "0.5", "--ops", "mm,relu")
         times = [event["time"] for event in events if event["event"] == "enter"]

@@ -448,7 +448,9 @@ def command_line():
     before = data_of(file)
     to_stdout = subprocess.run([REPORT, "--export", "chakra", file], capture_output=True, check=True, timeout=60)
     assert to_stdout.stdout == data_of(export(file, "chakra")) and not to_stdout.stderr
-    for options, reason in ((["--export", "svg", file], "not svg"), (["--export", "json", "-o", file, file], "is the trace itself"),
+    with open(path("none.index"), "w", encoding="utf-8") as index:
+        index.write('{"terra_index":1,"traces":[]}\n')
+    for options, reason in ((["--export", "svg", file], "not svg"), (["--export", "json", index.name], "not the index"), (["--export", "json", "-o", file, file], "is the trace itself"),
                             (["-o", path("x"), file], "-o goes with"), (["--export", "json", "--dump", file], "give one"),
                             (["--export", "json", "-o", path("no/such"), file], "No such file"),
                             (["--export", "chrome", "-o", "/dev/full", file], "No space left")):

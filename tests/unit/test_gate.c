@@ -105,6 +105,8 @@ static void test_duration(void **state)
 	assert_in_range(n, 4, 6);
 	assert_true(content.last_ns - content.first_ns <= 10 * MS);
 	assert_non_null(strstr(content.notes, "stopped by --duration"));
+	assert_string_equal(terra_gate_stopped_by(content.notes), "--duration");
+	assert_null(terra_gate_stopped_by("stopped by --duration"));
 }
 
 static void test_time_passes_without_events(void **state)
@@ -295,16 +297,23 @@ static struct terra_op ops[] = { { .name = "aten::add", .overload = "Tensor" },
 				 { .name = "vision::nms", .overload = "" } };
 static const struct terra_op_table table = { .n_ops = 4, .ops = ops };
 
-static void expect_mask(const char *patterns, const char *expected)
+#define ALL (1u << TERRA_LEVEL_CALL)
+
+static void expect_mask_at(const char *patterns, uint32_t levels, const char *expected)
 {
 	char err[256], got[5] = "";
 	uint8_t *mask;
 
-	assert_int_equal(terra_op_filter(&table, patterns, &mask, err, sizeof(err)), 0);
+	assert_int_equal(terra_op_filter(&table, patterns, levels, &mask, err, sizeof(err)), 0);
 	for (int i = 0; i < 4; i++)
 		got[i] = mask[i] ? '1' : '0';
 	assert_string_equal(got, expected);
 	free(mask);
+}
+
+static void expect_mask(const char *patterns, const char *expected)
+{
+	expect_mask_at(patterns, ALL, expected);
 }
 
 static void test_filter(void **state)
@@ -318,9 +327,28 @@ static void test_filter(void **state)
 	expect_mask("aten::*", "1110");
 	expect_mask("*", "1111");
 	expect_mask(",mm,", "0010");
-	assert_int_equal(terra_op_filter(&table, "mm,conv*", &mask, err, sizeof(err)), -ENOENT);
+	assert_int_equal(terra_op_filter(&table, "mm,conv*", ALL, &mask, err, sizeof(err)), -ENOENT);
 	assert_null(mask);
 	assert_non_null(strstr(err, "conv*"));
+}
+
+/* What is named is recorded, also where a pattern would not be. */
+static void test_filter_and_levels(void **state)
+{
+	char err[256];
+	uint8_t *mask;
+
+	ops[2].composite = 1;
+	ops[3].level = TERRA_LEVEL_REDISPATCH;
+	expect_mask_at("aten::mm", TERRA_LEVELS_OPS, "0010");
+	expect_mask_at("*", TERRA_LEVELS_OPS, "1100");
+	expect_mask_at("*", ALL, "1110");
+	expect_mask_at("*", 1u << TERRA_LEVEL_REDISPATCH, "0001");
+	assert_int_equal(terra_op_filter(&table, "add,mm*", TERRA_LEVELS_OPS, &mask, err, sizeof(err)), -ENOENT);
+	assert_non_null(strstr(err, "mm*: --levels leaves"));
+	assert_int_equal(terra_op_filter(&table, "nms", TERRA_LEVELS_OPS, &mask, err, sizeof(err)), -ENOENT);
+	ops[2].composite = 0;
+	ops[3].level = TERRA_LEVEL_CALL;
 }
 
 int main(void)
@@ -335,6 +363,7 @@ int main(void)
 		cmocka_unit_test(test_flight_recorder_is_bounded),
 		cmocka_unit_test(test_nowhere_to_write_what_is_kept),
 		cmocka_unit_test(test_filter),
+		cmocka_unit_test(test_filter_and_levels),
 	};
 
 	return cmocka_run_group_tests(tests, sample_tmp_create, sample_tmp_remove);
