@@ -410,11 +410,10 @@ static int attach(const struct options *options, struct summary *summary)
 	int signals;
 	bool ok;
 
-	if (!trace_check_rights(options) || !trace_check_library(options))
-		return EXIT_OURS;
 	signals = open_signals();
 	if (signals < 0 || terra_session_open(&wanted, options->pid, &session, reason, sizeof(reason))) {
 		say("%s", signals < 0 ? strerror(errno) : reason);
+		summary->failed = true;
 		return EXIT_OURS;
 	}
 	if (!options->quiet && terra_target_library(options->pid, library, sizeof(library)))
@@ -624,9 +623,9 @@ int main(int argc, char **argv)
 	options_parse(argc, argv, &options);
 	if (options.list_ops)
 		return terra_list_ops(options.library, options.json, stdout) ? 1 : 0;
-	choose_output(&options);
-	if (!options.pid && !trace_check_library(&options))
+	if ((options.pid && !trace_check_rights(&options)) || !trace_check_library(&options))
 		return EXIT_OURS;
+	choose_output(&options);
 	if (options.pid) {
 		status = attach(&options, &summary);
 	} else {

@@ -499,19 +499,24 @@ static void set_exit_deadline(int status)
 		set_deadline(&event);
 }
 
+static void tell_gpu_recorder(void)
+{
+	void (*leaves)(void) = __atomic_load_n(&terra_record_gpu.leave, __ATOMIC_ACQUIRE);
+
+	if (leaves)
+		leaves();
+}
+
 /* Programs that leave without their exit handlers still leave a whole trace. A vfork child shares our memory but has
  * another pid: record_drain_close sees that. */
 static void leave(int status) __attribute__((noreturn));
 static void leave(int status)
 {
-	void (*gpu_leaves)(void) = __atomic_load_n(&terra_record_gpu.leave, __ATOMIC_ACQUIRE);
-
 	if (record_state.owner == (uint32_t)getpid()) {
 		set_exit_deadline(status);
 		record_end();
 	}
-	if (gpu_leaves)
-		gpu_leaves();
+	tell_gpu_recorder();
 	for (;;)
 		syscall(SYS_exit_group, status);
 }
@@ -526,11 +531,10 @@ __attribute__((visibility("default"))) void _Exit(int status)
 	leave(status);
 }
 
-/* Those by which programs end themselves. One that says that memory is damaged is not among them. */
+/* Those by which programs end themselves. One that says that memory is damaged is not among them, nor one that is to leave no time. */
 static bool ends_programs(int signal)
 {
-	static const int signals[] = { SIGHUP,	SIGINT,	 SIGQUIT, SIGABRT, SIGKILL,
-				       SIGUSR1, SIGUSR2, SIGPIPE, SIGALRM, SIGTERM };
+	static const int signals[] = { SIGHUP, SIGINT, SIGQUIT, SIGABRT, SIGUSR1, SIGUSR2, SIGPIPE, SIGALRM, SIGTERM };
 
 	for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++)
 		if (signals[i] == signal)
@@ -555,8 +559,10 @@ static void before_signal(pid_t pid, int signal)
 	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = signal };
 	int saved_errno = errno;
 
-	if (is_own_end(pid, signal) && set_deadline(&event))
+	if (is_own_end(pid, signal) && set_deadline(&event)) {
 		record_end();
+		tell_gpu_recorder();
+	}
 	errno = saved_errno;
 }
 
