@@ -5,10 +5,15 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "collector/iterations.h"
 
 #define END_BYTES 4096 /* of the last note and the end block, which have to fit below max_bytes */
+
+#define BY_ITERATIONS "--iterations"
+#define BY_DURATION "--duration"
+#define BY_MAX_SIZE "--max-size"
 
 struct terra_gate {
 	struct terra_limits limits;
@@ -68,13 +73,26 @@ static int note(struct terra_gate *gate, uint64_t time_ns, const char *text)
 	return terra_trace_write(gate->writer, &event);
 }
 
+#define STOPPED_BY "the recording was stopped by "
+
+const char *terra_gate_stopped_by(const char *note)
+{
+	static const char *const reasons[] = { BY_ITERATIONS, BY_DURATION, BY_MAX_SIZE };
+	const size_t n = strlen(STOPPED_BY);
+
+	for (size_t i = 0; i < sizeof(reasons) / sizeof(*reasons); i++)
+		if (!strncmp(note, STOPPED_BY, n) && !strncmp(note + n, reasons[i], strlen(reasons[i])))
+			return reasons[i];
+	return NULL;
+}
+
 static int stop(struct terra_gate *gate, uint64_t time_ns, const char *reason)
 {
 	char text[128];
 	int error;
 
 	gate->reason = reason;
-	snprintf(text, sizeof(text), "the recording was stopped by %s; the program went on", reason);
+	snprintf(text, sizeof(text), STOPPED_BY "%s; the program went on", reason);
 	error = note(gate, time_ns, text);
 	return error ? error : -ECANCELED;
 }
@@ -150,9 +168,9 @@ int terra_gate_take(void *context, struct terra_event *event)
 	if (error)
 		return error;
 	if (iterations && terra_gate_iterations(gate) >= iterations)
-		return stop(gate, event->time_ns, "--iterations");
+		return stop(gate, event->time_ns, BY_ITERATIONS);
 	if (is_full(gate))
-		return stop(gate, event->time_ns, "--max-size");
+		return stop(gate, event->time_ns, BY_MAX_SIZE);
 	return terra_gate_time(gate, event->time_ns);
 }
 
@@ -162,7 +180,7 @@ int terra_gate_time(struct terra_gate *gate, uint64_t now_ns)
 		return -ECANCELED;
 	if (!gate->limits.duration_ns || !gate->begin_ns || now_ns < gate->begin_ns + gate->limits.duration_ns)
 		return 0;
-	return stop(gate, now_ns, "--duration");
+	return stop(gate, now_ns, BY_DURATION);
 }
 
 int terra_gate_finish(struct terra_gate *gate, uint64_t now_ns)

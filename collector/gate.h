@@ -38,6 +38,8 @@ int terra_gate_time(struct terra_gate *gate, uint64_t now_ns);
 uint64_t terra_gate_iterations(const struct terra_gate *gate);
 /* Why it is enough; NULL while it is not. */
 const char *terra_gate_reason(const struct terra_gate *gate);
+/* The same of a trace, by a note in it; NULL: that note is about something else. */
+const char *terra_gate_stopped_by(const char *note);
 
 /* Notes that explain a recording that never began for want of `start_after` iterations. To be called at its end. */
 int terra_gate_finish(struct terra_gate *gate, uint64_t now_ns);

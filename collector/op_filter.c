@@ -25,17 +25,32 @@ static bool matches(const char *pattern, const struct terra_op *op)
 	       (colon && matches_name(pattern, colon + 1, op->overload));
 }
 
-static bool apply(const struct terra_op_table *table, const char *pattern, uint8_t *mask)
+/* Who names a composite op wants it, though the default levels leave it out; who has a pattern wants what is usual. */
+static bool is_chosen(const struct terra_op *op, const char *pattern, uint32_t levels)
 {
-	bool any = false;
+	bool named = !strpbrk(pattern, "*?[");
 
-	for (uint32_t i = 0; i < table->n_ops; i++)
-		if (matches(pattern, &table->ops[i]))
-			mask[i] = any = true;
-	return any;
+	return terra_op_chosen(op, levels | (named && levels & TERRA_LEVELS_OPS ? 1u << TERRA_LEVEL_CALL : 0));
 }
 
-int terra_op_filter(const struct terra_op_table *table, const char *patterns, uint8_t **mask, char *err,
+static int apply(const struct terra_op_table *table, const char *pattern, uint32_t levels, uint8_t *mask, char *err,
+		 size_t err_size)
+{
+	bool any = false, chosen = false;
+
+	for (uint32_t i = 0; i < table->n_ops; i++) {
+		if (!matches(pattern, &table->ops[i]))
+			continue;
+		any = true;
+		if (is_chosen(&table->ops[i], pattern, levels))
+			mask[i] = chosen = true;
+	}
+	snprintf(err, err_size, any ? "--ops %s: --levels leaves all such operators out" :
+				      "--ops %s: no operator has such a name (--list-ops shows them)", pattern);
+	return chosen ? 0 : -ENOENT;
+}
+
+int terra_op_filter(const struct terra_op_table *table, const char *patterns, uint32_t levels, uint8_t **mask, char *err,
 		    size_t err_size)
 {
 	char *copy = strdup(patterns), *rest = copy, *pattern;
@@ -45,10 +60,8 @@ int terra_op_filter(const struct terra_op_table *table, const char *patterns, ui
 	if (!copy || !*mask)
 		error = -ENOMEM;
 	while (!error && (pattern = strsep(&rest, ",")))
-		if (*pattern && !apply(table, pattern, *mask)) {
-			snprintf(err, err_size, "--ops %s: no operator has such a name (--list-ops shows them)", pattern);
-			error = -ENOENT;
-		}
+		if (*pattern)
+			error = apply(table, pattern, levels, *mask, err, err_size);
 	if (error == -ENOMEM)
 		snprintf(err, err_size, "out of memory");
 	free(copy);

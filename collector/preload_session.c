@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "probes/op.h"
@@ -13,7 +15,7 @@
 static const char *const names[] = {
 	"LD_PRELOAD=",		    "TERRA_RECORD_FILE=",	"TERRA_RECORD_LEVELS=",	  "TERRA_RECORD_STACKS=",
 	"TERRA_RECORD_ITERATIONS=", "TERRA_RECORD_START_AFTER=", "TERRA_RECORD_DURATION=", "TERRA_RECORD_MAX_SIZE=",
-	"TERRA_RECORD_FLIGHT=",	    "TERRA_RECORD_OPS=",	"TERRA_RECORD_CHILDREN=",
+	"TERRA_RECORD_FLIGHT=",	    "TERRA_RECORD_OPS=",	"TERRA_RECORD_CHILDREN=", "TERRA_RECORD_FAILURES=",
 };
 
 #define N_VARIABLES (sizeof(names) / sizeof(*names))
@@ -80,6 +82,7 @@ static bool put_ours(char ***at, char *const *environment, const struct terra_pr
 	       put(at, "TERRA_RECORD_FILE=%s", options->output) &&
 	       put(at, "TERRA_RECORD_LEVELS=%s", levels_text(options->levels)) &&
 	       put(at, "TERRA_RECORD_STACKS=%d", options->stacks) && put_limits(at, &options->limits) &&
+	       (!options->failures || !options->failures[0] || put(at, "TERRA_RECORD_FAILURES=%s", options->failures)) &&
 	       (!options->ops || put(at, "TERRA_RECORD_OPS=%s", options->ops)) &&
 	       (options->children || put(at, "TERRA_RECORD_CHILDREN=0"));
 }
@@ -110,6 +113,46 @@ void terra_preload_environment_free(char **environment)
 	for (char **at = environment; at && *at; at++)
 		free(*at);
 	free(environment);
+}
+
+/* Abstract: not in the file system, and gone with us. The kernel makes up a name, of five digits behind a zero byte. */
+int terra_preload_listen(char *name, size_t size)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	socklen_t length = sizeof(address);
+	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	name[0] = 0;
+	if (fd >= 0 && !bind(fd, (struct sockaddr *)&address, sizeof(address.sun_family)) &&
+	    !getsockname(fd, (struct sockaddr *)&address, &length))
+		snprintf(name, size, "%.*s", (int)(length - offsetof(struct sockaddr_un, sun_path) - 1), address.sun_path + 1);
+	return fd;
+}
+
+bool terra_preload_failed(int fd)
+{
+	char byte;
+	bool failed = fd >= 0 && recv(fd, &byte, 1, 0) == 1;
+
+	if (fd >= 0)
+		close(fd);
+	return failed;
+}
+
+void terra_preload_tell_failure(const char *name)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	size_t n = strlen(name);
+	int fd;
+
+	if (!n || n >= sizeof(address.sun_path))
+		return;
+	memcpy(address.sun_path + 1, name, n);
+	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return;
+	sendto(fd, "!", 1, 0, (struct sockaddr *)&address, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + n));
+	close(fd);
 }
 
 int terra_library_find(const char *name, char *path, size_t size)

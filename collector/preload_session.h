@@ -15,6 +15,7 @@ struct terra_preload_options {
 	bool stacks;
 	bool children;	      /* record the processes that the program starts */
 	const char *ops;      /* patterns as in op_filter.h; NULL: all */
+	const char *failures; /* where recorders tell that they failed; "" or NULL: nowhere */
 	struct terra_limits limits; /* of each process */
 };
 
@@ -22,6 +23,14 @@ struct terra_preload_options {
  * freed by terra_preload_environment_free. NULL when out of memory. */
 char **terra_preload_environment(char *const *environment, const struct terra_preload_options *options);
 void terra_preload_environment_free(char **environment);
+
+/* A socket for recorders that fail, and its name: a file could not be written by one whose disk is full. Negative where there is
+ * none, and then "" is the name. */
+int terra_preload_listen(char *name, size_t size);
+/* Whether one did. Closes the socket. */
+bool terra_preload_failed(int fd);
+/* In the recorder. */
+void terra_preload_tell_failure(const char *name);
 
 /* The recorder that was installed or built with the running program: ../lib beside its folder. 0 or -errno. */
 int terra_preload_find(char *path, size_t size);

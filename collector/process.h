@@ -30,6 +30,7 @@ struct terra_index_entry {
 	uint64_t start_ns, end_ns; /* CLOCK_MONOTONIC, as in the traces */
 	uint64_t events, lost;
 	bool complete; /* the trace has its end */
+	const char *stopped; /* by which option, as terra_gate_stopped_by has it; only of a trace that was read */
 };
 
 struct terra_index {

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "collector/gate.h"
 #include "collector/report_json.h"
 #include "collector/trace.h"
 
@@ -36,8 +37,11 @@ static void read_events(struct terra_trace_reader *reader, struct terra_index_en
 		entry->events++;
 		if (event.time_ns > entry->end_ns)
 			entry->end_ns = event.time_ns;
-		if (event.type == TERRA_EVENT_NOTE)
-			terra_process_parse(event.text, &entry->process);
+		if (event.type != TERRA_EVENT_NOTE)
+			continue;
+		terra_process_parse(event.text, &entry->process);
+		if (terra_gate_stopped_by(event.text))
+			entry->stopped = terra_gate_stopped_by(event.text);
 	}
 	entry->lost = terra_trace_lost(reader);
 	entry->complete = terra_trace_ended_cleanly(reader);

@@ -173,6 +173,19 @@ static int by_rank(const void *a, const void *b)
 	return (one->entry.start_ns > other->entry.start_ns) - (one->entry.start_ns < other->entry.start_ns);
 }
 
+/* Takes the entry's strings. */
+static int add_other(struct terra_ranks *ranks, struct terra_rank *rank)
+{
+	struct terra_index_entry *larger = realloc(ranks->others, (ranks->n_others + 1) * sizeof(*larger));
+
+	if (!larger)
+		return -ENOMEM;
+	ranks->others = larger;
+	larger[ranks->n_others++] = rank->entry;
+	rank->entry.file = rank->entry.command = NULL;
+	return 0;
+}
+
 static int add_trace(struct terra_ranks *ranks, const char *path, char *err, size_t err_size)
 {
 	struct terra_rank *larger = realloc(ranks->ranks, (ranks->n + 1) * sizeof(*larger)), *rank;
@@ -187,6 +200,10 @@ static int add_trace(struct terra_ranks *ranks, const char *path, char *err, siz
 	*rank = (struct terra_rank){ 0 };
 	error = read_rank(rank, path, err, err_size);
 	ranks->n_traces++;
+	if (!error && !rank->n && add_other(ranks, rank)) {
+		snprintf(err, err_size, "out of memory");
+		error = -ENOMEM;
+	}
 	if (error || !rank->n)
 		free_rank(rank);
 	else
@@ -332,5 +349,10 @@ void terra_ranks_free(struct terra_ranks *ranks)
 	for (uint32_t i = 0; i < ranks->n; i++)
 		free_rank(&ranks->ranks[i]);
 	free(ranks->ranks);
+	for (uint32_t i = 0; i < ranks->n_others; i++) {
+		free(ranks->others[i].file);
+		free(ranks->others[i].command);
+	}
+	free(ranks->others);
 	*ranks = (struct terra_ranks){ 0 };
 }

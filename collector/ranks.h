@@ -34,6 +34,8 @@ struct terra_rank {
 struct terra_ranks {
 	struct terra_rank *ranks; /* traces with a collective, by rank; without any: none */
 	uint32_t n, n_traces;
+	struct terra_index_entry *others; /* traces without */
+	uint32_t n_others;
 	uint32_t matched; /* collectives, from the first on, that agree in all ranks */
 	uint32_t most;	  /* that a rank has */
 };

@@ -46,12 +46,12 @@ static struct group *make_groups(const struct terra_ranks *ranks, uint32_t *n)
 	return groups;
 }
 
-static void name_rank(const struct terra_rank *rank, char out[32])
+static void name_rank(const struct terra_index_entry *entry, char out[32])
 {
-	if (rank->entry.process.rank >= 0)
-		snprintf(out, 32, "rank %" PRId64, rank->entry.process.rank);
+	if (entry->process.rank >= 0)
+		snprintf(out, 32, "rank %" PRId64, entry->process.rank);
 	else
-		snprintf(out, 32, "process %d", rank->entry.process.pid);
+		snprintf(out, 32, "process %d", entry->process.pid);
 }
 
 static uint32_t count(const struct terra_rank *rank, bool messages)
@@ -77,7 +77,7 @@ static void print_mismatch(const struct terra_ranks *ranks, FILE *out)
 	for (uint32_t i = 0; i < ranks->n; i++) {
 		const struct terra_collective *item = at(&ranks->ranks[i], ranks->matched);
 
-		name_rank(&ranks->ranks[i], name);
+		name_rank(&ranks->ranks[i].entry, name);
 		fprintf(out, "  %-12s %s%s%s\n", name, item ? item->what : "none: it has no more",
 			item && item->from[0] ? "  from " : "", item ? item->from : "");
 	}
@@ -87,11 +87,20 @@ static void print_rank(const struct terra_rank *rank, FILE *out)
 {
 	char name[32];
 
-	name_rank(rank, name);
+	name_rank(&rank->entry, name);
 	fprintf(out, "  %-12s pid %-8d %9" PRIu64 " events %6" PRIu64 " lost %6" PRIu32 " collectives %4" PRIu32
 		" messages  %s%s\n",
 		name, rank->entry.process.pid, rank->entry.events, rank->entry.lost, count(rank, false),
 		count(rank, true), rank->entry.file, rank->entry.complete ? "" : " (ended abnormally)");
+}
+
+static void print_other(const struct terra_index_entry *entry, FILE *out)
+{
+	char name[32];
+
+	name_rank(entry, name);
+	fprintf(out, "  %-12s pid %-8d %9" PRIu64 " events %6" PRIu64 " lost  %s%s  %s\n", name, entry->process.pid,
+		entry->events, entry->lost, entry->file, entry->complete ? "" : " (ended abnormally)", entry->command);
 }
 
 void terra_ranks_print(const struct terra_ranks *ranks, const char *index, FILE *out)
@@ -103,6 +112,8 @@ void terra_ranks_print(const struct terra_ranks *ranks, const char *index, FILE 
 		ranks->n);
 	for (uint32_t i = 0; i < ranks->n; i++)
 		print_rank(&ranks->ranks[i], out);
+	for (uint32_t i = 0; i < ranks->n_others; i++)
+		print_other(&ranks->others[i], out);
 	if (!ranks->n)
 		return;
 	fprintf(out, "\nCollectives: %" PRIu32 " of %" PRIu32 " match in all ranks\n", ranks->matched, ranks->most);
@@ -117,18 +128,31 @@ void terra_ranks_print(const struct terra_ranks *ranks, const char *index, FILE 
 		print_mismatch(ranks, out);
 }
 
+static void json_entry(struct json *json, const struct terra_index_entry *entry)
+{
+	json_key(json, "rank");
+	if (entry->process.rank >= 0)
+		json_i64(json, entry->process.rank);
+	else
+		json_null(json);
+	json_member_u64(json, "pid", (uint64_t)entry->process.pid);
+	json_member_string(json, "file", entry->file);
+	json_member_u64(json, "events", entry->events);
+	json_member_u64(json, "lost", entry->lost);
+}
+
+static void json_other(struct json *json, const struct terra_index_entry *entry)
+{
+	json_open(json, '{');
+	json_entry(json, entry);
+	json_member_string(json, "command", entry->command);
+	json_close(json, '}');
+}
+
 static void json_rank(struct json *json, const struct terra_rank *rank)
 {
 	json_open(json, '{');
-	json_key(json, "rank");
-	if (rank->entry.process.rank >= 0)
-		json_i64(json, rank->entry.process.rank);
-	else
-		json_null(json);
-	json_member_u64(json, "pid", (uint64_t)rank->entry.process.pid);
-	json_member_string(json, "file", rank->entry.file);
-	json_member_u64(json, "events", rank->entry.events);
-	json_member_u64(json, "lost", rank->entry.lost);
+	json_entry(json, &rank->entry);
 	json_member_u64(json, "collectives", count(rank, false));
 	json_member_u64(json, "messages", count(rank, true));
 	json_close(json, '}');
@@ -177,6 +201,11 @@ void terra_ranks_json(const struct terra_ranks *ranks, const char *index, FILE *
 	json_open(&json, '[');
 	for (uint32_t i = 0; i < ranks->n; i++)
 		json_rank(&json, &ranks->ranks[i]);
+	json_close(&json, ']');
+	json_key(&json, "others");
+	json_open(&json, '[');
+	for (uint32_t i = 0; i < ranks->n_others; i++)
+		json_other(&json, &ranks->others[i]);
 	json_close(&json, ']');
 	json_key(&json, "matched");
 	json_open(&json, '[');

@@ -144,19 +144,21 @@ static long status_value(pid_t pid, const char *format)
 	return value;
 }
 
-static bool is_zombie(pid_t pid)
+/* By a flag (PF_KTHREAD): a program that is ending has no memory either. */
+static bool is_kernels(pid_t pid)
 {
-	char name[64], line[256];
-	bool zombie = false;
+	char name[64], line[512], *end;
+	unsigned int flags = 0;
 	FILE *file;
 
-	snprintf(name, sizeof(name), "/proc/%d/status", pid);
+	snprintf(name, sizeof(name), "/proc/%d/stat", pid);
 	file = fopen(name, "re");
-	while (file && !zombie && fgets(line, sizeof(line), file))
-		zombie = !strncmp(line, "State:\tZ", 8);
+	/* The name before may hold blanks and brackets. */
+	if (file && fgets(line, sizeof(line), file) && (end = strrchr(line, ')')))
+		sscanf(end + 1, " %*c %*d %*d %*d %*d %*d %u", &flags);
 	if (file)
 		fclose(file);
-	return zombie;
+	return flags & 0x00200000;
 }
 
 /* Whether its mappings can be read: what the kernel allows a debugger. */
@@ -181,7 +183,7 @@ static int look_inside(pid_t pid, char *err, size_t err_size)
 	fclose(maps);
 	if (n)
 		return 0;
-	snprintf(err, err_size, "process %d %s", pid, is_zombie(pid) ? "has ended" : "is one of the kernel's own");
+	snprintf(err, err_size, "process %d %s", pid, is_kernels(pid) ? "is one of the kernel's own" : "has ended");
 	return -ESRCH;
 }
 
@@ -236,17 +238,33 @@ static bool takes_value(const char *option)
 	return (option[1] == 'X' || option[1] == 'W') && !option[2];
 }
 
+/* What a launcher is told to run: torchrun --nproc-per-node 2 train.py. NULL: nothing that says so. */
+static const char *find_script(char *const *words)
+{
+	for (; *words; words++) {
+		const char *dot = strrchr(base_name(*words), '.');
+
+		if (dot && dot != base_name(*words) && !strcmp(dot, ".py"))
+			return *words;
+	}
+	return NULL;
+}
+
 char *terra_target_name(char *const *argv)
 {
+	const char *script = argv[0] ? find_script(argv + 1) : NULL;
+
 	if (!is_python(argv[0]))
-		return stem(argv[0], false);
+		return stem(script ? script : argv[0], false);
 	for (int i = 1; argv[i]; i++) {
 		const char *word = argv[i];
 
 		if (word[0] != '-')
 			return stem(word, false);
-		if (!strcmp(word, "-m") && argv[i + 1])
-			return stem(argv[i + 1], true);
+		if (!strcmp(word, "-m") && argv[i + 1]) {
+			script = find_script(argv + i + 2);
+			return script ? stem(script, false) : stem(argv[i + 1], true);
+		}
 		if (!strcmp(word, "-c") || !strcmp(word, "-"))
 			break;
 		if (takes_value(word) && argv[i + 1])

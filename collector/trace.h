@@ -166,6 +166,8 @@ struct terra_trace_info {
 
 struct terra_trace_reader;
 
+/* Whether the file begins as a trace does, whole or not. */
+bool terra_trace_is_one(const char *path);
 /* Opens a trace. Returns 0, or -errno with a message in err. A file without an end marker opens; see below. */
 int terra_trace_open(const char *path, struct terra_trace_reader **out, char *err, size_t err_size);
 const struct terra_trace_info *terra_trace_info(const struct terra_trace_reader *reader);
@@ -190,8 +192,15 @@ int terra_trace_create(const char *path, const struct terra_trace_info *info, st
  * most about keep_bytes (0: no limit): a flight recorder. 0 or -errno. */
 int terra_trace_create_kept(const struct terra_trace_info *info, uint64_t keep_ns, uint64_t keep_bytes,
 			    struct terra_trace_writer **out);
-/* Writes what is kept now to `path` as a whole trace, in place of a file that is there. May be called again. */
-int terra_trace_write_kept(struct terra_trace_writer *writer, const char *path, char *err, size_t err_size);
+/* What is in a file, as its reader counts it. */
+struct terra_trace_counts {
+	uint64_t events, lost;
+};
+
+/* Writes what is kept now to `path` as a whole trace, in place of a file that is there. May be called again. *counts (may be
+ * NULL) is set when that was done. */
+int terra_trace_write_kept(struct terra_trace_writer *writer, const char *path, struct terra_trace_counts *counts, char *err,
+			   size_t err_size);
 /* What the file has at most if it were flushed now, in bytes. */
 uint64_t terra_trace_size(const struct terra_trace_writer *writer);
 /* Writes one event (copied). Frames and op names are interned by the writer; `seq` and `op_index` are assigned. Returns

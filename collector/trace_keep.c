@@ -203,7 +203,19 @@ static int renumber(const struct numbers *numbers, uint64_t since_ns, struct ter
 	return event->type == TERRA_EVENT_OP_EXIT && event->enter_seq == UINT64_MAX ? -EAGAIN : 0;
 }
 
-static int copy_events(struct terra_trace_reader *reader, struct terra_trace_writer *writer, uint64_t since_ns)
+static int write_counted(struct terra_trace_writer *writer, struct terra_event *event, struct terra_trace_counts *counts)
+{
+	int error = terra_trace_write(writer, event);
+
+	if (!error) {
+		counts->events++;
+		counts->lost += event->type == TERRA_EVENT_LOST ? event->lost : 0;
+	}
+	return error;
+}
+
+static int copy_events(struct terra_trace_reader *reader, struct terra_trace_writer *writer, uint64_t since_ns,
+		       struct terra_trace_counts *counts)
 {
 	struct numbers numbers = { 0 };
 	struct terra_event event;
@@ -218,7 +230,7 @@ static int copy_events(struct terra_trace_reader *reader, struct terra_trace_wri
 			continue;
 		error = renumber(&numbers, since_ns, &event);
 		if (!error)
-			error = terra_trace_write(writer, &event);
+			error = write_counted(writer, &event, counts);
 		if (!error)
 			error = add_number(&numbers, old, event.seq);
 		if (error == -EAGAIN)
@@ -228,7 +240,8 @@ static int copy_events(struct terra_trace_reader *reader, struct terra_trace_wri
 	return error;
 }
 
-static int write_notes(const struct trace_keep *keep, uint64_t time_ns, struct terra_trace_writer *writer)
+static int write_notes(const struct trace_keep *keep, uint64_t time_ns, struct terra_trace_writer *writer,
+		       struct terra_trace_counts *counts)
 {
 	struct terra_event event = { .type = TERRA_EVENT_NOTE, .time_ns = time_ns, .parent_seq = UINT64_MAX };
 	char text[128];
@@ -236,16 +249,16 @@ static int write_notes(const struct trace_keep *keep, uint64_t time_ns, struct t
 
 	for (uint32_t i = 0; i < keep->n_notes && !error; i++) {
 		event.text = keep->notes[i];
-		error = terra_trace_write(writer, &event);
+		error = write_counted(writer, &event, counts);
 	}
 	snprintf(text, sizeof(text), "flight recorder: the last %.3g seconds before the trace was written",
 		 (double)keep->keep_ns / 1e9);
 	event.text = text;
-	return error ? error : terra_trace_write(writer, &event);
+	return error ? error : write_counted(writer, &event, counts);
 }
 
-static int write_file(const struct trace_keep *keep, int fd, uint64_t time_ns, const char *path, char *err,
-		      size_t err_size)
+static int write_file(const struct trace_keep *keep, int fd, uint64_t time_ns, const char *path,
+		      struct terra_trace_counts *counts, char *err, size_t err_size)
 {
 	uint64_t since = time_ns > keep->keep_ns ? time_ns - keep->keep_ns : 0;
 	struct terra_trace_writer *writer = NULL;
@@ -259,9 +272,9 @@ static int write_file(const struct trace_keep *keep, int fd, uint64_t time_ns, c
 		return error;
 	error = terra_trace_create(path, &keep->info, &writer, err, err_size);
 	if (!error) {
-		error = write_notes(keep, since, writer);
+		error = write_notes(keep, since, writer, counts);
 		if (!error)
-			error = copy_events(reader, writer, since);
+			error = copy_events(reader, writer, since, counts);
 		closing = terra_trace_finish(writer);
 		error = error ? error : closing;
 		if (error)
@@ -271,8 +284,10 @@ static int write_file(const struct trace_keep *keep, int fd, uint64_t time_ns, c
 	return error;
 }
 
-int trace_keep_write(const struct trace_keep *keep, uint64_t time_ns, const char *path, char *err, size_t err_size)
+int trace_keep_write(const struct trace_keep *keep, uint64_t time_ns, const char *path, struct terra_trace_counts *counts,
+		     char *err, size_t err_size)
 {
+	struct terra_trace_counts written = { 0 };
 	char part[4096 + 8];
 	int fd = to_memory(keep), error;
 
@@ -281,7 +296,7 @@ int trace_keep_write(const struct trace_keep *keep, uint64_t time_ns, const char
 		return fd;
 	}
 	snprintf(part, sizeof(part), "%s.part", path);
-	error = write_file(keep, fd, time_ns, part, err, err_size);
+	error = write_file(keep, fd, time_ns, part, &written, err, err_size);
 	close(fd);
 	if (!error && rename(part, path)) {
 		error = -errno;
@@ -289,5 +304,7 @@ int trace_keep_write(const struct trace_keep *keep, uint64_t time_ns, const char
 	}
 	if (error)
 		unlink(part);
+	else if (counts)
+		*counts = written;
 	return error;
 }

@@ -21,7 +21,8 @@ int trace_keep_block(struct trace_keep *keep, const uint8_t *bytes, size_t size,
 int trace_keep_note(struct trace_keep *keep, const char *text);
 
 /* Writes what is kept as a trace of its own: notes, then the events of the last keep_ns before `time_ns`. The file
- * appears at once, in place of one that is there. 0 or -errno with a message. */
-int trace_keep_write(const struct trace_keep *keep, uint64_t time_ns, const char *path, char *err, size_t err_size);
+ * appears at once, in place of one that is there; *counts (may be NULL) is what it holds. 0 or -errno with a message. */
+int trace_keep_write(const struct trace_keep *keep, uint64_t time_ns, const char *path, struct terra_trace_counts *counts,
+		     char *err, size_t err_size);
 
 #endif

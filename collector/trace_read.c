@@ -92,6 +92,17 @@ static ssize_t read_at(const struct terra_trace_reader *reader, uint64_t pos, vo
 
 /* Opening. */
 
+bool terra_trace_is_one(const char *path)
+{
+	uint8_t start[TRACE_MAGIC_SIZE];
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, start, sizeof(start));
+
+	if (fd >= 0)
+		close(fd);
+	return n > 0 && !memcmp(start, TRACE_MAGIC, (size_t)n);
+}
+
 static int check_magic(struct terra_trace_reader *reader, const char *path, const uint8_t *start, size_t size)
 {
 	size_t n = size < TRACE_MAGIC_SIZE ? size : TRACE_MAGIC_SIZE;

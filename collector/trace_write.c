@@ -205,12 +205,13 @@ int terra_trace_create_kept(const struct terra_trace_info *info, uint64_t keep_n
 	return error;
 }
 
-int terra_trace_write_kept(struct terra_trace_writer *writer, const char *path, char *err, size_t err_size)
+int terra_trace_write_kept(struct terra_trace_writer *writer, const char *path, struct terra_trace_counts *counts, char *err,
+			   size_t err_size)
 {
 	int error = terra_trace_flush(writer);
 
 	if (!error)
-		return trace_keep_write(writer->keep, writer->last_time, path, err, err_size);
+		return trace_keep_write(writer->keep, writer->last_time, path, counts, err, err_size);
 	snprintf(err, err_size, "cannot write %s: %s", path, strerror(-error));
 	return error;
 }

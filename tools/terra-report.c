@@ -40,6 +40,7 @@ static const char help[] =
 	"\n"
 	"    Of an index that terra-trace wrote for a program of several processes: its ranks side by side, their\n"
 	"    collectives matched one by one, how long the first to come waited for the last, and where they differ.\n"
+	"    Processes without collectives are listed.\n"
 	"\n"
 	"    A trace whose program died, or that was damaged, is reported as far as it can be read.\n"
 	"\n"
@@ -445,8 +446,8 @@ static int report_ranks(const struct options *options)
 	struct terra_ranks ranks;
 	char err[512];
 
-	if (options->dump)
-		return usage("--dump takes a trace, not an index: ", options->path);
+	if (options->dump || options->export)
+		return usage("--dump and --export take one of the traces that the index lists, not the index: ", options->path);
 	if (terra_ranks_load(options->path, &ranks, err, sizeof(err)) != 0) {
 		fprintf(stderr, "terra-report: %s\n", err);
 		return EXIT_UNREADABLE;

@@ -23,6 +23,7 @@
 #include "collector/target.h"
 #include "collector/trace.h"
 #include "probes/list_ops.h"
+#include "tools/trace_check.h"
 #include "tools/trace_options.h"
 
 /* As env(1), timeout(1) and their like: our own failures, and commands that cannot be run. */
@@ -351,13 +352,9 @@ static bool start_bpf(const struct options *options, struct terra_launch *launch
 		return false;
 	}
 	error = terra_session_open(&wanted, launch->pid, session, reason, reason_size);
-	if (!error)
-		return true;
-	terra_launch_cancel(launch);
-	if (error != -ENOENT || !options->ops) /* no operator of that name is for no backend */
-		return false;
-	say("%s", reason);
-	exit(EXIT_OURS);
+	if (error)
+		terra_launch_cancel(launch);
+	return !error;
 }
 
 /* Signals that end an attachment, and the one that asks for what is kept. */
@@ -413,17 +410,10 @@ static int attach(const struct options *options, struct summary *summary)
 	int signals;
 	bool ok;
 
-	if (terra_target_check(options->pid, reason, sizeof(reason))) {
-		say("%s", reason);
-		return EXIT_OURS;
-	}
-	if (terra_bpf_supported(reason, sizeof(reason))) {
-		say("the bpf backend cannot be used: %s", reason);
-		return EXIT_OURS;
-	}
 	signals = open_signals();
 	if (signals < 0 || terra_session_open(&wanted, options->pid, &session, reason, sizeof(reason))) {
 		say("%s", signals < 0 ? strerror(errno) : reason);
+		summary->failed = true;
 		return EXIT_OURS;
 	}
 	if (!options->quiet && terra_target_library(options->pid, library, sizeof(library)))
@@ -500,6 +490,8 @@ static void summarise_traces(const struct terra_index *index, struct summary *su
 	for (uint32_t i = 0; i < index->n; i++) {
 		summary->events += index->entries[i].events;
 		summary->lost += index->entries[i].lost;
+		if (index->entries[i].stopped)
+			summary->stopped = index->entries[i].stopped;
 	}
 }
 
@@ -516,7 +508,7 @@ static void remove_old(const char *path)
 	}
 }
 
-static void start_preload(const struct options *options, struct terra_launch *launch)
+static void start_preload(const struct options *options, const char *failures, struct terra_launch *launch)
 {
 	struct terra_preload_options preload = {
 		.output = options->output,
@@ -534,6 +526,7 @@ static void start_preload(const struct options *options, struct terra_launch *la
 		exit(EXIT_OURS);
 	}
 	preload.recorder = recorder;
+	preload.failures = failures;
 	environment = terra_preload_environment(environ, &preload);
 	error = environment ? terra_launch_start(options->argv, environment, launch) : -ENOMEM;
 	if (error) {
@@ -548,8 +541,10 @@ static void run_preload(const struct options *options, struct terra_launch *laun
 {
 	struct terra_index index = { 0 };
 	struct timespec since;
+	char failures[16];
+	int failures_fd = terra_preload_listen(failures, sizeof(failures));
 
-	start_preload(options, launch);
+	start_preload(options, failures, launch);
 	remove_old(options->output);
 	clock_gettime(CLOCK_REALTIME_COARSE, &since);
 	release(launch, options);
@@ -557,6 +552,7 @@ static void run_preload(const struct options *options, struct terra_launch *laun
 		terra_launch_wait(launch, -1);
 	collect_gpu(options);
 	summary->failed = !find_traces(options, &since, &index);
+	summary->failed |= terra_preload_failed(failures_fd);
 	summarise_traces(&index, summary);
 	write_index(options, &index);
 	terra_index_free(&index);
@@ -569,6 +565,10 @@ static void check_writable(const char *path)
 
 	if (!stat(path, &file) && S_ISDIR(file.st_mode)) {
 		say("cannot write %s: %s", path, strerror(EISDIR));
+		exit(EXIT_OURS);
+	}
+	if (!stat(path, &file) && S_ISREG(file.st_mode) && file.st_size && !terra_trace_is_one(path)) {
+		say("%s is no trace and is left alone; choose another file with -o, or remove it", path);
 		exit(EXIT_OURS);
 	}
 	snprintf(folder, sizeof(folder), "%s", path);
@@ -623,6 +623,8 @@ int main(int argc, char **argv)
 	options_parse(argc, argv, &options);
 	if (options.list_ops)
 		return terra_list_ops(options.library, options.json, stdout) ? 1 : 0;
+	if ((options.pid && !trace_check_rights(&options)) || !trace_check_library(&options))
+		return EXIT_OURS;
 	choose_output(&options);
 	if (options.pid) {
 		status = attach(&options, &summary);

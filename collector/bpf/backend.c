@@ -322,7 +322,7 @@ static void probe_list_free(struct probe_list *list)
 
 static bool is_wanted(const struct terra_bpf *bpf, uint32_t op)
 {
-	return terra_op_chosen(&bpf->table->ops[op], bpf->options.levels) && (!bpf->options.ops || bpf->options.ops[op]);
+	return bpf->options.ops ? bpf->options.ops[op] : terra_op_chosen(&bpf->table->ops[op], bpf->options.levels);
 }
 
 /* Adds those of `n` probes whose ops are wanted; the first one's cookie is `cookie`. */

@@ -28,7 +28,7 @@ static int open_all(struct library *library, const struct terra_session_options 
 	if (!error)
 		error = terra_offsets_load(library->path, options->use_cache, &library->offsets, err, err_size);
 	if (!error && options->ops)
-		error = terra_op_filter(library->table, options->ops, &library->wanted, err, err_size);
+		error = terra_op_filter(library->table, options->ops, options->levels, &library->wanted, err, err_size);
 	bpf.ops = library->wanted;
 	if (!error)
 		error = terra_bpf_open(library->table, &library->offsets, &bpf, &library->bpf, err, err_size);

@@ -331,7 +331,7 @@ void recording_step(struct recording *recording, uint64_t now)
 
 int recording_write_kept(struct recording *recording)
 {
-	int error = terra_trace_write_kept(recording->writer, recording->output, recording->message,
+	int error = terra_trace_write_kept(recording->writer, recording->output, &recording->written, recording->message,
 					   sizeof(recording->message));
 
 	if (error && !recording->error)
@@ -391,6 +391,15 @@ static uint64_t count_traps(const struct recording *recording)
 	return counts.traps;
 }
 
+/* Of a flight recorder it is what the file that is there got, which may be an earlier one. */
+static void count_written(struct recording *recording)
+{
+	const struct terra_consumer_stats *stats = recording->consumer ? terra_consumer_stats(recording->consumer) : NULL;
+
+	if (stats && !recording->options->limits.flight_ns)
+		recording->written = (struct terra_trace_counts){ .events = stats->events, .lost = stats->lost };
+}
+
 void recording_finish(struct recording *recording)
 {
 	int error;
@@ -404,6 +413,7 @@ void recording_finish(struct recording *recording)
 		last_notes(recording);
 	recording->over = true;
 	recording->end_ns = clock_now();
+	count_written(recording);
 	if (recording->options->limits.flight_ns && !recording->error)
 		recording_write_kept(recording);
 	error = terra_trace_finish(recording->writer);

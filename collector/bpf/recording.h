@@ -43,6 +43,7 @@ struct recording {
 	struct terra_consumer *consumer; /* NULL until it begins */
 	struct terra_gate *gate;
 	uint64_t traps;	    /* once finished */
+	struct terra_trace_counts written; /* once finished: what its file holds */
 	uint64_t lost_told; /* events without a buffer that the trace already knows of */
 	uint64_t start_ns, end_ns;
 	uint64_t next_look_ns, next_flush_ns;

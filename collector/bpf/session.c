@@ -353,15 +353,14 @@ static void check_end(struct recording *recording)
 
 static void add_to_index(struct terra_session *session, const struct recording *recording)
 {
-	const struct terra_consumer_stats *stats = terra_consumer_stats(recording->consumer);
 	struct terra_index_entry entry = {
 		.file = strdup(recording->output),
 		.command = strdup(recording->command),
 		.process = recording->process,
 		.start_ns = recording->start_ns,
 		.end_ns = recording->end_ns,
-		.events = stats->events,
-		.lost = stats->lost,
+		.events = recording->written.events,
+		.lost = recording->written.lost,
 		.complete = !recording->error,
 	};
 
@@ -373,11 +372,10 @@ static void add_to_index(struct terra_session *session, const struct recording *
 
 static void add_to_result(struct terra_session *session, const struct recording *recording)
 {
-	const struct terra_consumer_stats *stats = terra_consumer_stats(recording->consumer);
 	uint64_t iterations = terra_gate_iterations(recording->gate);
 
 	session->result.traces++;
-	session->result.lost += stats->lost;
+	session->result.lost += recording->written.lost;
 	session->result.traps += recording->traps;
 	if (iterations > session->result.iterations)
 		session->result.iterations = iterations;

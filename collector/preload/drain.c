@@ -234,10 +234,10 @@ static void note_modules(void)
 static int write_kept(void)
 {
 	char err[512];
-	int code = terra_trace_write_kept(drain.writer, drain.path, err, sizeof(err));
+	int code = terra_trace_write_kept(drain.writer, drain.path, NULL, err, sizeof(err));
 
 	if (code)
-		fprintf(stderr, "terra: %s\n", err);
+		record_failed("%s", err);
 	return code;
 }
 
@@ -255,7 +255,7 @@ static void end_file(void)
 	err = terra_trace_finish(drain.writer);
 	drain.writer = NULL;
 	if (err)
-		fprintf(stderr, "terra: the trace is not complete: %s\n", strerror(-err));
+		record_failed("the trace is not complete: %s", strerror(-err));
 	if (empty)
 		unlink(drain.path);
 }
@@ -276,7 +276,7 @@ static void drain_locked(uint64_t now, bool flush)
 		return;
 	record_stop();
 	if (err != -ECANCELED)
-		fprintf(stderr, "terra: recording ended early: %s\n", strerror(-err));
+		record_failed("recording ended early: %s", strerror(-err));
 	end_file();
 }
 

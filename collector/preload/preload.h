@@ -57,6 +57,9 @@ void record_begin_child(void);
 /* Takes the hooks out of the program; what is recorded so far is written. Any thread. */
 void record_stop(void);
 
+/* Says why there is no trace, or no whole one, to the user and to terra-trace. */
+__attribute__((format(printf, 1, 2))) void record_failed(const char *format, ...);
+
 /* storage.c: `library` is a handle of the libtorch at `path`. The block is the calling thread's and stays where it is;
  * 0: it cannot be found. */
 void record_storage_open(const char *path, void *library);

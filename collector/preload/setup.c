@@ -10,6 +10,7 @@
  * TERRA_RECORD_ITERATIONS   stop after so many iterations
  * TERRA_RECORD_DURATION     stop after so many nanoseconds
  * TERRA_RECORD_MAX_SIZE     stop before the file has more bytes
+ * TERRA_RECORD_FAILURES     the abstract socket that hears of a recording that failed
  * TERRA_RECORD_FLIGHT       keep the last so many nanoseconds, in MAX_SIZE bytes of memory, and write them at the end
  */
 #include "collector/preload/preload.h"
@@ -20,22 +21,28 @@
 #include <link.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "collector/gpu_hooks.h"
 #include "collector/op_filter.h"
+#include "collector/preload_session.h"
 #include "probes/catches.h"
 #include "probes/functions.h"
 #include "probes/got.h"
 
+#define DEADLINE_SECONDS 30
+
 static struct {
 	char file[4096];
 	char *ops;
+	char failures[16];
 	struct terra_limits limits;
 	bool children;
 	bool wanted;
@@ -49,6 +56,7 @@ static struct {
 	bool busy; /* a thread is looking for new libraries */
 	bool seen; /* libtorch */
 	int python_attempts;
+	void (*next_abort)(void);
 } setup;
 
 static bool has_word(const char *list, const char *word)
@@ -111,7 +119,7 @@ static void read_options(void)
 {
 	const char *file = getenv("TERRA_RECORD_FILE"), *levels = getenv("TERRA_RECORD_LEVELS");
 	const char *stacks = getenv("TERRA_RECORD_STACKS"), *children = getenv("TERRA_RECORD_CHILDREN");
-	const char *ops = getenv("TERRA_RECORD_OPS");
+	const char *ops = getenv("TERRA_RECORD_OPS"), *failures = getenv("TERRA_RECORD_FAILURES");
 
 	if (!file || !file[0] || getauxval(AT_SECURE) || set_file(file))
 		return;
@@ -121,6 +129,7 @@ static void read_options(void)
 	record_state.levels = levels && levels[0] ? parse_levels(levels) : TERRA_LEVELS_OPS;
 	record_state.stacks = !stacks || strcmp(stacks, "0") != 0;
 	options.ops = ops ? strdup(ops) : NULL;
+	snprintf(options.failures, sizeof(options.failures), "%s", failures ? failures : "");
 	read_limits(&options.limits);
 	options.wanted = true;
 }
@@ -163,7 +172,7 @@ static void describe_op(uint32_t i, void *library, uint8_t *stubs, const uint8_t
 	struct record_target *target = &record_state.targets[i];
 
 	*target = (struct record_target){ .original = dlsym(library, op->mangled), .stack_bytes = stack_bytes(op),
-					  .enabled = terra_op_chosen(op, record_state.levels) && (!wanted || wanted[i]),
+					  .enabled = wanted ? wanted[i] : terra_op_chosen(op, record_state.levels),
 					  .jump = !op->complete };
 	record_state.layouts[i] = terra_op_layout(op, op->complete);
 	setup.patches[i] = (struct got_patch){ .symbol = op->mangled, .original = target->original };
@@ -209,7 +218,7 @@ static int describe_ops(const char *path, char *err, size_t err_size)
 	void *library = dlopen(path, RTLD_NOLOAD | RTLD_LAZY);
 	uint32_t n = record_state.table->n_ops, all = n + TERRA_N_FUNCTIONS + 1;
 	uint8_t *stubs = record_make_stubs(all), *wanted = NULL;
-	int code = options.ops ? terra_op_filter(record_state.table, options.ops, &wanted, err, err_size) : 0;
+	int code = options.ops ? terra_op_filter(record_state.table, options.ops, record_state.levels, &wanted, err, err_size) : 0;
 
 	if (code)
 		return code;
@@ -396,6 +405,18 @@ static void note_gaps(void)
 	note_missing_fields();
 }
 
+void record_failed(const char *format, ...)
+{
+	va_list arguments;
+	char text[1024];
+
+	va_start(arguments, format);
+	vsnprintf(text, sizeof(text), format, arguments);
+	va_end(arguments);
+	fprintf(stderr, "terra: %s\n", text);
+	terra_preload_tell_failure(options.failures);
+}
+
 void record_libtorch_seen(void)
 {
 	char err[512] = "";
@@ -407,7 +428,7 @@ void record_libtorch_seen(void)
 		note_gaps();
 		__atomic_store_n(&record_state.active, true, __ATOMIC_RELEASE);
 	} else {
-		fprintf(stderr, "terra: not recording: %s\n", err);
+		record_failed("not recording: %s", err);
 	}
 	errno = saved_errno;
 }
@@ -421,7 +442,7 @@ void record_begin_child(void)
 	record_drain_lock();
 	if (open_file(err, sizeof(err))) {
 		__atomic_store_n(&record_state.active, false, __ATOMIC_RELEASE);
-		fprintf(stderr, "terra: not recording process %d: %s\n", (int)getpid(), err);
+		record_failed("not recording process %d: %s", (int)getpid(), err);
 	}
 	record_drain_unlock();
 	note_gaps();
@@ -454,6 +475,7 @@ void record_stop(void)
 
 __attribute__((constructor)) static void record_init(void)
 {
+	setup.next_abort = (void (*)(void))dlsym(RTLD_NEXT, "abort");
 	read_options();
 }
 
@@ -463,17 +485,56 @@ __attribute__((destructor)) static void record_end(void)
 	record_drain_close();
 }
 
+/* Who ends the process may be a signal's handler that has interrupted malloc, or us: what is needed for a whole trace then never
+ * comes. The kernel does, with the signal, and the process ends as it wanted to. */
+static bool set_deadline(struct sigevent *event)
+{
+	struct itimerspec when = { .it_value = { .tv_sec = DEADLINE_SECONDS } };
+	int timer; /* as the kernel has it */
+
+	return !syscall(SYS_timer_create, CLOCK_MONOTONIC, event, &timer) && !syscall(SYS_timer_settime, timer, 0, &when, NULL);
+}
+
+static int exit_status;
+
+static void out_of_time(int number)
+{
+	for (;;)
+		syscall(SYS_exit_group, exit_status);
+}
+
+static void set_exit_deadline(int status)
+{
+	struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGRTMAX };
+	struct sigaction action = { .sa_handler = out_of_time };
+	sigset_t set;
+
+	event._sigev_un._tid = gettid();
+	exit_status = status;
+	sigemptyset(&set);
+	sigaddset(&set, SIGRTMAX);
+	if (!sigaction(SIGRTMAX, &action, NULL) && !pthread_sigmask(SIG_UNBLOCK, &set, NULL))
+		set_deadline(&event);
+}
+
+static void tell_gpu_recorder(void)
+{
+	void (*leaves)(void) = __atomic_load_n(&terra_record_gpu.leave, __ATOMIC_ACQUIRE);
+
+	if (leaves)
+		leaves();
+}
+
 /* Programs that leave without their exit handlers still leave a whole trace. A vfork child shares our memory but has
  * another pid: record_drain_close sees that. */
 static void leave(int status) __attribute__((noreturn));
 static void leave(int status)
 {
-	void (*gpu_leaves)(void) = __atomic_load_n(&terra_record_gpu.leave, __ATOMIC_ACQUIRE);
-
-	if (record_state.owner == (uint32_t)getpid())
+	if (record_state.owner == (uint32_t)getpid()) {
+		set_exit_deadline(status);
 		record_end();
-	if (gpu_leaves)
-		gpu_leaves();
+	}
+	tell_gpu_recorder();
 	for (;;)
 		syscall(SYS_exit_group, status);
 }
@@ -488,25 +549,60 @@ __attribute__((visibility("default"))) void _Exit(int status)
 	leave(status);
 }
 
-/* Whether the signal is the end of this process, at once. */
+/* Those by which programs end themselves. One that says that memory is damaged is not among them, nor one that is to leave no time. */
+static bool ends_programs(int signal)
+{
+	static const int signals[] = { SIGHUP, SIGINT, SIGQUIT, SIGABRT, SIGUSR1, SIGUSR2, SIGPIPE, SIGALRM, SIGTERM };
+
+	for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++)
+		if (signals[i] == signal)
+			return true;
+	return false;
+}
+
+/* Whether the signal is the end of this process, at once. The first process of a container (1) is spared by the kernel. */
 static bool is_own_end(pid_t pid, int signal)
 {
 	struct sigaction action;
 	sigset_t blocked;
 
-	if (record_state.owner != (uint32_t)getpid() || pid != getpid() || (signal != SIGINT && signal != SIGTERM))
+	if (record_state.owner != (uint32_t)getpid() || pid != getpid() || pid == 1 || !ends_programs(signal))
 		return false;
 	return !sigaction(signal, NULL, &action) && action.sa_handler == SIG_DFL &&
 	       !pthread_sigmask(SIG_BLOCK, NULL, &blocked) && !sigismember(&blocked, signal);
 }
 
+static void before_signal(pid_t pid, int signal)
+{
+	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = signal };
+	int saved_errno = errno;
+
+	if (is_own_end(pid, signal) && set_deadline(&event)) {
+		record_end();
+		tell_gpu_recorder();
+	}
+	errno = saved_errno;
+}
+
 /* After ^C, Python ends in order and then by the signal that it was sent, so that a shell sees it. */
 __attribute__((visibility("default"))) int kill(pid_t pid, int signal)
 {
-	int saved_errno = errno;
-
-	if (is_own_end(pid, signal))
-		record_end();
-	errno = saved_errno;
+	before_signal(pid, signal);
 	return (int)syscall(SYS_kill, pid, signal);
+}
+
+__attribute__((visibility("default"))) int raise(int signal)
+{
+	before_signal(getpid(), signal);
+	return (int)syscall(SYS_tgkill, getpid(), gettid(), signal);
+}
+
+/* The C library's own raises, but not by our function. */
+__attribute__((visibility("default"), noreturn)) void abort(void)
+{
+	before_signal(getpid(), SIGABRT);
+	if (setup.next_abort)
+		setup.next_abort();
+	for (;;)
+		syscall(SYS_exit_group, 127);
 }

@@ -317,6 +317,24 @@ def flight_recorder():
 
 
 @test(timeout=240)
+def the_flight_recorders_summary_is_of_the_file():
+    """Events that were seen and not kept are not counted, in either backend; nor are they in the index."""
+    need_bpf()
+    with temporary_folder() as folder:
+        path = os.path.join(folder, "t.terra")
+        code = LOOP.replace("while True", "import os, time; child = os.fork(); end = time.monotonic() + 1.5\n"
+                                          "while time.monotonic() < end") + "if child: os.wait()"
+        for backend in ("bpf", "preload"):
+            outcome = run([tool("terra-trace"), "-o", path, "--backend", backend, "--json", "--flight-recorder", "0.3", "--", PYTHON,
+                           "-c", code], timeout=120)
+            summary, index = json.loads(outcome.stderr.splitlines()[-1]), index_of(path)
+            counts = {entry["file"]: entry["events"] for entry in index}
+            found = {file: len(load(os.path.join(folder, file))[0]) for file in counts}
+            assert counts == found and len(found) == 2, (backend, counts, found)
+            assert summary["events"] == sum(found.values()) and summary["traces"] == 2 and not summary["failed"], (backend, summary)
+
+
+@test(timeout=240)
 def waits_for_torch():
     """A process without PyTorch is waited for; it is recorded from its import on, or told to have used none."""
     need_bpf()
@@ -366,11 +384,86 @@ def attaching_fails_clearly():
             refused(other[0], "is a thread of process", str(threads.pid))
             if os.geteuid() == 0:
                 os.chmod(folder, 0o777)
-                refused(threads.pid, "CAP_SYS_PTRACE", "cap_sys_ptrace", "--cap-add SYS_PTRACE",
+                refused(threads.pid, "CAP_SYS_PTRACE", "cap_sys_ptrace", "--cap-add SYS_PTRACE", "CAP_BPF and CAP_PERFMON",
                         before=("capsh", "--drop=cap_sys_ptrace,cap_sys_admin,cap_dac_override,cap_dac_read_search,cap_setpcap,"
                                 "cap_bpf,cap_perfmon", "--user=nobody", "--", "-c", 'exec "$@"', "sh"))
         finally:
             threads.communicate(b"\n")
+
+
+@test(timeout=240)
+def what_the_library_has_not_is_said_before_the_program_begins():
+    """--ops that match nothing, and a --library that is not there or is none: an error in each backend, and nothing was started."""
+    need_bpf()
+    with temporary_folder() as folder:
+        path = os.path.join(folder, "t.terra")
+        loads = [PYTHON, "-c", "print('begun', flush=True); import torch; torch.ones(2)"]
+        for options, reason in ((["--ops", "aten::mm,aten::no_such_*"], "no operator has such a name"),
+                                (["--library", "/does/not/exist.so"], "/does/not/exist.so: No such file"),
+                                (["--library", "/bin/true"], "/bin/true exports no op"),
+                                (["--library", __file__], "is not an x86-64 ELF library")):
+            for backend in ("auto", "bpf", "preload"):
+                outcome = run([tool("terra-trace"), "-o", path, "--backend", backend, *options, "--", *loads], check=False)
+                assert outcome.returncode == 125 and reason in outcome.stderr and not outcome.stdout, (backend, outcome)
+                assert "preload" not in outcome.stderr and outcome.stderr.count("\n") == 1, outcome.stderr
+        child = start("print('begun', flush=True); input()")  # without PyTorch
+        try:
+            err = finish(attach(child.pid, path, "--ops", "aten::no_such_*"), code=125)
+            assert "no operator has such a name" in err and "waiting" not in err, err
+            assert child.poll() is None
+        finally:
+            end(child)
+        # not found by itself: said by what finds it, and the summary knows
+        for backend in ("bpf", "preload"):
+            outcome = run([tool("terra-trace"), "-o", path, "--backend", backend, "--json", "--ops", "aten::no_such_*", "--", "sh",
+                           "-c", 'exec "$@"', "sh", *loads], timeout=60)
+            summary = json.loads(outcome.stderr.splitlines()[-1])
+            assert "no operator has such a name" in outcome.stderr and outcome.stdout == "begun\n", outcome
+            assert summary["failed"] and summary["file"] is None and "used no PyTorch" not in outcome.stderr, outcome
+
+
+@test(timeout=240)
+def a_composite_op_that_is_named_is_recorded():
+    """--ops linear is there at the default levels, in either backend; what only fits a pattern is as without --ops."""
+    code = "import torch; torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).reshape(4)"
+    need_bpf()
+    with temporary_folder() as folder:
+        path = os.path.join(folder, "t.terra")
+        for backend in ("bpf", "preload"):
+            run([tool("terra-trace"), "-o", path, "--backend", backend, "--ops", "aten::linear,*shape*", "--", PYTHON, "-c", code])
+            assert ops_of(load(path)[0]) == {"aten::linear"}, (backend, ops_of(load(path)[0]))
+
+
+@test
+def no_file_but_a_trace_is_replaced():
+    """-o names the program by mistake, or notes: an error. An old trace, and an empty file, are replaced."""
+    with temporary_folder() as folder:
+        path = os.path.join(folder, "train.py")
+        for options in (["--backend", "bpf"], ["--backend", "preload"], ["-p", str(os.getpid())]):
+            with open(path, "w", encoding="utf-8") as file:
+                file.write("import torch\n")
+            command = [] if "-p" in options else ["--", PYTHON, path]
+            outcome = run([tool("terra-trace"), "-o", path, *options, *command], check=False)
+            assert outcome.returncode == 125 and "is no trace" in outcome.stderr, outcome
+            with open(path, encoding="utf-8") as file:
+                assert file.read() == "import torch\n"
+        trace = os.path.join(folder, "t.terra")
+        open(trace, "a", encoding="utf-8").close()
+        for _ in range(2):
+            run([tool("terra-trace"), "-o", trace, "--backend", "preload", "--", PYTHON, "-c", "import torch; torch.ones(2)"])
+            assert load(trace)[2]["clean"]
+
+
+@test
+def a_process_that_is_ending_is_not_the_kernels():
+    """Its memory is gone before it is: that is said, and not that it never was a program."""
+    sleeper = subprocess.Popen(["sleep", "60"])
+    sleeper.kill()
+    os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
+    with temporary_folder() as folder:
+        outcome = run([tool("terra-trace"), "-o", os.path.join(folder, "t"), "-p", str(sleeper.pid)], check=False)
+    sleeper.wait()
+    assert outcome.returncode == 125 and "has ended" in outcome.stderr, outcome
 
 
 def index_of(path):
@@ -563,7 +656,8 @@ def limits_preload():
             outcome = run([tool("terra-trace"), "-o", path, "--backend", "preload", *options, "--", PYTHON, "-c", code], timeout=120)
             return load(path), outcome.stderr
 
-        (events, _, ending), _ = record(LOOP, "--max-size", "100k")
+        (events, _, ending), err = record(LOOP, "--json", "--max-size", "100k")
+        assert json.loads(err.splitlines()[-1])["stopped"] == "--max-size", err
         assert ending["clean"] and os.path.getsize(path) <= 100 << 10 and any("--max-size" in t for t in notes_of(events))
         (events, _, ending), _ = record(SLOW_LOOP, "--duration", "0.5", "--ops", "mm,relu")
         times = [event["time"] for event in events if event["event"] == "enter"]
@@ -632,6 +726,12 @@ def a_full_disk_ends_the_recording():
             events, _, ending = load(path)
             assert len(events) > 100 and not ending["clean"], ending
             assert child.poll() is None
+            os.unlink(path)
+            outcome = run([tool("terra-trace"), "-o", path, "--json", "--backend", "preload", "--", PYTHON, "-c",
+                           LOOP.replace("while True", "for _ in range(20000)")], timeout=120)
+            summary = json.loads(outcome.stderr.splitlines()[-1])
+            assert "No space left" in outcome.stderr and outcome.stdout == "begun\n", outcome
+            assert summary["failed"] and summary["file"] == path and summary["events"] > 100, summary
             for backend in ("bpf", "preload"):
                 os.unlink(path)
                 outcome = run([tool("terra-trace"), "-o", path, "--json", "--flight-recorder", "100", "--backend", backend, "--",

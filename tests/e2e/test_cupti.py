@@ -42,6 +42,8 @@ if sys.argv[1] == "kill":
     ctypes.CDLL(os.environ["TERRA_GPU_CUPTI"]).double_deliver()
     step(x)
     os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[1] == "raise":
+    signal.raise_signal(signal.SIGTERM)
 if sys.argv[1] == "leave":
     os._exit(7)
 """
@@ -222,13 +224,14 @@ def kill_leaves_what_was_delivered():
 
 @test(timeout=300)
 def leaving_without_exit_handlers_is_whole():
-    "os._exit: the recorder tells the other library."
-    file, done = traced("leave", "--backend", "preload", "--gpu", "kernels,runtime", how="leave", check=False)
-    assert done.returncode == 7, done
-    trace = events(file)
-    assert trace[-1]["ended_cleanly"]
-    assert {event["kind"] for event in trace if event["type"] == "gpu"} == {"kernel", "runtime"}
-    assert Counter(launches(trace)).keys() <= Counter(launches(launches_by("preload")[0])).keys()
+    "os._exit, and a signal that the program sends to itself: the recorder tells the other library."
+    for how, codes in (("leave", (7,)), ("raise", (-signal.SIGTERM, 128 + signal.SIGTERM))):
+        file, done = traced(how, "--backend", "preload", "--gpu", "kernels,runtime", how=how, check=False)
+        assert done.returncode in codes, done
+        trace = events(file)
+        assert trace[-1]["ended_cleanly"] and not any("abnormally" in e["text"] for e in trace if e["type"] == "note"), how
+        assert {event["kind"] for event in trace if event["type"] == "gpu"} == {"kernel", "runtime"}
+        assert Counter(launches(trace)).keys() <= Counter(launches(launches_by("preload")[0])).keys()
 
 
 @test(timeout=300)

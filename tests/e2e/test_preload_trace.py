@@ -270,6 +270,80 @@ def other_ways_out_end_the_trace():
             assert trace.end["clean"] and any(enter["op"] == "aten::add" for enter in trace.enters)
 
 
+@test(timeout=240)
+def a_signal_to_itself_ends_the_trace():
+    "A program that kills itself, raises a signal or aborts dies by that signal, and its trace is whole; when it goes on, so does that."
+    for way, number in (("os.kill(os.getpid(), 15)", signal.SIGTERM), ("signal.raise_signal(15)", signal.SIGTERM),
+                        ("signal.raise_signal(signal.SIGHUP)", signal.SIGHUP), ("os.abort()", signal.SIGABRT),
+                        ("os.kill(os.getpid(), signal.SIGABRT)", signal.SIGABRT)):
+        with temporary_folder() as folder:
+            result, path = record_python("import os, signal, torch\ntorch.ones(2).add(1)\n" + way, folder, check=False)
+            assert result.returncode == -number, (way, result)
+            trace = trace_oracle.Trace.read(DUMP, path)
+            assert trace.end["clean"] and any(enter["op"] == "aten::add" for enter in trace.enters), (way, trace.end)
+    code = """if True:
+        import os, signal, torch
+        got = []
+        signal.signal(signal.SIGTERM, lambda *_: got.append(1))
+        signal.raise_signal(signal.SIGTERM), os.kill(os.getpid(), signal.SIGTERM)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.raise_signal(signal.SIGHUP), os.kill(os.getpid(), signal.SIGHUP), os.kill(os.getpid(), 0)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+        signal.raise_signal(signal.SIGALRM), signal.raise_signal(signal.SIGCHLD), signal.raise_signal(signal.SIGWINCH)
+        child = os.fork()
+        if child == 0:
+            signal.raise_signal(signal.SIGKILL)
+        print(len(got), os.waitpid(child, 0)[1])
+        torch.ones(2).add(1)
+        """
+    with temporary_folder() as folder:
+        result, path = record_python(code, folder)
+        trace = trace_oracle.Trace.read(DUMP, path)
+        assert result.stdout == "2 9\n" and trace.end["clean"] and any(enter["op"] == "aten::add" for enter in trace.enters), result
+
+
+@test(timeout=240)
+def a_signal_from_a_handler_is_the_end_all_the_same():
+    "A handler that interrupted malloc, and raises the signal again or leaves: the program has ended soon, as it wanted to."
+    source = """
+    #include <signal.h>
+    #include <stdlib.h>
+    #include <unistd.h>
+    extern void *__libc_malloc(size_t);
+    static volatile int stuck;
+    static void again(int number) { signal(SIGTERM, SIG_DFL); raise(SIGTERM); }
+    static void leave(int number) { _exit(7); }
+    /* From now on memory is never had again, as when a lock is held by who was interrupted. */
+    void *malloc(size_t size) { while (stuck) ; return __libc_malloc(size); }
+    void get_stuck(int leaves)
+    {
+        struct sigaction action = { .sa_handler = leaves ? leave : again, .sa_flags = SA_NODEFER };
+        sigaction(SIGTERM, &action, 0);
+        stuck = 1;
+        raise(SIGTERM);
+    }
+    """
+    code = """if True:
+        import ctypes, signal, sys, torch
+        stuck = ctypes.CDLL(None)
+        for i in range(2000): torch.ones(2).add(1)
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+        stuck.get_stuck(int(sys.argv[1]))
+        """
+    with temporary_folder() as folder:
+        library, path = os.path.join(folder, "stuck.so"), os.path.join(folder, "t.terra")
+        with open(os.path.join(folder, "stuck.c"), "w") as file:
+            file.write(source)
+        run(["cc", "-shared", "-fPIC", "-fno-builtin", "-o", library, file.name])
+        for leaves, code_of in ((0, -signal.SIGTERM), (1, 7)):
+            result = run([PYTHON, "-c", code, str(leaves)], env={"TERRA_RECORD_FILE": path}, preload=RECORD + ":" + library,
+                         check=False, timeout=100)
+            assert result.returncode == code_of, result
+            assert trace_oracle.Trace.read(DUMP, path).enters
+            os.unlink(path)
+
+
 @test
 def children_leave_the_trace_alone():
     "A forked child and another process with torch write files of their own; a child's exit ends nothing in its parent."

@@ -56,7 +56,7 @@ static void end(void)
 }
 
 struct content {
-	uint64_t enters, exits, first_ns, last_ns;
+	uint64_t events, enters, exits, lost, first_ns, last_ns;
 	char notes[1024];
 };
 
@@ -70,6 +70,7 @@ static void read_back(const char *path, struct content *out)
 	*out = (struct content){ 0 };
 	assert_int_equal(terra_trace_open(path, &reader, err, sizeof(err)), 0);
 	while ((ret = terra_trace_next(reader, &got)) > 0) {
+		out->events++;
 		if (got.type == TERRA_EVENT_NOTE) {
 			strncat(out->notes, got.text, sizeof(out->notes) - strlen(out->notes) - 1);
 			continue;
@@ -82,6 +83,7 @@ static void read_back(const char *path, struct content *out)
 			assert_true(got.enter_seq < got.seq);
 	}
 	assert_int_equal(ret, 0);
+	out->lost = terra_trace_lost(reader);
 	assert_true(terra_trace_ended_cleanly(reader));
 	terra_trace_close(reader);
 }
@@ -103,6 +105,8 @@ static void test_duration(void **state)
 	assert_in_range(n, 4, 6);
 	assert_true(content.last_ns - content.first_ns <= 10 * MS);
 	assert_non_null(strstr(content.notes, "stopped by --duration"));
+	assert_string_equal(terra_gate_stopped_by(content.notes), "--duration");
+	assert_null(terra_gate_stopped_by("stopped by --duration"));
 }
 
 static void test_time_passes_without_events(void **state)
@@ -209,12 +213,22 @@ static void note(const char *text)
 	assert_int_equal(terra_gate_take(gate, &made), 0);
 }
 
+static void lose(uint64_t n)
+{
+	struct terra_event made = { .type = TERRA_EVENT_LOST, .time_ns = now, .lost = n, .parent_seq = UINT64_MAX };
+
+	assert_int_equal(terra_gate_take(gate, &made), 0);
+}
+
 static void write_kept(const char *path, struct content *content)
 {
+	struct terra_trace_counts counts;
 	char err[256];
 
-	assert_int_equal(terra_trace_write_kept(writer, path, err, sizeof(err)), 0);
+	assert_int_equal(terra_trace_write_kept(writer, path, &counts, err, sizeof(err)), 0);
 	read_back(path, content);
+	assert_int_equal(counts.events, content->events);
+	assert_int_equal(counts.lost, content->lost);
 }
 
 static void test_flight_recorder(void **state)
@@ -227,6 +241,8 @@ static void test_flight_recorder(void **state)
 	assert_int_equal(event(TERRA_EVENT_OP_ENTER, "aten::outer", UINT64_MAX, &outer), 0);
 	for (int i = 0; i < 5000; i++) {
 		assert_int_equal(op("aten::mm"), 0);
+		if (i == 1000 || i == 4990)
+			lose(7);
 		if (i % 100 == 0)
 			assert_int_equal(terra_trace_flush(writer), 0);
 	}
@@ -236,6 +252,7 @@ static void test_flight_recorder(void **state)
 	assert_true(content.last_ns == now - MS);
 	assert_in_range(content.last_ns - content.first_ns, 900 * MS, 1000 * MS);
 	assert_int_equal(content.enters, content.exits);
+	assert_int_equal(content.lost, 7);
 	assert_non_null(strstr(content.notes, "a fact"));
 	assert_non_null(strstr(content.notes, "the last 1 seconds"));
 	op("aten::mm");
@@ -269,7 +286,7 @@ static void test_nowhere_to_write_what_is_kept(void **state)
 
 	begin_kept(1000 * MS, 0);
 	op("aten::mm");
-	assert_true(terra_trace_write_kept(writer, "/no/such/folder/t", err, sizeof(err)) < 0);
+	assert_true(terra_trace_write_kept(writer, "/no/such/folder/t", NULL, err, sizeof(err)) < 0);
 	assert_non_null(strstr(err, "/no/such/folder"));
 	end();
 }
@@ -280,16 +297,23 @@ static struct terra_op ops[] = { { .name = "aten::add", .overload = "Tensor" },
 				 { .name = "vision::nms", .overload = "" } };
 static const struct terra_op_table table = { .n_ops = 4, .ops = ops };
 
-static void expect_mask(const char *patterns, const char *expected)
+#define ALL (1u << TERRA_LEVEL_CALL)
+
+static void expect_mask_at(const char *patterns, uint32_t levels, const char *expected)
 {
 	char err[256], got[5] = "";
 	uint8_t *mask;
 
-	assert_int_equal(terra_op_filter(&table, patterns, &mask, err, sizeof(err)), 0);
+	assert_int_equal(terra_op_filter(&table, patterns, levels, &mask, err, sizeof(err)), 0);
 	for (int i = 0; i < 4; i++)
 		got[i] = mask[i] ? '1' : '0';
 	assert_string_equal(got, expected);
 	free(mask);
+}
+
+static void expect_mask(const char *patterns, const char *expected)
+{
+	expect_mask_at(patterns, ALL, expected);
 }
 
 static void test_filter(void **state)
@@ -303,9 +327,28 @@ static void test_filter(void **state)
 	expect_mask("aten::*", "1110");
 	expect_mask("*", "1111");
 	expect_mask(",mm,", "0010");
-	assert_int_equal(terra_op_filter(&table, "mm,conv*", &mask, err, sizeof(err)), -ENOENT);
+	assert_int_equal(terra_op_filter(&table, "mm,conv*", ALL, &mask, err, sizeof(err)), -ENOENT);
 	assert_null(mask);
 	assert_non_null(strstr(err, "conv*"));
+}
+
+/* What is named is recorded, also where a pattern would not be. */
+static void test_filter_and_levels(void **state)
+{
+	char err[256];
+	uint8_t *mask;
+
+	ops[2].composite = 1;
+	ops[3].level = TERRA_LEVEL_REDISPATCH;
+	expect_mask_at("aten::mm", TERRA_LEVELS_OPS, "0010");
+	expect_mask_at("*", TERRA_LEVELS_OPS, "1100");
+	expect_mask_at("*", ALL, "1110");
+	expect_mask_at("*", 1u << TERRA_LEVEL_REDISPATCH, "0001");
+	assert_int_equal(terra_op_filter(&table, "add,mm*", TERRA_LEVELS_OPS, &mask, err, sizeof(err)), -ENOENT);
+	assert_non_null(strstr(err, "mm*: --levels leaves"));
+	assert_int_equal(terra_op_filter(&table, "nms", TERRA_LEVELS_OPS, &mask, err, sizeof(err)), -ENOENT);
+	ops[2].composite = 0;
+	ops[3].level = TERRA_LEVEL_CALL;
 }
 
 int main(void)
@@ -320,6 +363,7 @@ int main(void)
 		cmocka_unit_test(test_flight_recorder_is_bounded),
 		cmocka_unit_test(test_nowhere_to_write_what_is_kept),
 		cmocka_unit_test(test_filter),
+		cmocka_unit_test(test_filter_and_levels),
 	};
 
 	return cmocka_run_group_tests(tests, sample_tmp_create, sample_tmp_remove);

@@ -42,8 +42,10 @@ static void test_name(void **state)
 	expect_name("python", "python3", "-c", "import torch", NULL);
 	expect_name("python", "python3", NULL);
 	expect_name("train", "./train.py", NULL);
-	expect_name("torchrun", "/opt/bin/torchrun", "train.py", NULL);
-	expect_name("pythonista", "pythonista", "train.py", NULL);
+	expect_name("train", "/opt/bin/torchrun", "--nproc-per-node", "2", "dir/train.py", "x.py", NULL);
+	expect_name("train", "python", "-m", "torch.distributed.run", "--standalone", "train.py", NULL);
+	expect_name("torchrun", "torchrun", "-m", "train", "train.pyc", ".py", NULL);
+	expect_name("pythonista", "pythonista", "train", NULL);
 	expect_name(".hidden", ".hidden", NULL);
 	expect_name("a.b", "a.b.c", NULL);
 }

@@ -116,11 +116,35 @@ static void test_matching(void **state)
 	assert_int_equal(ranks.ranks[0].entry.process.rank, 0);
 	assert_int_equal(ranks.matched, 3);
 	assert_int_equal(ranks.most, 3);
+	assert_int_equal(ranks.n_others, 0);
 	text = print(&ranks, false);
 	assert_non_null(strstr(text, "3 of 3 match"));
 	assert_non_null(strstr(text, "c10d::allreduce_ [20]"));
 	assert_non_null(strstr(text, "train.py:9 main"));
 	assert_null(strstr(text, "MISMATCH"));
+	free(text);
+	terra_ranks_free(&ranks);
+}
+
+static void test_without_collectives(void **state)
+{
+	static const char *const files[] = { "e", "f" };
+	struct terra_ranks ranks;
+	char err[256], *text;
+
+	write_rank("e", 0, NULL, 0);
+	write_rank("f", 1, (const int64_t[]){ 10 }, 1);
+	write_index("v.index", files, 2);
+	assert_int_equal(terra_ranks_load(sample_tmp("v.index"), &ranks, err, sizeof(err)), 0);
+	assert_int_equal(ranks.n, 1);
+	assert_int_equal(ranks.n_others, 1);
+	text = print(&ranks, false);
+	assert_non_null(strstr(text, "2 traces, 1 of them with collectives"));
+	assert_non_null(strstr(text, "rank 0       pid 100 "));
+	assert_non_null(strstr(text, sample_info()->command));
+	free(text);
+	text = print(&ranks, true);
+	assert_non_null(strstr(text, "\"others\":[{\"rank\":0,\"pid\":100,"));
 	free(text);
 	terra_ranks_free(&ranks);
 }
@@ -178,7 +202,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_note),	 cmocka_unit_test(test_self),	   cmocka_unit_test(test_matching),
-		cmocka_unit_test(test_mismatch), cmocka_unit_test(test_bad_index),
+		cmocka_unit_test(test_mismatch), cmocka_unit_test(test_bad_index), cmocka_unit_test(test_without_collectives),
 	};
 
 	return cmocka_run_group_tests(tests, sample_tmp_create, sample_tmp_remove);
