@@ -2,7 +2,7 @@
 #ifndef TERRA_PROBES_DECODE_CHUNK_H
 #define TERRA_PROBES_DECODE_CHUNK_H
 
-#include "probes/offsets.h"
+#include "probes/images.h"
 #include "probes/record.h"
 
 #define TERRA_INLINE static inline __attribute__((always_inline))
@@ -51,7 +51,7 @@ struct terra_decoder {
 	/* Set by the caller. */
 	const struct terra_op_layout *layout;
 	const struct terra_offsets *offsets;
-	const struct terra_extents *extents; /* theirs */
+	const struct terra_images *images; /* made of them */
 	const struct terra_regs *regs;
 	uint8_t *chunk; /* TERRA_CHUNK_BUFFER bytes, 8-aligned */
 	uint64_t *image; /* TERRA_IMAGE_BUFFER bytes */
@@ -60,8 +60,7 @@ struct terra_decoder {
 	struct terra_cursor *at; /* memory for what follows */
 };
 
-#define TERRA_IMAGE_MASK (TERRA_IMAGE_BYTES - 1)
-#define TERRA_IMAGE_BUFFER (TERRA_IMAGE_BYTES + 64) /* a field, or 8 sizes, may be asked for at any place */
+#define TERRA_IMAGE_BUFFER (TERRA_IMAGE_BYTES + 8 * TERRA_IMAGE_DIMS) /* so many sizes may be asked for at any place */
 
 #define TERRA_MASK (TERRA_CHUNK_SIZE - 1)
 #define TERRA_AT(d, type, at) ((type *)((d)->chunk + ((at) & (TERRA_MASK & ~7u))))
@@ -148,23 +147,15 @@ TERRA_INLINE void terra_absent(struct terra_decoder *d)
 /* The beginning of the structure at `address`, of which terra_image_field reads. 0 when it is there. */
 TERRA_INLINE int terra_read_image(struct terra_decoder *d, uint64_t address, uint32_t extent)
 {
-	return !address || TERRA_READ(d->image, extent & TERRA_IMAGE_MASK, address) ? -1 : 0;
+	return !address || TERRA_READ(d->image, extent & (TERRA_IMAGE_BYTES - 1), address) ? -1 : 0;
 }
 
-#define TERRA_IMAGE_AT(d, offset) (&(d)->image[((offset) & TERRA_IMAGE_MASK) / 8])
+#define TERRA_IMAGE_WORD(d, word) (&(d)->image[(word) & (TERRA_IMAGE_BYTES / 8 - 1)])
 
-/* A field of the structure that was read last. Returns 0 when it is known. Fields are aligned as C++ aligns them. */
-TERRA_INLINE int terra_image_field(const struct terra_decoder *d, const struct terra_field *field, uint64_t *out)
+/* A field of the structure that was read last; 0 when it is not known. */
+TERRA_INLINE uint64_t terra_image_field(const struct terra_decoder *d, const struct terra_image_field *field)
 {
-	uint32_t width = field->width, shift = field->offset % 8;
-
-	*out = 0;
-	if (!field->known || shift + width > 8 || field->offset + width >= TERRA_IMAGE_BYTES)
-		return -1;
-	*out = *TERRA_IMAGE_AT(d, field->offset) >> shift * 8;
-	if (width < 8)
-		*out &= (1ULL << width * 8) - 1;
-	return 0;
+	return *TERRA_IMAGE_WORD(d, field->word) >> (field->shift & 63) & field->mask;
 }
 
 /* A field of a structure at `base`. Returns 0 when it is known and could be read. */

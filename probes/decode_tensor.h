@@ -21,66 +21,30 @@ struct terra_object {
 	uint64_t w[3];
 };
 
-/* What else a TensorImpl leads to. */
-struct terra_parts {
-	uint64_t storage, autograd;
-	uint8_t has_storage, has_autograd; /* the field could be read */
-};
-
-TERRA_INLINE void terra_put_storage(struct terra_decoder *d, struct terra_packed_tensor *t,
-				    const struct terra_parts *parts)
-{
-	const struct terra_offsets *off = d->offsets;
-	uint64_t bytes;
-
-	t->flags |= TERRA_TENSOR_NO_STORAGE;
-	if (!parts->has_storage)
-		return;
-	t->storage = parts->storage;
-	if (!t->storage) {
-		t->flags &= ~TERRA_TENSOR_NO_STORAGE;
-		return;
-	}
-	if (terra_read_image(d, t->storage, d->extents->storage) ||
-	    terra_image_field(d, &off->data_ptr, &t->storage_data) || terra_image_field(d, &off->nbytes, &bytes))
-		return;
-	t->flags &= ~TERRA_TENSOR_NO_STORAGE;
-	if (!(bytes >> 63))
-		t->storage_bytes = bytes;
-}
-
-#define TERRA_COPIED_DIMS 8
-
-_Static_assert(TERRA_COPIED_DIMS * 8 <= TERRA_IMAGE_BUFFER - TERRA_IMAGE_BYTES, "at any place of the image");
-_Static_assert(TERRA_COPIED_DIMS >= TERRA_PACKED_DIMS, "no more are recorded");
+_Static_assert(TERRA_IMAGE_DIMS >= TERRA_PACKED_DIMS, "no more are recorded");
 
 /* All that may be there, which is quicker than as many as there are; what is too much is written over, or left behind. */
-TERRA_INLINE void terra_copy_dims(const struct terra_decoder *d, int64_t *to, const struct terra_field *field)
+TERRA_INLINE void terra_copy_dims(const struct terra_decoder *d, int64_t *to, uint32_t word)
 {
-	const uint64_t *from = TERRA_IMAGE_AT(d, field->offset);
+	const uint64_t *from = TERRA_IMAGE_WORD(d, word);
 
-	for (uint32_t i = 0; i < TERRA_COPIED_DIMS; i++)
+	for (uint32_t i = 0; i < TERRA_IMAGE_DIMS; i++)
 		to[i] = (int64_t)from[i];
 }
 
 /* Sizes and strides: in the structure for few dimensions, else in one block behind a pointer. */
 TERRA_INLINE int terra_put_dims(struct terra_decoder *d, struct terra_packed_tensor *t, uint64_t ndim)
 {
-	const struct terra_offsets *off = d->offsets;
 	uint64_t dims = ndim < TERRA_PACKED_DIMS ? ndim : TERRA_PACKED_DIMS, sizes;
-	uint32_t there = 8 * (off->inline_dims ? off->inline_dims : 1);
 
-	if (!off->sizes.known || !off->strides.known)
-		return -1;
-	if (ndim > off->inline_dims && ndim > 1) {
-		if (!off->inline_dims || terra_image_field(d, &off->sizes, &sizes) ||
-		    TERRA_READ(t->geometry, dims * 8, sizes) || TERRA_READ(t->geometry + dims, dims * 8, sizes + 8 * ndim))
+	if (ndim > d->images->inline_dims && ndim > 1) {
+		sizes = *TERRA_IMAGE_WORD(d, d->images->sizes);
+		if (ndim > 255 || !d->images->inline_dims || TERRA_READ(t->geometry, dims * 8, sizes) ||
+		    TERRA_READ(t->geometry + dims, dims * 8, sizes + 8 * ndim))
 			return -1;
 	} else {
-		if (off->sizes.offset + there >= TERRA_IMAGE_BYTES || off->strides.offset + there >= TERRA_IMAGE_BYTES)
-			return -1;
-		terra_copy_dims(d, t->geometry, &off->sizes);
-		terra_copy_dims(d, t->geometry + dims, &off->strides);
+		terra_copy_dims(d, t->geometry, d->images->sizes);
+		terra_copy_dims(d, t->geometry + dims, d->images->strides);
 	}
 	t->dims = dims;
 	return 0;
@@ -88,68 +52,70 @@ TERRA_INLINE int terra_put_dims(struct terra_decoder *d, struct terra_packed_ten
 
 TERRA_INLINE void terra_put_geometry(struct terra_decoder *d, struct terra_packed_tensor *t)
 {
-	const struct terra_offsets *off = d->offsets;
-	uint64_t ndim = 0, numel = 0, offset = 0;
+	uint64_t ndim = terra_image_field(d, &d->images->ndim);
 
-	if (terra_image_field(d, &off->ndim, &ndim) || terra_image_field(d, &off->numel, &numel) ||
-	    terra_image_field(d, &off->storage_offset, &offset) || ndim > 255 || terra_put_dims(d, t, ndim))
-		t->flags |= TERRA_TENSOR_NO_GEOMETRY;
 	t->ndim = ndim <= 255 ? ndim : 255;
-	t->numel = numel;
-	t->storage_offset = offset;
+	t->numel = terra_image_field(d, &d->images->numel);
+	t->storage_offset = terra_image_field(d, &d->images->storage_offset);
+	if (!(t->flags & TERRA_TENSOR_NO_GEOMETRY) && terra_put_dims(d, t, ndim))
+		t->flags |= TERRA_TENSOR_NO_GEOMETRY;
 }
 
 TERRA_INLINE void terra_put_type(struct terra_decoder *d, struct terra_packed_tensor *t)
 {
-	const struct terra_offsets *off = d->offsets;
-	uint64_t meta, word;
+	const struct terra_images *images = d->images;
+	uint64_t meta = terra_image_field(d, &images->data_type);
 
-	if (!terra_image_field(d, &off->data_type, &meta) && meta < TERRA_MAX_TYPE_META)
-		t->dtype = off->scalar_type[meta & (TERRA_MAX_TYPE_META - 1)];
-	if (!terra_image_field(d, &off->device_type, &word))
-		t->device_type = (int8_t)word;
-	if (!terra_image_field(d, &off->device_index, &word))
-		t->device_index = (int8_t)word;
+	if (!images->data_type.unknown && meta < TERRA_MAX_TYPE_META)
+		t->dtype = d->offsets->scalar_type[meta & (TERRA_MAX_TYPE_META - 1)];
+	/* -1 where it is not known. */
+	t->device_type = (int8_t)(terra_image_field(d, &images->device_type) | -(uint64_t)images->device_type.unknown);
+	t->device_index = (int8_t)(terra_image_field(d, &images->device_index) | -(uint64_t)images->device_index.unknown);
 }
 
-TERRA_INLINE uint8_t terra_requires_grad(struct terra_decoder *d, const struct terra_parts *parts)
+/* The image is another from here on. */
+TERRA_INLINE void terra_put_storage(struct terra_decoder *d, struct terra_packed_tensor *t)
 {
-	const struct terra_offsets *off = d->offsets;
-	uint64_t flag, grad_fn;
+	uint64_t bytes;
 
-	if (!parts->has_autograd)
+	if (!t->storage)
+		return;
+	if (terra_read_image(d, t->storage, d->images->storage)) {
+		t->flags |= TERRA_TENSOR_NO_STORAGE;
+		return;
+	}
+	t->storage_data = terra_image_field(d, &d->images->data_ptr);
+	bytes = terra_image_field(d, &d->images->nbytes);
+	if (!(bytes >> 63))
+		t->storage_bytes = bytes;
+}
+
+TERRA_INLINE uint8_t terra_requires_grad(struct terra_decoder *d, uint64_t autograd)
+{
+	uint64_t grad_fn;
+
+	if (d->images->autograd_pointer.unknown)
 		return 0xff;
-	if (!parts->autograd)
+	if (!autograd)
 		return 0;
-	if (terra_read_image(d, parts->autograd, d->extents->autograd) ||
-	    terra_image_field(d, &off->requires_grad, &flag) || terra_image_field(d, &off->grad_fn, &grad_fn))
+	if (terra_read_image(d, autograd, d->images->autograd))
 		return 0xff;
+	grad_fn = terra_image_field(d, &d->images->grad_fn);
 	if (!d->at->node)
 		d->at->node = grad_fn;
-	return (flag & 0xff) || grad_fn;
-}
-
-/* The undefined tensor has a type that no other has, and in some releases no dispatch keys. */
-TERRA_INLINE uint8_t terra_is_defined(const struct terra_decoder *d)
-{
-	const struct terra_offsets *off = d->offsets;
-	uint64_t word;
-
-	if (off->undefined_type != 0xffff && !terra_image_field(d, &off->data_type, &word))
-		return word != off->undefined_type;
-	return terra_image_field(d, &off->key_set, &word) || word != 0;
+	return (terra_image_field(d, &d->images->requires_grad) & 0xff) || grad_fn;
 }
 
 TERRA_INLINE void terra_put_fields(struct terra_decoder *d, struct terra_packed_tensor *t)
 {
-	struct terra_parts parts;
+	uint64_t autograd = terra_image_field(d, &d->images->autograd_pointer);
 
-	parts.has_storage = !terra_image_field(d, &d->offsets->storage, &parts.storage);
-	parts.has_autograd = !terra_image_field(d, &d->offsets->autograd_meta, &parts.autograd);
+	t->flags = (uint8_t)d->images->flags;
+	t->storage = terra_image_field(d, &d->images->storage_pointer);
 	terra_put_geometry(d, t);
 	terra_put_type(d, t);
-	terra_put_storage(d, t, &parts); /* the image is another from here on */
-	t->requires_grad = terra_requires_grad(d, &parts);
+	terra_put_storage(d, t);
+	t->requires_grad = terra_requires_grad(d, autograd);
 }
 
 TERRA_NOINLINE int terra_put_tensor(struct terra_decoder *d, uint64_t impl)
@@ -163,16 +129,14 @@ TERRA_NOINLINE int terra_put_tensor(struct terra_decoder *d, uint64_t impl)
 	t->numel = t->storage_offset = 0;
 	t->ndim = t->requires_grad = t->flags = t->dims = 0;
 	t->dtype = t->device_type = t->device_index = -1;
-	t->defined = impl != 0;
-	if (terra_read_image(d, impl, d->extents->tensor)) {
-		if (impl) {
-			t->flags = TERRA_TENSOR_NO_STORAGE | TERRA_TENSOR_NO_GEOMETRY;
-			t->requires_grad = 0xff;
-		}
-	} else {
-		t->defined = terra_is_defined(d);
-		if (t->defined)
-			terra_put_fields(d, t);
+	t->defined = 0;
+	if (impl && terra_read_image(d, impl, d->images->tensor)) {
+		t->defined = 1;
+		t->flags = TERRA_TENSOR_NO_STORAGE | TERRA_TENSOR_NO_GEOMETRY;
+		t->requires_grad = 0xff;
+	} else if (impl && terra_image_field(d, &d->images->defined) != d->images->undefined) {
+		t->defined = 1;
+		terra_put_fields(d, t);
 	}
 	d->at->pos += sizeof(*t) + 16 * (t->dims & 15);
 	terra_value_header(d)->recorded++;

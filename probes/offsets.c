@@ -301,30 +301,3 @@ bool terra_offsets_remark(const struct terra_offsets *offsets, char *out, size_t
 	snprintf(out, size, "not found in this libtorch, so that what needs it is marked unreadable: %s", missing);
 	return true;
 }
-
-static void include(uint16_t *extent, const struct terra_field *field, uint32_t width)
-{
-	uint32_t end = (uint32_t)field->offset + width;
-
-	if (field->known && end < TERRA_IMAGE_BYTES && end > *extent)
-		*extent = (uint16_t)end;
-}
-
-struct terra_extents terra_extents_of(const struct terra_offsets *offsets)
-{
-	const struct terra_field *tensor[] = { &offsets->storage,   &offsets->autograd_meta,  &offsets->ndim,
-					       &offsets->numel,	    &offsets->storage_offset, &offsets->data_type,
-					       &offsets->key_set,   &offsets->device_type,    &offsets->device_index };
-	uint32_t dims = offsets->inline_dims ? offsets->inline_dims : 1;
-	struct terra_extents extents = { 0 };
-
-	for (size_t i = 0; i < sizeof(tensor) / sizeof(tensor[0]); i++)
-		include(&extents.tensor, tensor[i], tensor[i]->width);
-	include(&extents.tensor, &offsets->sizes, 8 * dims);
-	include(&extents.tensor, &offsets->strides, 8 * dims);
-	include(&extents.storage, &offsets->data_ptr, offsets->data_ptr.width);
-	include(&extents.storage, &offsets->nbytes, offsets->nbytes.width);
-	include(&extents.autograd, &offsets->requires_grad, offsets->requires_grad.width);
-	include(&extents.autograd, &offsets->grad_fn, offsets->grad_fn.width);
-	return extents;
-}

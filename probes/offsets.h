@@ -87,16 +87,6 @@ struct terra_offsets {
 	struct terra_scalar_layout scalar;
 };
 
-/* The fields of a structure are read together, from its beginning to the end of the last one: a read costs more than its bytes.
- * A field beyond TERRA_IMAGE_BYTES is not read. */
-#define TERRA_IMAGE_BYTES 512
-
-struct terra_extents {
-	uint16_t tensor, storage, autograd; /* bytes */
-};
-
-struct terra_extents terra_extents_of(const struct terra_offsets *offsets);
-
 /* Offsets of the libtorch_cpu.so at `libtorch_path`. With `use_cache` a result stored under $XDG_CACHE_HOME/terra (or
  * ~/.cache/terra) for the same build-id is taken; otherwise a child process loads the library (about a second) and the
  * result is stored. The calling process never loads it. Call it before other threads exist: it forks.

@@ -125,7 +125,7 @@ static int fill_config(struct terra_bpf *bpf, const struct terra_offsets *offset
 	config->stack_levels = bpf->options.stack_levels;
 	config->storage_levels = 1u << terra_outer_level(bpf->options.levels);
 	config->offsets = *offsets;
-	config->extents = terra_extents_of(offsets);
+	config->images = terra_images_of(offsets);
 	config->no_op.level = bpf->options.stack_levels & 1u << TERRA_LEVEL_CALL ? TERRA_LEVEL_CALL : TERRA_LEVEL_REDISPATCH;
 	for (size_t i = 0; i < TERRA_N_FUNCTIONS; i++)
 		config->function_forms[i] = terra_functions[i].form;

@@ -4,7 +4,7 @@
 
 #include "collector/pystack_layout.h"
 #include "probes/functions.h"
-#include "probes/offsets.h"
+#include "probes/images.h"
 #include "probes/record.h"
 #include "probes/site.h"
 
@@ -62,7 +62,7 @@ struct bpf_config {
 	uint32_t unused;
 	uint8_t function_forms[BPF_FUNCTIONS];
 	struct terra_offsets offsets;
-	struct terra_extents extents;
+	struct terra_images images;
 	struct terra_op_layout no_op; /* of a function; its level is one at which stacks are recorded */
 };
 

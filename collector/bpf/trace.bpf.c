@@ -300,7 +300,7 @@ ALWAYS_INLINE struct bpf_buffer *begin(struct pt_regs *ctx, uint32_t op, const s
 	copy_registers(ctx, buffer->live);
 	d->layout = layout;
 	d->offsets = &config.offsets;
-	d->extents = &config.extents;
+	d->images = &config.images;
 	d->regs = &buffer->regs;
 	d->chunk = buffer->chunk;
 	d->image = buffer->image;

@@ -14,7 +14,7 @@
 
 #include "collector/gate.h"
 #include "collector/pystack.h"
-#include "probes/offsets.h"
+#include "probes/images.h"
 #include "probes/op.h"
 #include "probes/record.h"
 
@@ -38,7 +38,7 @@ struct record_state {
 	struct terra_op_layout *layouts;
 	struct record_target *targets;
 	struct terra_offsets offsets;
-	struct terra_extents extents;
+	struct terra_images images;
 	struct pystack_layout layout;
 };
 

@@ -145,7 +145,7 @@ static uint64_t make_record(struct record_ring *ring, const struct record_regist
 	struct terra_cursor cursor;
 	uint64_t image[TERRA_IMAGE_BUFFER / 8];
 	struct terra_decoder d = { .at = &cursor, .layout = &record_state.layouts[op], .offsets = &record_state.offsets,
-				   .extents = &record_state.extents, .image = image, .regs = &regs, .chunk = (uint8_t *)ring->chunk, .sink = ring, .op = op,
+				   .images = &record_state.images, .image = image, .regs = &regs, .chunk = (uint8_t *)ring->chunk, .sink = ring, .op = op,
 				   .tid = ring->tid, .producer = ring->tid };
 
 	set_regs(&regs, registers);
@@ -170,7 +170,7 @@ static void make_function_record(struct record_ring *ring, const struct record_r
 	struct terra_cursor cursor;
 	uint64_t image[TERRA_IMAGE_BUFFER / 8];
 	struct terra_decoder d = { .at = &cursor, .layout = &no_op, .offsets = &record_state.offsets,
-				   .extents = &record_state.extents, .image = image, .regs = &regs, .chunk = (uint8_t *)ring->chunk, .sink = ring, .op = function, .tid = ring->tid,
+				   .images = &record_state.images, .image = image, .regs = &regs, .chunk = (uint8_t *)ring->chunk, .sink = ring, .op = function, .tid = ring->tid,
 				   .producer = ring->tid };
 
 	set_regs(&regs, registers);

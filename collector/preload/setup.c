@@ -381,7 +381,7 @@ static int begin(char *err, size_t err_size)
 	code = terra_op_table_load(path, true, &record_state.table, err, err_size);
 	if (!code)
 		code = terra_offsets_load(path, true, &record_state.offsets, err, err_size);
-	record_state.extents = terra_extents_of(&record_state.offsets);
+	record_state.images = terra_images_of(&record_state.offsets);
 	if (!code)
 		code = describe_ops(path, err, err_size);
 	if (!code)

@@ -99,9 +99,9 @@ static void take_chunk(struct terra_decoder *d, struct terra_record *record, uin
 static void decode(struct terra_op_layout *layout, struct terra_regs *regs, const struct terra_offsets *offsets,
 		   uint8_t type)
 {
-	struct terra_extents extents = terra_extents_of(offsets);
+	struct terra_images images = terra_images_of(offsets);
 	struct terra_cursor cursor;
-	struct terra_decoder d = { .at = &cursor, .layout = layout, .offsets = offsets, .extents = &extents,
+	struct terra_decoder d = { .at = &cursor, .layout = layout, .offsets = offsets, .images = &images,
 				   .image = image_space, .regs = regs, .op = 12, .tid = 34,
 				   .chunk = (uint8_t *)chunk_space, .producer = 56 };
 
@@ -288,9 +288,9 @@ static struct terra_packed *decode_function(uint32_t form, const struct terra_of
 {
 	static const struct terra_op_layout no_op;
 	struct terra_regs regs = { .gpr = { gpr[0], gpr[1], gpr[2], gpr[3] } };
-	struct terra_extents extents = terra_extents_of(offsets);
+	struct terra_images images = terra_images_of(offsets);
 	struct terra_cursor cursor;
-	struct terra_decoder d = { .at = &cursor, .layout = &no_op, .offsets = offsets, .extents = &extents,
+	struct terra_decoder d = { .at = &cursor, .layout = &no_op, .offsets = offsets, .images = &images,
 				   .image = image_space, .regs = &regs, .op = 3, .tid = 34,
 				   .chunk = (uint8_t *)chunk_space, .producer = 56 };
 
