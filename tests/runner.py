@@ -22,9 +22,6 @@ BUILD = os.path.abspath(os.environ.get("TERRA_BUILD", os.path.join(ROOT, "build"
 UNIT_SECONDS, SANITIZED_SECONDS, SUITE_SECONDS, BUILD_SECONDS = 120, 300, 300, 900
 QUICK_SECONDS = 120
 
-# Python suites beside each other: one more than processors, since those of the tracer wait for what they trace half of the time.
-SUITES_AT_ONCE = os.cpu_count() + 1
-
 # OpenMP's threads spin while they wait, so that two programs at once would each be many times slower. Where they sleep
 # instead, as many threads as ever do the same parts of the work: the bits are the same.
 BESIDE_OTHERS = {"GOMP_SPINCOUNT": "0"}
@@ -280,7 +277,7 @@ def main():
     run_all(suites, os.cpu_count(), totals)
     suites = [suite for suite in python_suites(options.only) if not options.quick or quick_enough(suite, totals)]
     run_all([suite for suite in suites if suite.alone], 1, totals)
-    run_all([suite for suite in suites if not suite.alone], SUITES_AT_ONCE, totals)
+    run_all([suite for suite in suites if not suite.alone], os.cpu_count(), totals)
     if not any(totals):
         print("check: no suite has such a name")
         totals[1] += 1

@@ -20,6 +20,14 @@ from trace_processor import Processor
 REPORT = tool("terra-report")
 SCHEMA = os.path.join(ROOT, "docs", "export-json.schema.json")
 MLP_STEPS = 4
+# What is recorded is written every quarter of a second, in a block each time.
+PAUSES = """if True:
+    import time, torch
+    for _ in range(8):
+        for _ in range(100):
+            torch.nn.functional.gelu(torch.ones(3) + 1)
+        time.sleep(0.3)
+    """
 
 _folder = temporary_folder()
 _traces = {}
@@ -136,16 +144,15 @@ def perfetto_opens_the_timelines():
 @test(timeout=200)
 def perfetto_opens_what_is_left_of_a_damaged_trace():
     "Of a trace with a damaged block and no end, what is intact is exported, nested, and the rest is said: exit code 1."
-    file, trace = traced("mlp")
-    data = data_of(file)
+    file = make_trace(path("pauses"), ["-c", PAUSES])
+    data, trace = data_of(file), Trace.read(tool("trace_dump"), file)
     blocks = [at for at in range(len(data)) if data.startswith(b"TerraBlk", at)] + [len(data)]
-    sizes = [end - begin for begin, end in zip(blocks, blocks[1:])]
-    largest = sizes.index(max(sizes))
-    assert 0 < largest < len(sizes) - 2, sizes  # events before it and behind it
+    middle = len(blocks) // 2
+    assert middle > 3, blocks  # events before it and behind it
     with open(path("cut.terra"), "wb") as opened:
-        opened.write(data[:blocks[largest] + 1000])
+        opened.write(data[:(blocks[middle] + blocks[middle + 1]) // 2])
     with open(path("damaged.terra"), "wb") as opened:
-        at = blocks[largest - 1] + 100
+        at = (blocks[middle - 1] + blocks[middle]) // 2
         opened.write(data[:at] + bytes([data[at] ^ 1]) + data[at + 1:-20])
     with Processor() as processor:
         for name in ("cut.terra", "damaged.terra"):
