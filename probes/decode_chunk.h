@@ -54,13 +54,11 @@ struct terra_decoder {
 	const struct terra_images *images; /* made of them */
 	const struct terra_regs *regs;
 	uint8_t *chunk; /* TERRA_CHUNK_BUFFER bytes, 8-aligned */
-	uint64_t *image; /* TERRA_IMAGE_BUFFER bytes */
+	uint64_t *image; /* TERRA_IMAGE_WORDS */
 	void *sink;     /* TERRA_EMIT's own */
 	uint32_t op, tid, producer;
 	struct terra_cursor *at; /* memory for what follows */
 };
-
-#define TERRA_IMAGE_BUFFER (TERRA_IMAGE_BYTES + 8 * TERRA_IMAGE_DIMS) /* so many sizes may be asked for at any place */
 
 #define TERRA_MASK (TERRA_CHUNK_SIZE - 1)
 #define TERRA_AT(d, type, at) ((type *)((d)->chunk + ((at) & (TERRA_MASK & ~7u))))

@@ -271,3 +271,10 @@ int terra_find_libtorch(const char *python, char *path, size_t size)
 		path[0] = '\0';
 	return -ENOENT;
 }
+
+bool terra_find_named(const char *named, const char *program, char *path, size_t size)
+{
+	if (named)
+		return (size_t)snprintf(path, size, "%s", named) < size;
+	return program[0] && !terra_find_libtorch(program, path, size);
+}

@@ -3,6 +3,12 @@
 
 #include "probes/record.h"
 
+static void widen(uint16_t *extent, uint32_t end)
+{
+	if (end > *extent)
+		*extent = (uint16_t)end;
+}
+
 /* Takes the field in, and the structure's extent with it. Fields are aligned as C++ aligns them. */
 static struct terra_image_field take(const struct terra_field *field, uint16_t *extent)
 {
@@ -13,8 +19,7 @@ static struct terra_image_field take(const struct terra_field *field, uint16_t *
 	if (out.unknown)
 		return (struct terra_image_field){ .unknown = 1 };
 	out.mask = field->width == 8 ? UINT64_MAX : (1ULL << 8 * field->width) - 1;
-	if (end > *extent)
-		*extent = (uint16_t)end;
+	widen(extent, end);
 	return out;
 }
 
@@ -26,8 +31,7 @@ static bool take_dims(const struct terra_offsets *offsets, const struct terra_fi
 	if (!field->known || field->offset % 8 || dims > TERRA_IMAGE_DIMS || end >= TERRA_IMAGE_BYTES)
 		return false;
 	*word = field->offset / 8;
-	if (end > *extent)
-		*extent = (uint16_t)end;
+	widen(extent, end);
 	return true;
 }
 

@@ -8,6 +8,7 @@
 
 #define TERRA_IMAGE_BYTES 512 /* of a structure's beginning; a field beyond counts as not known */
 #define TERRA_IMAGE_DIMS 8    /* sizes and strides that are copied from a tensor, as TERRA_PACKED_DIMS */
+#define TERRA_IMAGE_WORDS (TERRA_IMAGE_BYTES / 8 + TERRA_IMAGE_DIMS) /* so many sizes may be asked for at any place */
 
 struct terra_image_field {
 	uint64_t mask; /* 0 when it is not known: so is the value then */

@@ -17,14 +17,12 @@ static bool guess_library(const struct options *options, char *path, size_t size
 {
 	char program[4096];
 
-	if (options->library)
-		return (size_t)snprintf(path, size, "%s", options->library) < size;
-	if (!options->pid)
-		return !terra_find_libtorch(options->argv[0], path, size);
+	if (options->library || !options->pid)
+		return terra_find_named(options->library, options->pid ? "" : options->argv[0], path, size);
 	if (!terra_target_library(options->pid, path, size))
 		return true;
 	terra_target_program(options->pid, program, sizeof(program));
-	return program[0] && !terra_find_libtorch(program, path, size);
+	return terra_find_named(NULL, program, path, size);
 }
 
 /* The preload backend sees no collectives. */

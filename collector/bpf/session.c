@@ -239,14 +239,6 @@ static void look(struct terra_session *session, struct recording *recording, uin
 		recording_look_for_python(recording);
 }
 
-/* The library that a program will use, when that can be told before it does. */
-static bool guess_library(struct terra_session *session, const char *program, char *path, size_t size)
-{
-	if (session->options.library)
-		return (size_t)snprintf(path, size, "%s", session->options.library) < size;
-	return program[0] && !terra_find_libtorch(program, path, size);
-}
-
 /* A forked process runs with its parent's library and does so at once: what it does before its probes are there is
  * missing, and how long that was is said. One that was held has done nothing. */
 static void attach_forked(struct terra_session *session, const struct follow_event *event)
@@ -320,7 +312,7 @@ static void on_exec(struct terra_session *session, const struct follow_event *ev
 	recording->next_look_ns = 0;
 	recording->remark[0] = 0;
 	terra_target_program(recording->pid, program, sizeof(program));
-	if (guess_library(session, program, path, sizeof(path)))
+	if (terra_find_named(session->options.library, program, path, sizeof(path)))
 		attach(session, recording, path, err, sizeof(err)); /* else it is found when it is mapped */
 }
 
@@ -592,7 +584,7 @@ static int find_path(struct terra_session *session, char *path, size_t size, cha
 	path[0] = 0;
 	if (session->options.argv) {
 		join_words(session->options.argv, session->first->command, sizeof(session->first->command));
-		if (!guess_library(session, session->options.argv[0], path, size))
+		if (!terra_find_named(session->options.library, session->options.argv[0], path, size))
 			path[0] = 0;
 		return 0;
 	}

@@ -12,8 +12,6 @@
  * event on that CPU needs another. Every buffer is a producer of its own, numbered cpu * BPF_BUFFERS + buffer. */
 #define BPF_BUFFERS 4
 
-#define BPF_IMAGE_WORDS 72
-
 struct bpf_buffer {
 	uint32_t taken;
 	uint32_t producer;
@@ -24,7 +22,7 @@ struct bpf_buffer {
 	uint64_t cursor[5]; /* struct terra_cursor */
 	struct pystack_scratch scratch;
 	struct pystack_entry entry;
-	uint64_t image[BPF_IMAGE_WORDS]; /* TERRA_IMAGE_BUFFER bytes */
+	uint64_t image[TERRA_IMAGE_WORDS];
 	uint8_t chunk[TERRA_CHUNK_BUFFER];
 };
 

@@ -102,7 +102,6 @@ static uint64_t storage_block(const struct terra_decoder *d);
 #define TERRA_STORAGE_BLOCK(d) storage_block(d)
 #include "probes/decode.h"
 
-_Static_assert(sizeof(((struct bpf_buffer *)0)->image) == TERRA_IMAGE_BUFFER, "shared.h makes room for it");
 _Static_assert(sizeof(struct terra_cursor) <= sizeof(((struct bpf_buffer *)0)->cursor), "shared.h makes room for it");
 
 /* The thread's block of libtorch's thread-local storage. The kernel has a running task's fsbase in its structure, too. */

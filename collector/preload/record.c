@@ -136,19 +136,33 @@ static void set_regs(struct terra_regs *regs, const struct record_registers *reg
 		regs->xmm[i] = registers->xmm[i][0];
 }
 
+/* What a decoder writes to while it works. */
+struct decoding {
+	struct terra_regs regs;
+	struct terra_cursor cursor;
+	uint64_t image[TERRA_IMAGE_WORDS];
+};
+
+static const struct terra_op_layout no_op;
+
+static struct terra_decoder decoder_of(struct record_ring *ring, const struct record_registers *registers,
+				       const struct terra_op_layout *layout, uint32_t op, struct decoding *decoding)
+{
+	set_regs(&decoding->regs, registers);
+	return (struct terra_decoder){ .layout = layout, .op = op, .regs = &decoding->regs, .at = &decoding->cursor,
+				       .image = decoding->image, .offsets = &record_state.offsets,
+				       .images = &record_state.images, .chunk = (uint8_t *)ring->chunk, .sink = ring,
+				       .tid = ring->tid, .producer = ring->tid };
+}
+
 /* Returns the record's time. */
 static uint64_t make_record(struct record_ring *ring, const struct record_registers *registers, uint8_t type)
 {
 	uint32_t op = (uint32_t)registers->index;
 	uint64_t now = clock_now();
-	struct terra_regs regs;
-	struct terra_cursor cursor;
-	uint64_t image[TERRA_IMAGE_BUFFER / 8];
-	struct terra_decoder d = { .at = &cursor, .layout = &record_state.layouts[op], .offsets = &record_state.offsets,
-				   .images = &record_state.images, .image = image, .regs = &regs, .chunk = (uint8_t *)ring->chunk, .sink = ring, .op = op,
-				   .tid = ring->tid, .producer = ring->tid };
+	struct decoding decoding;
+	struct terra_decoder d = decoder_of(ring, registers, &record_state.layouts[op], op, &decoding);
 
-	set_regs(&regs, registers);
 	if (type == TERRA_RECORD_ENTER)
 		terra_decode_enter(&d, now);
 	else
@@ -164,16 +178,10 @@ static uint64_t make_record(struct record_ring *ring, const struct record_regist
 /* A function's call leaves the outermost op what it is. */
 static void make_function_record(struct record_ring *ring, const struct record_registers *registers, uint32_t function)
 {
-	static const struct terra_op_layout no_op;
 	uint64_t outer_sp = ring->outer_sp;
-	struct terra_regs regs;
-	struct terra_cursor cursor;
-	uint64_t image[TERRA_IMAGE_BUFFER / 8];
-	struct terra_decoder d = { .at = &cursor, .layout = &no_op, .offsets = &record_state.offsets,
-				   .images = &record_state.images, .image = image, .regs = &regs, .chunk = (uint8_t *)ring->chunk, .sink = ring, .op = function, .tid = ring->tid,
-				   .producer = ring->tid };
+	struct decoding decoding;
+	struct terra_decoder d = decoder_of(ring, registers, &no_op, function, &decoding);
 
-	set_regs(&regs, registers);
 	terra_decode_function(&d, terra_functions[function].form, clock_now());
 	ring->outer_sp = outer_sp;
 }
@@ -182,18 +190,13 @@ static void make_function_record(struct record_ring *ring, const struct record_r
  * anything. Then it is called from where that op was, and what may be done at an op's exit may be done here. */
 static void catch_exception(const struct record_registers *registers)
 {
-	static const struct terra_op_layout no_op;
 	struct record_ring *ring = record_ring_if_any();
-	struct terra_regs regs = { .sp = registers->sp };
-	struct terra_cursor cursor;
-	struct terra_decoder d = { .at = &cursor, .layout = &no_op, .regs = &regs };
+	struct decoding decoding;
+	struct terra_decoder d;
 
 	if (!ring || !ring->n_open || ring->open_sp[ring->n_open - 1] > registers->sp)
 		return;
-	d.chunk = (uint8_t *)ring->chunk;
-	d.sink = ring;
-	d.tid = ring->tid;
-	d.producer = ring->tid;
+	d = decoder_of(ring, registers, &no_op, 0, &decoding);
 	pop_left(ring, registers->sp);
 	if (ring->outer_sp <= registers->sp)
 		ring->outer_sp = 0;

@@ -83,7 +83,7 @@ static struct {
 	uint32_t n_chunks;
 	uint64_t seq;
 } taken;
-static uint64_t chunk_space[TERRA_CHUNK_BUFFER / 8], image_space[TERRA_IMAGE_BUFFER / 8];
+static uint64_t chunk_space[TERRA_CHUNK_BUFFER / 8], image_space[TERRA_IMAGE_WORDS];
 
 static void take_chunk(struct terra_decoder *d, struct terra_record *record, uint32_t size)
 {
